@@ -1,0 +1,47 @@
+"""What an open file is to the rest: its size and fingerprint, and ranges of its bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """A file as it is now. `fingerprint` differs when the content may: size and modification time, or size and ETag."""
+
+    url: str
+    size_bytes: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to try a remote store: each attempt, their number, and all of them together with the pauses between."""
+
+    attempts: int = 5
+    attempt_s: float = 30.0
+    total_s: float = 90.0
+
+
+PATIENCE = Patience()
+
+
+class Reader(Protocol):
+    """An open file that any thread may read ranges of; a context manager, and `close` may be called twice."""
+
+    info: FileInfo
+    block_bytes: int  # what one read should ask for
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill the buffer with the bytes from `offset` on, all of it, or raise StorageError or FileChanged."""
+
+    def close(self) -> None:
+        """Let the file go and wake the threads that still wait for its bytes."""
+
+    def __enter__(self) -> Reader: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

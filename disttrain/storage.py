@@ -1,0 +1,141 @@
+"""Opens what is read and writes what must be whole: local files by `pread`, every other store through fsspec."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat as stat_module
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from disttrain.errors import FileChanged, StorageError, UsageError
+from disttrain.reader import PATIENCE, FileInfo, Patience, Reader
+from disttrain.remote import RemoteReader
+
+__all__ = ["FileInfo", "LocalReader", "Reader", "atomic_write", "check_unchanged", "local_path", "open_reader", "stat"]
+
+LOCAL_BLOCK_BYTES = 1 << 20  # stays in a core's cache between the read and the parse
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip", ".7z", ".br", ".snappy", ".tgz")
+
+
+def stat(url: str, *, patience: Patience = PATIENCE) -> FileInfo:
+    """Size and fingerprint of a path or URL; UsageError where it can't be a file to read, StorageError if no answer."""
+    _refuse_compressed(url)
+    path = local_path(url)
+    if path is not None:
+        return _local_info(url, path)
+    with RemoteReader(url, patience) as reader:
+        return reader.info
+
+
+def open_reader(url: str, *, patience: Patience = PATIENCE) -> Reader:
+    """Open a path (with `~`) or any URL that fsspec knows; raises what `stat` raises."""
+    _refuse_compressed(url)
+    path = local_path(url)
+    return LocalReader(url, path) if path is not None else RemoteReader(url, patience)
+
+
+def check_unchanged(info: FileInfo) -> None:
+    """Raise FileChanged if the file is no longer the one that `info` describes."""
+    now = stat(info.url)
+    if now.fingerprint != info.fingerprint:
+        raise FileChanged(
+            f"{info.url}: the file changed while it was being read "
+            f"({info.size_bytes} bytes before, {now.size_bytes} now); run again when nothing writes to it"
+        )
+
+
+def local_path(url: str) -> Path | None:
+    """The path on this machine that a path or file URL names, or None for a store elsewhere."""
+    for prefix in ("file://", "local://"):
+        if url.startswith(prefix):
+            return Path(url[len(prefix) :]).expanduser()
+    return None if "://" in url or "::" in url else Path(url).expanduser()
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Write a file whole or not at all: beside the target, synced, renamed over it; removed if the block raises."""
+    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = open(part, "xb")  # noqa: SIM115
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror}; name a place that is writable") from error
+    try:
+        with stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(part, path)
+    except BaseException as error:
+        part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
+        raise
+
+
+class LocalReader:
+    """A file of this machine, read by `preadv` straight into the caller's buffer."""
+
+    def __init__(self, url: str, path: Path) -> None:
+        self.info = _local_info(url, path)
+        self.block_bytes = LOCAL_BLOCK_BYTES
+        try:
+            self._file = open(path, "rb", buffering=0)  # noqa: SIM115
+        except PermissionError as error:
+            raise UsageError(f"{url}: permission denied; make it readable for this user") from error
+        except OSError as error:
+            raise UsageError(f"{url}: cannot be opened: {error.strerror}") from error
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill the buffer; FileChanged where the file has become shorter than it was."""
+        filled = 0
+        while filled < len(buffer):
+            try:
+                count = os.preadv(self._file.fileno(), [buffer[filled:]], offset + filled)
+            except (OSError, ValueError) as error:
+                raise StorageError(f"{self.info.url}: reading at byte {offset + filled} failed: {error}") from error
+            if count == 0:
+                raise FileChanged(
+                    f"{self.info.url}: ended at byte {offset + filled}, expected {self.info.size_bytes} bytes: "
+                    "the file became shorter while it was being read; run again when nothing writes to it"
+                )
+            filled += count
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        self._file.close()
+
+    def __enter__(self) -> LocalReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _local_info(url: str, path: Path) -> FileInfo:
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(f"{url}: no such file") from error
+    except PermissionError as error:
+        raise UsageError(f"{url}: permission denied; make it readable for this user") from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{url}: cannot be opened: {error}") from error
+    if stat_module.S_ISDIR(found.st_mode):
+        raise UsageError(f"{url}: is a directory, expected a file")
+    if not stat_module.S_ISREG(found.st_mode):
+        raise UsageError(f"{url}: is not a regular file; byte ranges cannot be read from a pipe or a device")
+    return FileInfo(url, found.st_size, f"{found.st_size}-{found.st_mtime_ns}")
+
+
+def _refuse_compressed(url: str) -> None:
+    if url.lower().endswith(COMPRESSED):
+        raise UsageError(f"{url}: a compressed file cannot be read by byte ranges; decompress it and name the result")
