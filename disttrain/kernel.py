@@ -46,7 +46,8 @@ _EXACT_INTEGER = 1 << 53
 _MANY = 1 << 40  # an exponent that no text's digits can outweigh
 
 _SHIFTS = np.array([10**power for power in range(9)], np.uint64)
-_U1, _U3, _U4, _U8, _U10, _U16, _U32 = (np.uint64(n) for n in (1, 3, 4, 8, 10, 16, 32))
+_U3, _U4, _U8, _U9, _U10, _U16, _U32, _U255 = (np.uint64(n) for n in (3, 4, 8, 9, 10, 16, 32, 255))
+_E8, _E18 = np.uint64(10**8), np.uint64(10**18)
 _ASCII_ZEROS = np.uint64(0x3030303030303030)
 _TO_HIGH_BIT = np.uint64(0x7676767676767676)  # 10 + this sets a byte's high bit, 9 + this does not
 _HIGH_BITS = np.uint64(0x8080808080808080)
@@ -70,29 +71,38 @@ def _intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
     return cast(Callable[..., Any], intrinsic(function))
 
 
-def _load(context: Any, builder: Any, buffer_type: Any, args: Any, bits: int) -> Any:
-    """Code for an unaligned load at `buffer + position`, without bounds check or wrap-around."""
-    array = context.make_array(buffer_type)(context, builder, args[0])
-    address = builder.bitcast(builder.gep(array.data, [args[1]]), ir.IntType(bits).as_pointer())
-    value = builder.load(address)
+@_intrinsic
+def _address(_typing: Any, array: Any) -> Any:
+    """Where an array's first element lies. A number, unlike an array, costs no reference count when passed on."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.ptrtoint(data, ir.IntType(64))
+
+    return types.int64(array), code
+
+
+def _load(builder: Any, address: Any, bits: int) -> Any:
+    """Code for an unaligned load, without bounds check or wrap-around."""
+    value = builder.load(builder.inttoptr(address, ir.IntType(bits).as_pointer()))
     value.align = 1
     return value
 
 
 @_intrinsic
-def _byte_at(_typing: Any, buffer: Any, position: Any) -> Any:
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.zext(_load(context, builder, signature.args[0], args, 8), ir.IntType(64))
+def _byte(_typing: Any, address: Any) -> Any:
+    def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.zext(_load(builder, args[0], 8), ir.IntType(64))
 
-    return types.int64(buffer, types.int64), code
+    return types.int64(types.int64), code
 
 
 @_intrinsic
-def _word_at(_typing: Any, buffer: Any, position: Any) -> Any:
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _load(context, builder, signature.args[0], args, 64)
+def _word(_typing: Any, address: Any) -> Any:
+    def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return _load(builder, args[0], 64)
 
-    return types.uint64(buffer, types.int64), code
+    return types.uint64(types.int64), code
 
 
 @_intrinsic
@@ -104,18 +114,29 @@ def _trailing_zeros(_typing: Any, word: Any) -> Any:
 
 
 @_inlined
+def _non_digits(word: Any) -> Any:
+    """A bit for the first byte that is no digit, and some for later ones; `word` was ASCII xor zeros."""
+    return ((word + _TO_HIGH_BIT) | word) & _HIGH_BITS
+
+
+@_inlined
 def _count_digits(word: Any) -> Any:
-    """How many of a word's first bytes are digits; `word` has had the ASCII zeros taken off (xor)."""
-    return _trailing_zeros(((word + _TO_HIGH_BIT) | word) & _HIGH_BITS) >> _U3
+    """How many of a word's first bytes are digits."""
+    return _trailing_zeros(_non_digits(word)) >> _U3
+
+
+@_inlined
+def _eight_digits(word: Any) -> Any:
+    """The number that a word's eight bytes write, with three multiplications (zeros may stand for digits)."""
+    word = word * _U10 + (word >> _U8)
+    return (((word & _PAIR_MASK) * _PAIR_1 + ((word >> _U16) & _PAIR_MASK) * _PAIR_2) >> _U32) & _LOW_HALF
 
 
 @_inlined
 def _first_digits(word: Any, count: Any) -> Any:
-    """The number that the first `count` of a word's eight bytes write, three multiplications for all eight."""
+    """The number that the first `count` of a word's eight bytes write."""
     half = (_U8 - count) * _U4
-    word = (word << half) << half  # in two halves, for a shift by all 64 bits is undefined
-    word = word * _U10 + (word >> _U8)
-    return (((word & _PAIR_MASK) * _PAIR_1 + ((word >> _U16) & _PAIR_MASK) * _PAIR_2) >> _U32) & _LOW_HALF
+    return _eight_digits((word << half) << half)  # in two halves, for a shift by all 64 bits is undefined
 
 
 @_inlined
@@ -141,45 +162,53 @@ def _rounded_exactly(mantissa: Any, power: Any) -> Any:
 
 
 @_inlined
-def _quick_number(buffer: Any, position: Any) -> Any:
-    """A number in its usual form of at most 18 digits: (value, position after it), or -1 for that position.
+def _quick_number(position: Any) -> Any:
+    """A number of usual form and at most 18 digits: (value, position after it), or -1 for that position.
 
     It stops at the first byte that can't go on, so the caller must look at what stands there.
     """
-    negative = _byte_at(buffer, position) == _MINUS
+    negative = _byte(position) == _MINUS
     position += np.int64(negative)
-    word = _word_at(buffer, position) ^ _ASCII_ZEROS
-    count = _count_digits(word)
-    mantissa = _first_digits(word, count)
-    digits = np.int64(count) if mantissa else np.int64(0)
-    num_digits = np.int64(count)
-    position += num_digits
-    power = np.int64(0)
-    if _byte_at(buffer, position) == _DOT:
-        position += 1
-        word = _word_at(buffer, position) ^ _ASCII_ZEROS
+    first = _byte(position) ^ _ZERO
+    if first <= 9 and _byte(position + 1) == _DOT:  # the usual number has one digit before the dot
+        mantissa = np.uint64(first)
+        whole_digits = np.int64(1)
+    else:
+        word = _word(position) ^ _ASCII_ZEROS
         count = _count_digits(word)
-        mantissa = mantissa * _SHIFTS[count] + _first_digits(word, count)
-        power -= np.int64(count)
-        while count == _U8 and power >= -16:
-            word = _word_at(buffer, position - power) ^ _ASCII_ZEROS
+        mantissa = _first_digits(word, count)
+        whole_digits = np.int64(count)
+    position += whole_digits
+    start = position
+    if _byte(position) == _DOT:
+        position += 1
+        start = position
+        word = _word(position) ^ _ASCII_ZEROS
+        if _non_digits(word) == 0:
+            mantissa = mantissa * _E8 + _eight_digits(word)
+            position += 8
+            word = _word(position) ^ _ASCII_ZEROS
+            if _non_digits(word) == 0:
+                mantissa = mantissa * _E8 + _eight_digits(word)
+                position += 8
+                word = _word(position) ^ _ASCII_ZEROS
+        if word & _U255 <= _U9:
             count = _count_digits(word)
             mantissa = mantissa * _SHIFTS[count] + _first_digits(word, count)
-            power -= np.int64(count)
-        position -= power
-        digits -= power
-        num_digits -= power
-    if (_byte_at(buffer, position) | _LOWER) == _LETTER_E:
-        sign = _byte_at(buffer, position + 1)
+            position += np.int64(count)
+    power = start - position
+    num_digits = whole_digits - power
+    if (_byte(position) | _LOWER) == _LETTER_E:
+        sign = _byte(position + 1)
         position += 1 + np.int64(sign in (_MINUS, _PLUS))
-        word = _word_at(buffer, position) ^ _ASCII_ZEROS
+        word = _word(position) ^ _ASCII_ZEROS
         count = _count_digits(word)
         exponent = np.int64(_first_digits(word, count))
         power += -exponent if sign == _MINUS else exponent
         position += np.int64(count)
         if count == 0 or count == _U8:
             return np.float32(0), np.int64(-1)
-    if digits > 18 or num_digits == 0 or power < -_MAX_POWER or power > _MAX_POWER:
+    if not (1 <= num_digits <= 19 and -_MAX_POWER <= power <= _MAX_POWER and mantissa < _E18):
         return np.float32(0), np.int64(-1)
     value, settled = _rounded(np.int64(mantissa), power)
     return -value if negative else value, position if settled else np.int64(-1)
@@ -191,15 +220,15 @@ def _is_digit(byte: Any) -> Any:
 
 
 @_called
-def _get(buffer: Any, position: Any, stop: Any) -> Any:
+def _get(position: Any, stop: Any) -> Any:
     """The byte at a position, or a line feed where the bytes end."""
-    return _byte_at(buffer, position) if position < stop else np.int64(_LF)
+    return _byte(position) if position < stop else np.int64(_LF)
 
 
 @_called
-def _skip_pads(buffer: Any, position: Any, stop: Any, delimiter: Any) -> Any:
+def _skip_pads(position: Any, stop: Any, delimiter: Any) -> Any:
     while position < stop:
-        byte = _byte_at(buffer, position)
+        byte = _byte(position)
         if byte == delimiter or (byte != _SPACE and byte != _TAB):
             break
         position += 1
@@ -207,61 +236,61 @@ def _skip_pads(buffer: Any, position: Any, stop: Any, delimiter: Any) -> Any:
 
 
 @_called
-def _field_end(buffer: Any, position: Any, stop: Any, delimiter: Any) -> Any:
+def _field_end(position: Any, stop: Any, delimiter: Any) -> Any:
     """The delimiter, line feed or stop after a field, its pads and carriage return; -1 if none stands there."""
-    position = _skip_pads(buffer, position, stop, delimiter)
-    if _get(buffer, position, stop) == _CR:
-        while position < stop and (_byte_at(buffer, position) in (_CR, _SPACE, _TAB)):
+    position = _skip_pads(position, stop, delimiter)
+    if _get(position, stop) == _CR:
+        while position < stop and (_byte(position) in (_CR, _SPACE, _TAB)):
             position += 1
-        return position if _get(buffer, position, stop) == _LF else np.int64(-1)
-    byte = _get(buffer, position, stop)
+        return position if _get(position, stop) == _LF else np.int64(-1)
+    byte = _get(position, stop)
     return position if byte in (delimiter, _LF) else np.int64(-1)
 
 
 @_called
-def _word_length(buffer: Any, position: Any, stop: Any, word: Any) -> Any:
+def _word_length(position: Any, stop: Any, word: Any) -> Any:
     """How many of a word's letters stand at a position, in capitals or not."""
     length = 0
-    while length < len(word) and (_get(buffer, position + length, stop) | _LOWER) == word[length]:
+    while length < len(word) and (_get(position + length, stop) | _LOWER) == word[length]:
         length += 1
     return length
 
 
 @_called
-def _named_number(buffer: Any, position: Any, stop: Any) -> Any:
+def _named_number(position: Any, stop: Any) -> Any:
     """nan, inf or infinity: (status, value, position after it)."""
-    if _word_length(buffer, position, stop, _NAN_WORD) == 3:
+    if _word_length(position, stop, _NAN_WORD) == 3:
         return _SETTLED, np.float32(np.nan), position + 3
-    length = _word_length(buffer, position, stop, _INFINITY_WORD)
+    length = _word_length(position, stop, _INFINITY_WORD)
     if length == 8 or length == 3:
         return _SETTLED, np.float32(np.inf), position + length
     return _BAD, np.float32(0), position
 
 
 @_called
-def _exponent(buffer: Any, position: Any, stop: Any) -> Any:
+def _exponent(position: Any, stop: Any) -> Any:
     """What follows the letter e: (exponent, position after it), or -1 for that position."""
-    sign = _get(buffer, position, stop)
+    sign = _get(position, stop)
     if sign in (_MINUS, _PLUS):
         position += 1
-    if not _is_digit(_get(buffer, position, stop)):
+    if not _is_digit(_get(position, stop)):
         return np.int64(0), np.int64(-1)
     exponent = np.int64(0)
-    while _is_digit(_get(buffer, position, stop)):
-        exponent = min(exponent * 10 + _byte_at(buffer, position) - _ZERO, np.int64(_MANY))
+    while _is_digit(_get(position, stop)):
+        exponent = min(exponent * 10 + _byte(position) - _ZERO, np.int64(_MANY))
         position += 1
     return -exponent if sign == _MINUS else exponent, position
 
 
 @_called
-def _plain_number(buffer: Any, position: Any, stop: Any) -> Any:
+def _plain_number(position: Any, stop: Any) -> Any:
     """Digits, dot and exponent of any length, unsigned: (status, value, position after it)."""
     bad = (_BAD, np.float32(0), position)
     mantissa = np.uint64(0)
     kept = power = num_digits = 0
     after_dot = False
     while True:
-        byte = _get(buffer, position, stop)
+        byte = _get(position, stop)
         if byte == _DOT and not after_dot:
             after_dot = True
         elif _is_digit(byte):
@@ -278,7 +307,7 @@ def _plain_number(buffer: Any, position: Any, stop: Any) -> Any:
     if num_digits == 0:
         return bad
     if byte | _LOWER == _LETTER_E:
-        exponent, position = _exponent(buffer, position + 1, stop)
+        exponent, position = _exponent(position + 1, stop)
         if position < 0:
             return bad
         power += exponent
@@ -296,50 +325,50 @@ def _plain_number(buffer: Any, position: Any, stop: Any) -> Any:
 
 
 @_called
-def _any_number(buffer: Any, position: Any, stop: Any, delimiter: Any) -> Any:
+def _any_number(position: Any, stop: Any, delimiter: Any) -> Any:
     """A wanted field of any allowed form: (status, value, first byte, byte after the number, the field's end)."""
-    position = _skip_pads(buffer, position, stop, delimiter)
-    quoted = _get(buffer, position, stop) == _QUOTE
+    position = _skip_pads(position, stop, delimiter)
+    quoted = _get(position, stop) == _QUOTE
     if quoted:
-        position = _skip_pads(buffer, position + 1, stop, -1)
+        position = _skip_pads(position + 1, stop, -1)
     first = position
-    sign = _get(buffer, position, stop)
+    sign = _get(position, stop)
     if sign in (_MINUS, _PLUS):
         position += 1
-    letter = _get(buffer, position, stop) | _LOWER
+    letter = _get(position, stop) | _LOWER
     if letter in (_LETTER_N, _LETTER_I):
-        status, value, position = _named_number(buffer, position, stop)
+        status, value, position = _named_number(position, stop)
     else:
-        status, value, position = _plain_number(buffer, position, stop)
+        status, value, position = _plain_number(position, stop)
     end = position
     if quoted:
-        position = _skip_pads(buffer, position, stop, -1)
-        if _get(buffer, position, stop) != _QUOTE:
+        position = _skip_pads(position, stop, -1)
+        if _get(position, stop) != _QUOTE:
             status = _BAD
         position += 1
-    position = _field_end(buffer, position, stop, delimiter)
+    position = _field_end(position, stop, delimiter)
     if position < 0:
         status = _BAD
     return status, -value if sign == _MINUS else value, first, end, position
 
 
 @_called
-def _skip_field(buffer: Any, position: Any, stop: Any, delimiter: Any) -> Any:
+def _skip_field(position: Any, stop: Any, delimiter: Any) -> Any:
     """The end of an unwanted field, plain or quoted; -1 where a quote is out of place."""
-    start = _skip_pads(buffer, position, stop, delimiter)
-    if _get(buffer, start, stop) == _QUOTE:
+    start = _skip_pads(position, stop, delimiter)
+    if _get(start, stop) == _QUOTE:
         position = start + 1
         while True:
-            byte = _get(buffer, position, stop)
+            byte = _get(position, stop)
             if byte == _LF:
                 return np.int64(-1)
             position += 1
             if byte == _QUOTE:
-                if _get(buffer, position, stop) != _QUOTE:
-                    return _field_end(buffer, position, stop, delimiter)
+                if _get(position, stop) != _QUOTE:
+                    return _field_end(position, stop, delimiter)
                 position += 1
     while position < stop:
-        byte = _byte_at(buffer, position)
+        byte = _byte(position)
         if byte in (delimiter, _LF):
             break
         if byte == _QUOTE:
@@ -349,19 +378,19 @@ def _skip_field(buffer: Any, position: Any, stop: Any, delimiter: Any) -> Any:
 
 
 @_inlined
-def _skip_blanks(buffer: Any, position: Any, stop: Any) -> Any:
-    while position < stop and _byte_at(buffer, position) in (_SPACE, _TAB, _CR, _LF):
+def _skip_blanks(position: Any, stop: Any) -> Any:
+    while position < stop and _byte(position) in (_SPACE, _TAB, _CR, _LF):
         position += 1
     return position
 
 
 @_inlined
-def _line_break(buffer: Any, position: Any) -> Any:
+def _line_break(position: Any) -> Any:
     """The bytes of the line break at a position: 1, 2 with a carriage return, 0 where there is none."""
-    byte = _byte_at(buffer, position)
+    byte = _byte(position)
     if byte == _LF:
         return 1
-    return 2 if byte == _CR and _byte_at(buffer, position + 1) == _LF else 0
+    return 2 if byte == _CR and _byte(position + 1) == _LF else 0
 
 
 def _scan_rows(
@@ -376,43 +405,48 @@ def _scan_rows(
     num_fields = len(take)
     num_rows = len(out) // num_columns
     num_pending = 0
-    position = start
+    base = _address(buffer)
+    position, stop = base + start, base + stop
     for row in range(num_rows):
-        position = _skip_blanks(buffer, position, stop)
+        position = _skip_blanks(position, stop)
         if position >= stop:
-            return DONE, row, position, num_pending
+            return DONE, row, position - base, num_pending
         row_start, row_pending = position, num_pending
         for field in range(num_fields):
             column = take[field]
             last = field == num_fields - 1
             place = row * num_columns + column
             if column < 0:
-                end = _skip_field(buffer, position, stop, delimiter)
+                end = _skip_field(position, stop, delimiter)
                 if end < 0:
-                    return FAULT, row, row_start, row_pending
+                    return FAULT, row, row_start - base, row_pending
             else:
                 if position + _REACH <= stop:
-                    value, end = _quick_number(buffer, position)
+                    value, end = _quick_number(position)
                     if end >= 0:
-                        skipped = _line_break(buffer, end) if last else np.int64(_byte_at(buffer, end) == delimiter)
+                        skipped = _line_break(end) if last else np.int64(_byte(end) == delimiter)
                         if skipped:
                             out[np.uint64(place)] = value
                             position = end + skipped
                             continue
-                status, value, first, after, end = _any_number(buffer, position, stop, delimiter)
+                status, value, first, after, end = _any_number(position, stop, delimiter)
                 if status == _BAD:
-                    return FAULT, row, row_start, row_pending
+                    return FAULT, row, row_start - base, row_pending
                 if status == _UNSETTLED:
                     if num_pending == len(pending):
-                        return PENDING_FULL, row, row_start, row_pending
-                    pending[num_pending, 0], pending[num_pending, 1], pending[num_pending, 2] = place, first, after
+                        return PENDING_FULL, row, row_start - base, row_pending
+                    pending[num_pending, 0], pending[num_pending, 1], pending[num_pending, 2] = (
+                        place,
+                        first - base,
+                        after - base,
+                    )
                     num_pending += 1
                 out[np.uint64(place)] = value
             # A line feed, or the stop, must end the last field and no other.
-            if (end == stop or _byte_at(buffer, end) == _LF) != last:
-                return FAULT, row, row_start, row_pending
+            if (end == stop or _byte(end) == _LF) != last:
+                return FAULT, row, row_start - base, row_pending
             position = min(end + 1, stop)
-    return DONE, num_rows, position, num_pending
+    return DONE, num_rows, position - base, num_pending
 
 
 def _signature() -> Any:
