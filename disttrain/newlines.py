@@ -17,7 +17,8 @@ from numba.core import types
 
 BLOCK_WORDS = 240  # at most 255, so that counters of one byte cannot overflow; a multiple of the widest SIMD register
 
-_LF, _BLANK = 10, 0x20
+LF = 10
+BLANK = 0x20  # and every byte below it
 _LINE_FEEDS = np.uint64(0x0A0A0A0A0A0A0A0A)
 _LOW_BITS = np.uint64(0x7F7F7F7F7F7F7F7F)
 _HIGH_BITS = np.uint64(0x8080808080808080)
@@ -58,10 +59,10 @@ def _walk(buffer: Any, first: Any, stop: Any, at_start: Any) -> Any:
     feeds = 0
     for i in range(first, stop):
         byte = buffer[i]
-        if byte == _LF:
+        if byte == LF:
             feeds += 1
             at_start = True
-        elif at_start and byte > _BLANK:
+        elif at_start and byte > BLANK:
             rows += 1
             at_start = False
     return rows, feeds, at_start
@@ -77,10 +78,10 @@ def _find_row(buffer: Any, start: Any, stop: Any, at_start: Any, skip: Any) -> A
     feeds = 0
     for i in range(start, stop):
         byte = buffer[i]
-        if byte == _LF:
+        if byte == LF:
             feeds += 1
             at_start = True
-        elif at_start and byte > _BLANK:
+        elif at_start and byte > BLANK:
             if rows == skip:
                 return i, rows, feeds, at_start
             rows += 1
@@ -99,7 +100,7 @@ def _count_rows(buffer: Any, words: Any, num_bytes: Any, at_start: Any) -> Any:
         if suspicious:
             more_rows, _, at_start = _walk(buffer, first * 8, stop * 8, at_start)
         else:
-            ends_line = buffer[stop * 8 - 1] == _LF
+            ends_line = buffer[stop * 8 - 1] == LF
             more_rows = at_start + block_feeds - ends_line
             at_start = ends_line
         rows += more_rows

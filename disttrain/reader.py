@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
+UNVERSIONED = "unversioned"  # ends the fingerprint of a file of which a store tells no more than the size
+
 
 @dataclass(frozen=True)
 class FileInfo:

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from disttrain.errors import DisttrainError, StorageError, UsageError
-from disttrain.reader import FileInfo, Patience
+from disttrain.reader import UNVERSIONED, FileInfo, Patience
 
 T = TypeVar("T")
 
@@ -203,7 +203,7 @@ def _version(info: dict[str, Any]) -> str:
         for field in fields:
             if info.get(field):
                 return str(info[field]).strip('"')
-    return "unversioned"
+    return UNVERSIONED
 
 
 def _is_transient(error: BaseException) -> bool:
