@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba  # type: ignore[import-untyped]
+import numba
 import numpy as np
 
 DECIMALS = 8
