@@ -1,0 +1,28 @@
+"""Train a Keras model on a CSV too large for memory, on as many GPUs and machines as there are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from disttrain.batches import batches, num_batches
+
+__version__ = "0.1.0"
+__all__ = ["batches", "num_batches"]
+
+_HOME = {"batches": "disttrain.batches", "num_batches": "disttrain.batches"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use, so that importing the package costs nothing."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'disttrain' has no attribute '{name}'")
+    import importlib
+
+    found = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,121 @@
+"""The generator on its own, for a training loop of one's own: a file's batches as `(x, y)` arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from disttrain.config import default_cache_dir
+from disttrain.errors import UsageError
+from disttrain.header import Mode
+from disttrain.sharding import shard_range
+from disttrain.source import Source
+from disttrain.stream import superbatches
+
+SUPERBATCH_BYTES = 1 << 20  # parsed at a time: large enough that handing it over costs nothing, small enough to cache
+
+Batch = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+
+
+def batches(
+    path: str | Path,
+    batch_size: int,
+    *,
+    features: str | Sequence[str] | None = None,
+    target: str | Sequence[str] | None = None,
+    shard: int = 0,
+    num_shards: int = 1,
+    epochs: int | None = 1,
+    header: Mode = "auto",
+    delimiter: str = ",",
+    cache_dir: str | Path | None = None,
+) -> Iterator[Batch]:
+    """Yield `(x [batch_size, num_features], y [batch_size, num_targets])`, float32, each row once an epoch, in order.
+
+    `path` is a path or any URL that fsspec opens. The default target is the last column, the default features are all
+    others. Of `num_shards` equal, contiguous parts of the rows it yields part `shard`; only an epoch's last batch may
+    be shorter. `epochs` passes follow each other, without end where it is None. It is a plain generator, which Keras
+    draws on across epochs, so ask for as many as are trained, and let `num_batches` say where each ends:
+
+        model.fit(batches(path, 250, epochs=10), steps_per_epoch=num_batches(path, 250), epochs=10)
+
+    Raises UsageError for arguments that cannot be met; iterating raises DataError for a faulty row, StorageError, and
+    UsageError for a file or column that is not there.
+    """
+    _check(batch_size, shard, num_shards)
+    if epochs is not None and epochs < 1:
+        raise UsageError(f"epochs is {epochs}, expected at least 1, or None for no end")
+
+    def generate() -> Iterator[Batch]:
+        with _open(path, features, target, header, delimiter, cache_dir) as source:
+            done = 0
+            while epochs is None or done < epochs:
+                yield from _epoch(source, batch_size, shard, num_shards)
+                done += 1
+
+    return generate()
+
+
+def num_batches(
+    path: str | Path,
+    batch_size: int,
+    *,
+    shard: int = 0,
+    num_shards: int = 1,
+    header: Mode = "auto",
+    delimiter: str = ",",
+    cache_dir: str | Path | None = None,
+) -> int:
+    """Batches that `batches` yields in an epoch: Keras's `steps_per_epoch`. Shards may differ by one.
+
+    The first call reads the whole file to count its rows; the count is kept.
+    """
+    _check(batch_size, shard, num_shards)
+    with _open(path, None, None, header, delimiter, cache_dir) as source:
+        return -(-len(shard_range(source.num_rows, num_shards, shard)) // batch_size)
+
+
+def _epoch(source: Source, batch_size: int, shard: int, num_shards: int) -> Iterator[Batch]:
+    batch_bytes = 4 * batch_size * source.num_columns
+    stream = superbatches(
+        source,
+        shards=range(shard, shard + 1),
+        num_shards=num_shards,
+        batch_size=batch_size,
+        steps_per_superbatch=max(SUPERBATCH_BYTES // batch_bytes, 1),
+    )
+    num_features = len(source.feature_names)
+    with stream:
+        for superbatch in stream:
+            for rows in superbatch.data:  # [rows, columns]
+                if len(rows):
+                    yield np.ascontiguousarray(rows[:, :num_features]), np.ascontiguousarray(rows[:, num_features:])
+
+
+def _open(
+    path: str | Path,
+    features: str | Sequence[str] | None,
+    target: str | Sequence[str] | None,
+    header: Mode,
+    delimiter: str,
+    cache_dir: str | Path | None,
+) -> Source:
+    return Source.open(
+        str(path),
+        features=[features] if isinstance(features, str) else features,
+        targets=[target] if isinstance(target, str) else target,
+        header=header,
+        delimiter=delimiter,
+        cache_dir=default_cache_dir(os.environ) if cache_dir is None else Path(cache_dir),
+    )
+
+
+def _check(batch_size: int, shard: int, num_shards: int) -> None:
+    if batch_size < 1:
+        raise UsageError(f"batch_size is {batch_size}, expected at least 1")
+    if not 0 <= shard < num_shards:
+        raise UsageError(f"shard is {shard}, expected 0 to {num_shards - 1} for num_shards {num_shards}")

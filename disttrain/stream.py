@@ -1,0 +1,226 @@
+"""From a source to superbatches: the held shards' rows, parsed ahead in the background, in the epoch's order."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from disttrain.errors import DataError, FileChanged
+from disttrain.parsing import ParseFault, parse_rows
+from disttrain.readahead import line_blocks
+from disttrain.sharding import Range, num_full_steps, num_steps, shard_range, shard_step
+from disttrain.source import Source
+from disttrain.storage import check_unchanged
+from disttrain.threads import DaemonPool, Handover
+
+WINDOW_BYTES = 32 << 20  # what the read-ahead of all held shards may take together
+MIN_BLOCK_BYTES = 64 << 10  # smaller reads cost more in calls than they save in memory
+MAX_READ_THREADS = 8
+JOIN_S = 1.0  # how long closing waits for a thread; one that still waits for a store ends when its reader is closed
+
+_BLANKS = bytes(range(0x21))
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Superbatch:
+    """Consecutive steps' rows: `data` is float32 `[num_steps, rows_per_step, columns]`, features before targets."""
+
+    data: Floats
+    first_step: int
+
+    @property
+    def num_steps(self) -> int:
+        """Steps that it holds."""
+        return len(self.data)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Which steps are streamed, and how: `shards` of `num_shards`, each giving `batch_size` rows to a step."""
+
+    num_rows: int
+    num_shards: int
+    shards: range
+    batch_size: int
+    steps_per_superbatch: int
+    start_step: int = 0
+
+    def packs(self) -> Iterator[tuple[int, int]]:
+        """(first step, number of steps) of each superbatch.
+
+        The same on every rank: full steps are packed; the step in which any shard of the file is short stands alone.
+        """
+        full = num_full_steps(self.num_rows, self.num_shards, self.batch_size)
+        for first in range(self.start_step, full, self.steps_per_superbatch):
+            yield first, min(self.steps_per_superbatch, full - first)
+        for step in range(max(full, self.start_step), num_steps(self.num_rows, self.num_shards, self.batch_size)):
+            yield step, 1
+
+    def rows(self, shard: int) -> Range:
+        """The rows of a shard from `start_step` on."""
+        start = shard_step(self.num_rows, self.num_shards, self.batch_size, shard, self.start_step).start
+        return Range(start, shard_range(self.num_rows, self.num_shards, shard).stop)
+
+    def step_rows(self, shard: int, step: int) -> int:
+        """Rows that a shard gives to a step."""
+        return len(shard_step(self.num_rows, self.num_shards, self.batch_size, shard, step))
+
+
+class ShardRows:
+    """Parses the rows of one shard, from its first byte to its last."""
+
+    def __init__(self, source: Source, rows: Range, readers: DaemonPool, block_bytes: int) -> None:
+        self._source = source
+        self._rows = rows
+        self._block_bytes = block_bytes
+        start, stop = source.row_offset(rows.start), source.row_offset(rows.stop)
+        self._blocks = line_blocks(source.reader, start, stop, readers, block_bytes=block_bytes)
+        self._block = next(self._blocks, None)
+        self._position = self._block.start if self._block else 0
+
+    def fill(self, out: Floats) -> None:
+        """Parse the next `len(out)` rows into `out` (float32 `[rows, columns]`, C-contiguous)."""
+        filled = 0
+        while filled < len(out):
+            if self._block is None:
+                raise _changed(self._source, f"the rows {self._rows.start} to {self._rows.stop} are fewer")
+            try:
+                count, self._position = parse_rows(
+                    self._block.buffer, self._position, self._block.stop, self._source.layout, out[filled:]
+                )
+            except ParseFault as fault:
+                raise self._located(fault, self._block.base) from fault
+            filled += count
+            if filled < len(out):
+                self._next_block()
+
+    def finish(self) -> None:
+        """Raise FileChanged unless only blanks follow the rows that were parsed."""
+        while self._block is not None:
+            if self._block.buffer[self._position : self._block.stop].tobytes().strip(_BLANKS):
+                raise _changed(self._source, f"the rows {self._rows.start} to {self._rows.stop} are more")
+            self._next_block()
+
+    def _next_block(self) -> None:
+        self._block = next(self._blocks, None)
+        self._position = self._block.start if self._block else 0
+
+    def _located(self, fault: ParseFault, base: int) -> DataError:
+        source = self._source
+        check_unchanged(source.info)
+        line = source.index.line_number(source.reader, base + fault.offset)
+        return DataError(f"{source.url}, line {line}: {fault.describe(source.header.names)}")
+
+
+class Superbatches:
+    """The superbatches of an epoch, made in the background up to `depth` ahead; a context manager and an iterator.
+
+    What fails in the background is raised by the `next` that would have got it.
+    """
+
+    def __init__(self, source: Source, epoch: Epoch, *, depth: int, num_threads: int) -> None:
+        self._source = source
+        self._epoch = epoch
+        num_shards = max(len(epoch.shards), 1)
+        self._readers = DaemonPool(min(num_shards, MAX_READ_THREADS), "read")
+        self._parsers = DaemonPool(min(num_shards, num_threads), "parse")
+        self._block_bytes = min(source.reader.block_bytes, max(WINDOW_BYTES // (2 * num_shards), MIN_BLOCK_BYTES))
+        self._handover: Handover[Superbatch] = Handover(depth)
+        self._thread = threading.Thread(target=self._produce, name="superbatches", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Superbatches:
+        return self
+
+    def __next__(self) -> Superbatch:
+        return self._handover.get()
+
+    def close(self) -> None:
+        """Stop at once and let go of what was made ahead; a second call does nothing."""
+        self._handover.close()
+        self._readers.close()
+        self._parsers.close()
+        self._thread.join(JOIN_S)
+
+    def __enter__(self) -> Superbatches:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _produce(self) -> None:
+        try:
+            shards = [
+                ShardRows(self._source, self._epoch.rows(shard), self._readers, self._block_bytes)
+                for shard in self._epoch.shards
+            ]
+            for first_step, steps in self._epoch.packs():
+                if not self._handover.put(Superbatch(self._pack(shards, first_step, steps), first_step)):
+                    return
+            for shard in shards:
+                shard.finish()
+            check_unchanged(self._source.info)
+        except BaseException as error:
+            self._handover.end(error)
+        else:
+            self._handover.end()
+
+    def _pack(self, shards: list[ShardRows], first_step: int, steps: int) -> Floats:
+        """The rows of some steps, float32 `[steps, rows_per_step, columns]`: in each, one shard after the other."""
+        counts = [self._epoch.step_rows(shard, first_step) for shard in self._epoch.shards]
+        data = np.empty((steps, sum(counts), self._source.num_columns), np.float32)
+        stops = np.cumsum(counts, dtype=int).tolist()
+        parts = [data[:, stop - count : stop] for stop, count in zip(stops, counts, strict=True)]
+        if len(parts) == 1:
+            _fill(shards[0], parts[0])
+        else:
+            jobs = zip(shards, parts, strict=True)
+            for job in [self._parsers.submit(partial(_fill, shard, part)) for shard, part in jobs]:
+                job.result()
+        return data
+
+
+def superbatches(
+    source: Source,
+    *,
+    shards: range,
+    num_shards: int,
+    batch_size: int,
+    steps_per_superbatch: int,
+    start_step: int = 0,
+    depth: int = 2,
+    num_threads: int = 2,
+) -> Superbatches:
+    """Stream the held `shards` of an epoch of `num_shards`, from `start_step` on; use it in a `with` statement.
+
+    A full step has `len(shards) * batch_size` rows, the shards' batches joined in the shards' order, and up to
+    `steps_per_superbatch` of them make a superbatch. The epoch's last step, if any shard is short in it, comes alone:
+    `[1, rows really there, columns]`, maybe 0 rows. At most `depth` superbatches wait besides the one that is made.
+    Iterating raises DataError for a faulty row, FileChanged, StorageError.
+    """
+    epoch = Epoch(source.num_rows, num_shards, shards, batch_size, steps_per_superbatch, start_step)
+    return Superbatches(source, epoch, depth=depth, num_threads=num_threads)
+
+
+def _fill(shard: ShardRows, part: Floats) -> None:
+    """Parse a shard's rows into its part `[steps, rows, columns]` of a superbatch."""
+    if part.flags.c_contiguous:
+        shard.fill(part.reshape(-1, part.shape[2]))  # [steps * rows, columns]
+        return
+    scratch = np.empty(part.shape, np.float32)
+    shard.fill(scratch.reshape(-1, part.shape[2]))  # [steps * rows, columns]
+    part[:] = scratch
+
+
+def _changed(source: Source, how: str) -> FileChanged:
+    return FileChanged(f"{source.url}: {how} than when it was indexed; run again when nothing writes to the file")
