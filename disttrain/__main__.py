@@ -1,0 +1,5 @@
+"""`python -m disttrain`."""
+
+from disttrain.cli import main
+
+main()

@@ -1,0 +1,69 @@
+"""Horovod: one process per device or core, averaged by NCCL, MPI or Gloo.
+
+Only Horovod's TensorFlow collectives are used; its Keras layer predates Keras 3.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+# Horovod wakes up once a cycle to see what is ready to reduce; its default of 1 ms is longer than a small model's
+# step. Measured with two processes over MPI: 2.3 ms an all-reduce at 1 ms, 0.16 ms at 0.01 ms.
+os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.1")
+
+import horovod.tensorflow as hvd
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from horovod.common.exceptions import HorovodInternalError
+
+from disttrain.backends.devices import configure_devices
+from disttrain.world import World
+
+T = TypeVar("T")
+
+
+class HorovodBackend:
+    """The workers that `horovodrun`, `mpirun` or an MPIJob started."""
+
+    name = "horovod"
+    fuses_steps = False  # XLA has no kernel for Horovod's all-reduce on CPUs
+
+    def __init__(self, *, threads: int | None, small_model: bool) -> None:
+        hvd.init()
+        self.world = World(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())
+        configure_devices(self.world, threads=threads, small_model=small_model)
+
+    def reduce(self, flat: tf.Tensor) -> tf.Tensor:
+        """Inside a graph: the sum over all workers of a float32 vector [n].
+
+        Workers match their all-reduces by name, and different graphs (a full step here, a short one there) must meet
+        in one: so the name is fixed and its scope ignored.
+        """
+        summed = hvd.allreduce(flat, op=hvd.Sum, name="gradients", ignore_name_scope=True)
+        summed.set_shape(flat.shape)
+        return summed
+
+    def sum(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """The sum over all workers of a float64 array of one shape everywhere."""
+        return np.asarray(hvd.allreduce(tf.constant(values, tf.float64), op=hvd.Sum, name="sum"))
+
+    def gather(self, value: T) -> Sequence[T]:
+        """Every worker's value, in the order of ranks."""
+        return list(hvd.allgather_object(value, name="gather"))
+
+    def broadcast(self, variables: Sequence[Any]) -> None:
+        """Gives Keras variables the values that they have on rank 0."""
+        hvd.broadcast_variables([variable.value for variable in variables], root_rank=0)
+
+    def lost_peer(self, error: BaseException) -> bool:
+        """Whether an exception means that another worker is gone, rather than a fault of this one."""
+        if isinstance(error, HorovodInternalError):
+            return True
+        return isinstance(error, tf.errors.OpError) and "Horovod" in str(error.message)
+
+    def close(self) -> None:
+        """Leaves the group; safe to call twice."""
+        hvd.shutdown()

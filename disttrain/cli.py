@@ -1,0 +1,102 @@
+"""The command `disttrain`: which subcommand runs, what its errors look like, and what it exits with.
+
+0 done · 1 a fault in disttrain or in your model · 2 usage · 3 data · 4 storage · 5 non-finite loss ·
+6 another worker failed · 130 interrupted. See errors.py.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+from disttrain.config import MakeDataConfig, TrainConfig
+from disttrain.errors import DisttrainError, PeerError
+from disttrain.native_messages import native_messages_held
+from disttrain.options import build_parser, load
+from disttrain.world import launched_rank
+
+EXIT_INTERRUPTED = 130
+# How long a worker waits before it says that another one ended: the launcher stops it sooner, so that the error of the
+# worker that failed stands last; without a launcher's help, it still ends and says why.
+PEER_GRACE_S = 2.0
+
+TRAIN = "Trains a Keras model on a CSV, one worker or many: horovodrun -np 4 python -m disttrain --data FILE"
+MAKE_DATA = "Writes regression data as CSV: one feature gives y = x, more give a smooth function of them."
+EPILOG = """Every option is also read from the environment as DISTTRAIN_NAME (DISTTRAIN_BATCH_SIZE=500) and from the
+TOML file of --config (batch_size = 500); the command line wins over the environment, and that over the file.
+Exit codes: 2 usage, 3 data, 4 storage, 5 non-finite loss, 6 another worker failed, 130 interrupted.
+Other commands: disttrain make-data FILE; see disttrain make-data --help."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command and exits; `arguments` are those of the process by default."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    rank = launched_rank(os.environ)
+    try:
+        _run(words, os.environ)
+        code = 0
+    except PeerError as error:
+        time.sleep(PEER_GRACE_S)
+        _say(error, rank)
+        code = error.exit_code
+    except DisttrainError as error:
+        _say(error, rank)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        if not rank:
+            print("disttrain: interrupted", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        code = 1
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    _leave(code)
+
+
+def _run(words: list[str], environ: Mapping[str, str]) -> None:
+    command = words.pop(0) if words and words[0] in COMMANDS else "train"
+    COMMANDS[command](words, environ)
+
+
+def _train(words: list[str], environ: Mapping[str, str]) -> None:
+    parser = build_parser(TrainConfig, "disttrain", TRAIN, EPILOG)
+    config = load(TrainConfig, parser, words, environ)
+    with native_messages_held("TF_CPP_MIN_LOG_LEVEL" in environ):
+        from disttrain.run import run_training  # TensorFlow takes seconds to import: only when it is needed
+
+    run_training(config, environ)
+
+
+def _make_data(words: list[str], environ: Mapping[str, str]) -> None:
+    parser = build_parser(MakeDataConfig, "disttrain make-data", MAKE_DATA)
+    config = load(MakeDataConfig, parser, words, environ)
+    from disttrain.makedata import Recipe, make_data
+    from disttrain.reporting.files import file_progress
+
+    recipe = Recipe(config.rows, config.features, config.noise, config.seed)
+    with file_progress(f"writing {config.file}", config.rows) as on_progress:
+        make_data(config.file, recipe, overwrite=config.overwrite, on_progress=on_progress)
+
+
+COMMANDS = {"train": _train, "make-data": _make_data}
+
+
+def _say(error: DisttrainError, rank: int | None) -> None:
+    """One message, once: usage errors come to every rank alike, so rank 0 says them."""
+    where = "" if rank is None else f" rank {rank}:"
+    for line in str(error).splitlines():
+        print(f"disttrain:{where} {line}", file=sys.stderr)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process at once: after a failure, exit handlers would wait for workers that are gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code == 0:
+        sys.exit(0)
+    os._exit(code)

@@ -1,0 +1,154 @@
+"""Every option, typed, documented and checked before any file or device is touched.
+
+The classes here are the one place an option is declared: flags, environment variables (`DISTTRAIN_*`) and TOML keys
+are derived from their fields (see options.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+# The network, batch and epochs of the job that disttrain was made for.
+JOB_HIDDEN = (16, 8)
+JOB_BATCH_ROWS = 250
+JOB_EPOCHS = 10
+
+
+def split_commas(value: Any) -> Any:
+    """`"a,b"` and `["a,b", "c"]` as a list of words; anything else as it is."""
+    if isinstance(value, str):
+        value = [value]
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return [word.strip() for item in value for word in item.split(",") if word.strip()]
+    return value
+
+
+def whole_number(value: Any) -> Any:
+    """`"500e6"` and `5e8` as 500000000; anything else as it is, for pydantic to judge."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return value
+    return int(number) if number.is_integer() and not isinstance(value, bool) else value
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
+Widths = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(split_commas)]
+Count = Annotated[int, BeforeValidator(whole_number), Field(ge=1)]
+
+
+def option(group: str, description: str, default: Any = ..., **rules: Any) -> Any:
+    """A field with its group in `--help`; a default of `None` is described by the text itself."""
+    return Field(default, description=description, json_schema_extra={"group": group}, **rules)
+
+
+def default_cache_dir(environ: Mapping[str, str]) -> Path:
+    """`DISTTRAIN_CACHE_DIR`, else `XDG_CACHE_HOME/disttrain`, else `~/.cache/disttrain`."""
+    if directory := environ.get("DISTTRAIN_CACHE_DIR"):
+        return Path(directory).expanduser()
+    base = environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "disttrain"
+
+
+class Settings(BaseModel):
+    """What all commands' options have in common: no unknown names, no change after the checks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class TrainConfig(Settings):
+    """The options of a training run."""
+
+    data: str | None = option(
+        "data",
+        "CSV to train on: a path or any URL that fsspec opens (s3://, gs://, az://, http://). "
+        "Default: the built-in sample, y = x, 1,000,000 rows",
+        None,
+    )
+    features: Words = option("data", "feature columns. Default: every column that is not a target", ())
+    targets: Words = option("data", "target columns. Default: the last column", ())
+    validation_data: str | None = option("data", "second CSV, evaluated after every epoch. Default: none", None)
+    header: Literal["auto", "yes", "no"] = option(
+        "data", "whether the first line names the columns; without one they are called 0, 1, …", "auto"
+    )
+    delimiter: str = option("data", "the character between two fields", ",", min_length=1, max_length=1)
+
+    model: str | None = option(
+        "model",
+        "your own Keras model, as package.module:function; the function may take num_features and num_targets. "
+        "Default: a dense network",
+        None,
+    )
+    hidden: Widths = option("model", "units of the dense network's hidden layers", JOB_HIDDEN)
+    loss: str = option("model", "Keras loss", "mae")
+    metrics: Words = option("model", "Keras metrics", ("mse",))
+    learning_rate: float = option("model", "Adam's step size (Keras's default)", 0.001, gt=0, allow_inf_nan=False)
+
+    epochs: Count = option("training", "passes over the data", JOB_EPOCHS)
+    batch_size: Count = option("training", "rows that one shard gives to a step", JOB_BATCH_ROWS)
+    num_shards: Count | None = option(
+        "training", "shards of the data; batch size × shards is the global batch. Default: one for each worker", None
+    )
+    seed: int = option("training", "of the initial weights and of everything random", 0, ge=0, lt=2**32)
+    steps_per_execution: Count | None = option(
+        "training", "steps in one compiled call. Default: chosen from the bytes of a batch", None
+    )
+    backend: Literal["auto", "local", "horovod"] = option(
+        "training", "auto takes horovod where horovodrun or mpirun started the process, else local", "auto"
+    )
+    threads: Count | None = option(
+        "training",
+        "threads that one TensorFlow operation may use. Default: 1 for the dense network up to 100,000 weights, "
+        "else the machine's cores shared by its workers",
+        None,
+    )
+
+    output: Path | None = option(
+        "output", "directory for model, history and metrics. Default: runs/NAME-TIME, after the data's name", None
+    )
+    overwrite: bool = option("output", "replace the results of an earlier run in the output directory", False)
+    cache_dir: Path | None = option(
+        "output", "directory for indexes and the sample. Default: $XDG_CACHE_HOME/disttrain or ~/.cache/disttrain", None
+    )
+
+    @field_validator("delimiter")
+    @classmethod
+    def _delimiter_is_one_plain_byte(cls, value: str) -> str:
+        value = {"\\t": "\t"}.get(value, value)
+        if not value.isascii() or value.isalnum() or value in '"\n\r+-. _':
+            raise ValueError("must be one ASCII character that no number holds, such as ',' ';' '|' or a tab")
+        return value
+
+    @model_validator(mode="after")
+    def _columns_serve_one_purpose(self) -> TrainConfig:
+        both = sorted(set(self.features) & set(self.targets))
+        if both:
+            raise ValueError(f"{', '.join(both)} cannot be both a feature and a target")
+        for name, words in (("features", self.features), ("targets", self.targets)):
+            if len(set(words)) < len(words):
+                raise ValueError(f"{name} names a column twice: {', '.join(words)}")
+        return self
+
+    @field_validator("model")
+    @classmethod
+    def _model_is_module_and_function(cls, value: str | None) -> str | None:
+        if value is not None and not all(part.isidentifier() for part in value.replace(":", ".").split(".")):
+            raise ValueError("must look like package.module:function")
+        if value is not None and value.count(":") != 1:
+            raise ValueError("must look like package.module:function")
+        return value
+
+
+class MakeDataConfig(Settings):
+    """The options of `disttrain make-data`."""
+
+    file: Path = Field(description="CSV to write", json_schema_extra={"positional": True})
+    rows: Count = option("recipe", "data lines, such as 1000000 or 500e6", 1_000_000)
+    features: Count = option("recipe", "feature columns; y is a smooth function of them (of one: y = x)", 1)
+    noise: float = option("recipe", "standard deviation of the Gaussian noise on y", 0.0, ge=0, allow_inf_nan=False)
+    seed: int = option("recipe", "of every random number: the same seed gives the same file", 0, ge=0, lt=2**32)
+    overwrite: bool = option("output", "replace the file if it exists", False)

@@ -1,0 +1,232 @@
+"""The superstep: many optimizer updates, or evaluations, in one compiled call."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from disttrain.errors import UsageError
+from disttrain.optimizer import AllReduceOptimizer
+from disttrain.world import Backend
+
+Floats = npt.NDArray[np.float32]
+Totals = list[npt.NDArray[np.float64]]
+
+
+class Engine:
+    """Runs supersteps of a compiled Keras model on this worker's part of each global batch.
+
+    With a backend that fuses steps, a superstep is one XLA program with the loop over its steps inside; otherwise the
+    loop is a graph with one all-reduce in every step. The short step at the end of an epoch always runs as a graph:
+    it comes once an epoch, and compiling its shape would take longer than running it.
+    """
+
+    def __init__(self, model: keras.Model, backend: Backend, num_features: int) -> None:
+        """Builds the model's variables, optimizer and metrics on this worker alone; `synchronize` follows."""
+        self.model = model
+        self._num_features = num_features
+        self._backend = backend
+        self._alone = backend.world.size == 1
+        self._is_leader = backend.world.is_leader
+        self._sums_over_rows = getattr(model.loss, "reduction", None) == "sum"
+        self._optimizer = AllReduceOptimizer(model.optimizer, None if self._alone else backend.reduce)
+        self._capacity = {"train": 0, "evaluate": 0}
+        _build(model, num_features)
+        self._train = _Compiled(self._train_steps, backend.fuses_steps)
+        self._train_short = tf.function(self._train_short_step, reduce_retracing=True)
+        self._evaluate = _Compiled(self._evaluate_steps, True)
+        self._evaluate_short = tf.function(self._evaluate_steps, reduce_retracing=True)
+        self.reset_totals()
+
+    def synchronize(self) -> None:
+        """Gives all workers rank 0's weights and optimizer state."""
+        self._backend.broadcast([*self.model.variables, *self.model.optimizer.variables])
+
+    def reset_totals(self) -> None:
+        """Forgets what the metrics have seen."""
+        self.model.reset_metrics()
+        self._totals: Totals = [np.zeros(v.shape, np.float64) for v in self.model.metrics_variables]
+
+    @property
+    def totals(self) -> Totals:
+        """Sums over this worker's steps of each metric variable, float64: they add up over workers."""
+        return self._totals
+
+    def metrics_from(self, totals: Totals) -> dict[str, float]:
+        """The metrics' values for totals that were summed over all workers."""
+        for variable, total in zip(self.model.metrics_variables, totals, strict=True):
+            variable.assign(total)
+        values = {name: float(value) for name, value in self.model.get_metrics_result().items() if name != "loss"}
+        self.model.reset_metrics()
+        return values
+
+    def compile(self, shape: tuple[int, int, int], *, training: bool) -> None:
+        """Compiles the superstep of full batches, float32 [steps, rows_per_step, columns], without taking a step."""
+        data = tf.zeros(shape)
+        if training:
+            self._capacity["train"] = shape[0]
+            self._train(data, tf.constant(0), tf.zeros(shape[:1]))
+        else:
+            self._capacity["evaluate"] = shape[0]
+            self._evaluate(data, tf.constant(0))
+
+    def train(self, data: Floats, global_rows: npt.NDArray[np.int64], *, full: bool) -> Floats:
+        """Takes one optimizer step for each of `data`'s batches.
+
+        Args:
+            data: float32 [steps, rows_per_step, columns], features before targets.
+            global_rows: int64 [steps], the rows that all workers together give to each step.
+            full: whether every held shard gives a whole batch, so that the shape is the compiled one.
+
+        Returns:
+            The global batch's loss before each update, float32 [steps].
+        """
+        num_steps, num_rows, _ = data.shape
+        shares = self._shares(num_rows, global_rows)
+        run = self._train if full else self._train_short
+        losses, states = run(
+            tf.constant(self._fill(data, "train") if full else data),
+            tf.constant(num_steps),
+            tf.constant(self._fill(shares.astype(np.float32), "train") if full else shares, tf.float32),
+        )
+        self._add(states)
+        return np.asarray(losses.numpy()[:num_steps])
+
+    def evaluate(self, data: Floats, global_rows: npt.NDArray[np.int64], *, full: bool) -> float:
+        """The sum, over `data`'s batches, of this worker's part of the loss times the rows in the global batch."""
+        num_steps, num_rows, _ = data.shape
+        run = self._evaluate if full else self._evaluate_short
+        losses, states = run(tf.constant(self._fill(data, "evaluate") if full else data), tf.constant(num_steps))
+        self._add(states)
+        weights = self._shares(num_rows, global_rows) * global_rows
+        return float(np.dot(losses.numpy()[:num_steps].astype(np.float64), weights))
+
+    def average_state(self) -> None:
+        """Averages over the workers what training changed besides weights: the statistics of batch normalization."""
+        for variable in self.model.non_trainable_variables:
+            if not self._alone and np.issubdtype(variable.dtype, np.floating):
+                total = self._backend.sum(np.asarray(variable.numpy(), np.float64))
+                variable.assign(total / self._backend.world.size)
+
+    def _shares(self, num_rows: int, global_rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """This worker's part of each step's loss: its part of the rows, or all where the loss is a sum over rows."""
+        return np.ones(len(global_rows)) if self._sums_over_rows else num_rows / global_rows
+
+    def _fill(self, array: Any, pass_name: str) -> Any:
+        """`array` with as many steps as the first superbatch had, so that an epoch's last one compiles nothing."""
+        self._capacity[pass_name] = capacity = max(self._capacity[pass_name], len(array))
+        if len(array) == capacity:
+            return array
+        return np.concatenate([array, np.zeros((capacity - len(array), *array.shape[1:]), array.dtype)])
+
+    def _add(self, states: list[tf.Tensor]) -> None:
+        for total, state in zip(self._totals, states, strict=True):
+            total += state.numpy()
+
+    def _split(self, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return rows[:, : self._num_features], rows[:, self._num_features :]  # [rows, features], [rows, targets]
+
+    def _train_steps(
+        self, data: tf.Tensor, num_steps: tf.Tensor, shares: tf.Tensor
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        self.model.reset_metrics()
+        losses = tf.TensorArray(tf.float32, size=tf.shape(data)[0], element_shape=())
+        for i in tf.range(num_steps):
+            loss, gradients = self._gradients(data[i], shares[i])
+            losses = losses.write(i, self._apply(gradients, loss))
+        return losses.stack(), [tf.identity(v.value) for v in self.model.metrics_variables]
+
+    def _train_short_step(
+        self, data: tf.Tensor, num_steps: tf.Tensor, shares: tf.Tensor
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """One step in which this worker may have no row at all; it then still takes part in the all-reduce."""
+        del num_steps
+        self.model.reset_metrics()
+        if self._alone:
+            loss, gradients = self._gradients(data[0], shares[0])
+        else:
+            loss, gradients = tf.cond(
+                tf.shape(data)[1] > 0, lambda: self._gradients(data[0], shares[0]), self._no_gradients
+            )
+        loss = self._apply(gradients, loss)
+        return loss[tf.newaxis], [tf.identity(v.value) for v in self.model.metrics_variables]
+
+    def _gradients(self, rows: tf.Tensor, share: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """This worker's part of the loss and of its gradients: its own mean times its share of the rows."""
+        model = self.model
+        x, y = self._split(rows)
+        with tf.GradientTape() as tape:
+            predictions = model(x, training=True)
+            loss = model.compute_loss(x, y, predictions, None, training=True)
+            if self._sums_over_rows and not self._is_leader:
+                loss = loss - sum(model.losses)  # regularization counts once in a sum; rank 0 has rows in every step
+            if not self._alone:
+                loss = loss * tf.cast(share, loss.dtype)
+            objective = model.optimizer.scale_loss(loss)
+        gradients = tape.gradient(
+            objective,
+            [v.value for v in model.trainable_variables],
+            unconnected_gradients=tf.UnconnectedGradients.NONE if self._alone else tf.UnconnectedGradients.ZERO,
+        )
+        model.compute_metrics(x, y, predictions)
+        return tf.cast(loss, tf.float32), gradients
+
+    def _no_gradients(self) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        return tf.constant(0.0), [tf.zeros(v.shape, v.dtype) for v in self.model.trainable_variables]
+
+    def _apply(self, gradients: list[tf.Tensor], loss: tf.Tensor) -> tf.Tensor:
+        return self._optimizer.apply(gradients, self.model.trainable_variables, loss)
+
+    def _evaluate_steps(self, data: tf.Tensor, num_steps: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        model = self.model
+        model.reset_metrics()
+        losses = tf.TensorArray(tf.float32, size=tf.shape(data)[0], element_shape=())
+        for i in tf.range(num_steps):
+            x, y = self._split(data[i])
+            predictions = model(x, training=False)
+            loss = model.compute_loss(x, y, predictions, None, training=False)
+            model.compute_metrics(x, y, predictions)
+            losses = losses.write(i, tf.cast(loss, tf.float32))
+        return losses.stack(), [tf.identity(v.value) for v in model.metrics_variables]
+
+
+class _Compiled:
+    """A function as one XLA program or, where its model has something that XLA cannot compile, as a graph."""
+
+    def __init__(self, function: Callable[..., Any], use_xla: bool) -> None:
+        self._function = function
+        self._run = tf.function(function, jit_compile=use_xla)
+        self._may_fall_back = use_xla
+
+    def __call__(self, *arguments: tf.Tensor) -> Any:
+        try:
+            result = self._run(*arguments)
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
+            if not self._may_fall_back:
+                raise
+            reason = str(error.message).strip().splitlines()[0]
+            warnings.warn(f"XLA cannot compile this model, so it runs as a graph, slower: {reason}", stacklevel=2)
+            self._run = tf.function(self._function, reduce_retracing=True)
+            result = self._run(*arguments)
+        self._may_fall_back = False
+        return result
+
+
+def _build(model: keras.Model, num_features: int) -> None:
+    """Creates every variable outside the compiled functions, which may not create any, from one row of zeros."""
+    x = tf.zeros([1, num_features])
+    try:
+        predictions = model(x, training=False)
+        model.compute_loss(x, tf.zeros_like(predictions), predictions, None, training=False)
+        model.compute_metrics(x, tf.zeros_like(predictions), predictions)
+    except (ValueError, tf.errors.InvalidArgumentError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"the model cannot take rows of {num_features} features: {reason}") from error
+    model.optimizer.build(model.trainable_variables)
+    model.reset_metrics()

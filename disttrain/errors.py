@@ -1,0 +1,57 @@
+"""Every error that disttrain raises on purpose, and the exit code that each one ends the command with.
+
+DisttrainError          1   never raised itself
+├── UsageError          2   the request cannot be met: an option, a path, a column's name, a model function
+├── DataError           3   a file does not hold what was expected; the message says where
+│   └── FileChanged     3   a file is no longer the one that was indexed
+├── StorageError        4   a store did not answer, or answered wrongly
+├── NonFiniteError      5   a loss became NaN or infinite
+└── PeerError           6   another worker failed; that worker's own error says why
+"""
+
+from __future__ import annotations
+
+
+class DisttrainError(Exception):
+    """The base of the tree; `exit_code` is what the command ends with."""
+
+    exit_code = 1
+
+
+class UsageError(DisttrainError):
+    """What was asked for cannot be done as asked; the message says what to change."""
+
+    exit_code = 2
+
+
+class DataError(DisttrainError):
+    """A file's content is not what it must be; the message names file, line and column."""
+
+    exit_code = 3
+
+
+class FileChanged(DataError):
+    """A file is no longer the one that was indexed."""
+
+
+class StorageError(DisttrainError):
+    """A store did not answer, or gave other bytes than the ones asked for."""
+
+    exit_code = 4
+
+
+class NonFiniteError(DisttrainError):
+    """A loss became NaN or infinite; the message names rank, epoch and step."""
+
+    exit_code = 5
+
+
+class PeerError(DisttrainError):
+    """Another worker failed, so this one stops too; where the other's exit code is known, with that one."""
+
+    exit_code = 6
+
+    def __init__(self, message: str, exit_code: int | None = None) -> None:
+        super().__init__(message)
+        if exit_code is not None:
+            self.exit_code = exit_code

@@ -1,0 +1,98 @@
+"""The Keras model of a run: the dense network of the options, or the user's own."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from disttrain.config import TrainConfig
+from disttrain.errors import UsageError
+
+COMPILE_OPTIONS = ("loss", "metrics", "learning_rate")
+
+
+def build_model(config: TrainConfig, num_features: int, num_targets: int) -> keras.Model:
+    """The compiled model that takes float32 [rows, num_features] and gives [rows, num_targets].
+
+    A model that its function already compiled keeps its own optimizer, loss and metrics.
+
+    Raises:
+        UsageError: for a model function that cannot be imported or returns no Keras model, an unknown loss or metric,
+            and for options that a compiled model leaves no place for.
+    """
+    keras.utils.set_random_seed(config.seed)
+    if config.model is None:
+        model = dense_network(num_features, config.hidden, num_targets)
+    else:
+        model = _own_model(config.model, num_features, num_targets)
+    if not model.compiled:
+        _compile(model, config)
+    elif given := [f"--{name.replace('_', '-')}" for name in COMPILE_OPTIONS if name in config.model_fields_set]:
+        raise UsageError(f"{config.model} returns a compiled model; leave out {', '.join(given)} or do not compile it")
+    if getattr(model.loss, "reduction", "") in (None, "none"):
+        raise UsageError("the model's loss has reduction='none'; gradients need one number: use 'sum_over_batch_size'")
+    return model
+
+
+def dense_network(num_features: int, hidden: tuple[int, ...], num_targets: int) -> keras.Model:
+    """ReLU layers of `hidden` units and a linear one; with (16, 8) the 1-16-8-1 network of the job."""
+    layers = [keras.layers.Dense(units, activation="relu") for units in hidden]
+    return keras.Sequential([keras.Input((num_features,)), *layers, keras.layers.Dense(num_targets)])
+
+
+def num_dense_weights(num_features: int, hidden: tuple[int, ...], num_targets: int) -> int:
+    """Weights of the dense network, its biases included."""
+    widths = (num_features, *hidden, num_targets)
+    return sum((fan_in + 1) * fan_out for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True))
+
+
+def _compile(model: keras.Model, config: TrainConfig) -> None:
+    for option, words, find in (
+        ("--loss", (config.loss,), keras.losses.get),
+        ("--metrics", config.metrics, keras.metrics.get),
+    ):
+        for word in words:
+            try:
+                find(word)
+            except ValueError:
+                raise UsageError(
+                    f"{option} {word}: Keras knows no such name; examples are mae, mse, mean_absolute_percentage_error "
+                    "(for your own, compile the model that --model returns)"
+                ) from None
+    model.compile(
+        optimizer=keras.optimizers.Adam(config.learning_rate), loss=config.loss, metrics=list(config.metrics)
+    )
+
+
+def _own_model(target: str, num_features: int, num_targets: int) -> keras.Model:
+    module_name, function_name = target.split(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)  # as `python -m` does, so that the installed command finds the same modules
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UsageError(f"--model {target}: {module_name} cannot be imported: {error}") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        there = sorted(name for name, value in vars(module).items() if inspect.isfunction(value))
+        raise UsageError(
+            f"--model {target}: {module_name} has no function {function_name}; it has {', '.join(there) or 'none'}"
+        )
+    model = function(**_accepted(function, num_features=num_features, num_targets=num_targets))
+    if not isinstance(model, keras.Model):
+        raise UsageError(f"--model {target}: returned {type(model).__name__}, expected a keras.Model")
+    return model
+
+
+def _accepted(function: Callable[..., Any], **values: int) -> dict[str, int]:
+    parameters = inspect.signature(function).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return values
+    names = {parameter.name for parameter in parameters}
+    return {name: value for name, value in values.items() if name in names}

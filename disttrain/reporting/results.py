@@ -1,0 +1,92 @@
+"""The run's directory: config.json, metrics.jsonl, history.csv and model.keras, each whole or absent."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from disttrain.errors import UsageError
+from disttrain.storage import atomic_write
+from disttrain.trainer import EpochResult
+
+MODEL = "model.keras"
+RESULTS = (MODEL, "config.json", "history.csv", "metrics.jsonl")
+
+
+def default_directory(data: str) -> Path:
+    """`runs/NAME-TIME`, after the data's file name and the local time."""
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", re.sub(r"\.\w+$", "", data.rsplit("/", 1)[-1])).strip("-")
+    return Path("runs") / f"{stem or 'data'}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+class RunDirectory:
+    """Writes the results of one run; only the leader has one."""
+
+    def __init__(self, path: Path, *, overwrite: bool) -> None:
+        """Makes the directory.
+
+        Raises:
+            UsageError: if it cannot be written, or holds the results of an earlier run and `overwrite` is false.
+        """
+        self.path = path
+        present = [name for name in RESULTS if (path / name).exists()]
+        if present and not overwrite:
+            raise UsageError(
+                f"--output {path}: already holds {', '.join(present)}; name another directory or add --overwrite"
+            )
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path):
+                pass
+        except OSError as error:
+            raise UsageError(f"--output {path}: cannot be written: {error.strerror}; name another directory") from error
+        for name in present:
+            (path / name).unlink()
+        self._epochs: list[EpochResult] = []
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Keeps the resolved configuration as config.json."""
+        with atomic_write(self.path / "config.json") as stream:
+            stream.write(json.dumps(config, indent=2).encode() + b"\n")
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        """Adds one line to metrics.jsonl, in a single write."""
+        line = json.dumps({"time_s": round(time.time(), 3), **record}).encode() + b"\n"
+        descriptor = os.open(self.path / "metrics.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(descriptor, line)
+        finally:
+            os.close(descriptor)
+
+    def write_epoch(self, result: EpochResult) -> None:
+        """Keeps history.csv, a row for every epoch so far."""
+        self._epochs.append(result)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["epoch", *result.values, "rows", "seconds", "rows_per_s"])
+        for epoch in self._epochs:
+            writer.writerow(
+                [epoch.epoch, *epoch.values.values(), epoch.rows, f"{epoch.seconds:.3f}", f"{epoch.rows_per_s:.0f}"]
+            )
+        with atomic_write(self.path / "history.csv") as stream:
+            stream.write(text.getvalue().encode())
+
+    def write_model(self, model: keras.Model) -> Path:
+        """Saves the model as Keras does, and returns where."""
+        with tempfile.TemporaryDirectory() as scratch, atomic_write(self.path / MODEL) as stream:
+            saved = Path(scratch) / MODEL
+            model.save(saved)
+            with saved.open("rb") as source:
+                shutil.copyfileobj(source, stream)
+        return self.path / MODEL

@@ -1,0 +1,54 @@
+"""A file's index made by all workers together: each counts its part of the bytes, then they exchange the counts."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from disttrain.errors import DataError, DisttrainError
+from disttrain.header import Header
+from disttrain.index import (
+    Counts,
+    Index,
+    index_from_counts,
+    join_counts,
+    load_index,
+    num_chunks,
+    save_index,
+    scan,
+)
+from disttrain.reader import Reader
+from disttrain.sharding import shard_range
+from disttrain.world import Backend, together
+
+_log = logging.getLogger(__name__)
+
+
+def shared_index(backend: Backend, reader: Reader, header: Header, cache_dir: Path) -> Index:
+    """The kept index where every worker has it, else a new one; a collective. One worker a machine keeps it.
+
+    Raises:
+        DataError: if the workers see files of different sizes under the one name.
+    """
+    world = backend.world
+    sizes = backend.gather(reader.info.size_bytes)
+    if len(set(sizes)) > 1:
+        shown = ", ".join(f"rank {rank}: {size:,} bytes" for rank, size in enumerate(sizes))
+        raise DataError(f"{reader.info.url}: the workers see different files ({shown}); give all of them the same one")
+    kept = load_index(cache_dir, reader.info, header)
+    if all(backend.gather(kept is not None)) and kept is not None:
+        return kept
+    part = shard_range(num_chunks(reader.info, header), world.size, world.rank)
+    num_threads = max(1, (os.cpu_count() or 1) // world.local_size)
+    counts = together(backend, lambda: scan(reader, header, part.start, part.stop, num_threads=num_threads))
+    tables = backend.gather(counts.table)
+    index = together(
+        backend, lambda: index_from_counts(reader, header, join_counts([Counts(table) for table in tables]))
+    )
+    if world.local_rank == 0:
+        try:
+            save_index(cache_dir, reader.info, header, index)
+        except (OSError, DisttrainError) as error:
+            _log.warning("the index of %s is not kept and will be made again: %s", reader.info.url, error)
+    return index
