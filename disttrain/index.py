@@ -154,7 +154,7 @@ def build_index(reader: Reader, header: Header, *, num_threads: int = 1) -> Inde
 def load_index(cache_dir: Path, info: FileInfo, header: Header) -> Index | None:
     """The kept index of this very file, or None if there is none, or it is of an older file, or torn."""
     try:
-        with np.load(_kept_path(cache_dir, info, header), allow_pickle=False) as kept:
+        with open(_kept_path(cache_dir, info, header), "rb") as stream, np.load(stream, allow_pickle=False) as kept:
             if (int(kept["format"]), str(kept["fingerprint"])) != (FORMAT, info.fingerprint):
                 return None
             arrays = {name: np.asarray(kept[name], np.int64) for name in ("offsets", "rows", "lines")}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, TypeVar
 
-from disttrain.errors import DisttrainError, StorageError, UsageError
+from disttrain.errors import DisttrainError, FileChanged, StorageError, UsageError
 from disttrain.reader import UNVERSIONED, FileInfo, Patience
 
 T = TypeVar("T")
@@ -37,6 +37,7 @@ VERSION_FIELDS = (
 # The packages whose exceptions mean that a store did not answer well, though not all of them are an OSError.
 STORE_PACKAGES = frozenset({"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests", "urllib3"})
 PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+HTTP_ERRORS = {401: PermissionError, 403: PermissionError, 404: FileNotFoundError, 410: FileNotFoundError}
 PERMANENT_NAMES = frozenset(
     {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "DefaultCredentialsError"}
 )
@@ -52,6 +53,8 @@ class RemoteReader:
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill the buffer; StorageError once the store's patience is used up or it answers with other lengths."""
+        if not buffer:
+            return
         stop = offset + len(buffer)
         starts = range(offset, stop, PIECE_BYTES)
         pieces = self._store.fetch([(start, min(start + PIECE_BYTES, stop)) for start in starts], self.info.size_bytes)
@@ -79,6 +82,7 @@ class _Store:
         self.patience = patience
         self.fs, self.path = _filesystem(url)
         self.is_http = url.startswith(("http://", "https://"))
+        self._seen = False
         self._closed = threading.Event()
         self._running: set[Any] = set()
 
@@ -88,7 +92,8 @@ class _Store:
             answer = self._run(self.fs._info, self.path, timeout_s) if self.fs.async_impl else self.fs.info(self.path)
             return dict(answer)
 
-        info = self._patiently("stat", attempt)
+        info = self._patiently("the file's size", attempt)
+        self._seen = True
         if info.get("type") == "directory":
             raise UsageError(f"{self.url}: is a directory, expected a file")
         if info.get("size") is None:
@@ -122,6 +127,8 @@ class _Store:
         session = await self.fs.set_session()
         headers = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
         async with session.get(self.fs.encode_url(self.path), headers=headers) as answer:
+            if answer.status in HTTP_ERRORS:
+                raise HTTP_ERRORS[answer.status](answer.reason)
             answer.raise_for_status()
             if answer.status != 206 and answer.content_length != stop - start:
                 raise StorageError(
@@ -165,8 +172,10 @@ class _Store:
         """Raise what no second attempt would mend."""
         if self._closed.is_set():
             raise StorageError(f"{self.url}: closed while {what} was read") from error
+        if isinstance(error, FileNotFoundError) and self._seen:
+            raise FileChanged(f"{self.url}: is no longer there; put it back or name another file") from error
         if isinstance(error, FileNotFoundError):
-            raise UsageError(f"{self.url}: no such file; check the name, and that it is still there") from error
+            raise UsageError(f"{self.url}: no such file") from error
         if isinstance(error, PermissionError):
             raise UsageError(f"{self.url}: permission denied ({_describe(error)}); check the credentials") from error
         if isinstance(error, PERMANENT):
