@@ -84,6 +84,21 @@ numbers = st.builds(
 )
 
 
+@st.composite
+def columns_of_like_width(draw: st.DrawFn) -> list[list[str]]:
+    """Rows whose columns are written with a fixed number of digits, but for some fields."""
+    num_rows, num_columns = draw(st.integers(1, 50)), draw(st.integers(1, 4))
+    forms = [
+        draw(st.sampled_from([".8f", ".7f", ".6f", ".3f", ".1f", ".0f", ".9f", "+.8f"])) for _ in range(num_columns)
+    ]
+    seed, scale = draw(st.integers(0, 2**32)), draw(st.sampled_from([0.1, 1, 4]))
+    values = np.random.default_rng(seed).standard_normal((num_rows, num_columns)) * scale
+    rows = [[format(value, form) for value, form in zip(row, forms, strict=True)] for row in values.tolist()]
+    for _ in range(draw(st.integers(0, 5))):
+        rows[draw(st.integers(0, num_rows - 1))][draw(st.integers(0, num_columns - 1))] = draw(numbers)
+    return rows
+
+
 @given(st.lists(numbers, min_size=1, max_size=40))
 @settings(max_examples=300, deadline=None)
 def test_any_decimal_text_gives_numpys_float32(texts: list[str]) -> None:
@@ -97,6 +112,13 @@ def test_any_decimal_text_gives_numpys_float32(texts: list[str]) -> None:
 @settings(max_examples=200, deadline=None)
 def test_any_float_as_python_writes_it_gives_numpys_float32(values: list[float], form: str) -> None:
     assert_exact([repr(value) if form == "r" else format(value, form) for value in values])
+
+
+@given(columns_of_like_width(), st.sampled_from(["\n", "\r\n", " \n"]))
+@settings(max_examples=200, deadline=None)
+def test_columns_of_one_width_and_fields_that_break_it_are_exact(rows: list[list[str]], line_end: str) -> None:
+    data = "".join(",".join(row) + line_end for row in rows).encode()
+    assert bits(parse(data, list(range(len(rows[0]))))) == expected([field for row in rows for field in row])
 
 
 @given(st.integers(0, 0x7F7FFFFF), st.booleans())

@@ -1,0 +1,350 @@
+"""Decimal texts to float32 values, compiled: exactly what `numpy.float32(text)` gives.
+
+That is the text rounded to a double, and the double rounded to a float32. A number is read as an integer of at most 19
+digits and a power of ten, and their product taken in doubles with a known error bound (after Clinger, "How to read
+floating point numbers accurately", 1990). Rounding is monotone, so where both ends of the interval round to the same
+float32, every double between them does, the right one included. Where they differ, one exact double operation may
+settle it; what is left over (a number in ten million, or one written to lie between two float32s) is UNSETTLED and
+handed back to Python. The digits are read eight at a time, as bytes of a 64-bit word (after Lemire, "Number parsing at
+a gigabyte per second", 2021).
+
+Positions are addresses. The `quick` functions read up to `REACH` bytes on; the others stop at `stop`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba.core import types
+from numba.extending import intrinsic
+
+SETTLED, UNSETTLED, BAD = 0, 1, 2  # how one field was read
+
+TAB, LF, CR, SPACE, QUOTE, PLUS, MINUS, _DOT, _ZERO = 9, 10, 13, 32, 34, 43, 45, 46, 48
+_ZERO_DOT = _DOT << 8 | _ZERO
+_LETTER_E, LETTER_I, LETTER_N = 101, 105, 110
+LOWER = 0x20  # the bit that turns an ASCII capital into a small letter
+_NAN_WORD = np.array([110, 97, 110], np.int64)
+_INFINITY_WORD = np.array([105, 110, 102, 105, 110, 105, 116, 121], np.int64)
+
+# The quick reader looks at most this far past a field's first byte: 1 sign, 8 digits, 1 dot, 24 digits, 2 for the
+# exponent's letter and sign, and one word of 8 that may lie wholly past the number.
+REACH = 48
+
+# One multiplication by a rounded power of ten: three roundings of 2**-53 (the integer, the power, the product) and the
+# digits after the nineteenth (less than 2**-59). 2**-50 is more than twice their sum.
+_ERROR = 2.0**-50
+_MAX_POWER = 70  # beyond it, an integer of 1 to 19 digits is 0 or infinity as a float32
+_TENS = np.array([float(f"1e{power}") for power in range(-_MAX_POWER, _MAX_POWER + 1)])
+_EXACT_POWER = 22  # 10**22 is the largest power of ten that is exactly a double
+_EXACT_INTEGER = 1 << 53
+_MANY = 1 << 40  # an exponent that no text's digits can outweigh
+
+_SHIFTS = np.array([10**power for power in range(9)], np.uint64)
+_U3, _U4, _U8, _U9, _U10, _U16, _U32, _U255 = (np.uint64(n) for n in (3, 4, 8, 9, 10, 16, 32, 255))
+_E8, _E18 = np.uint64(10**8), np.uint64(10**18)
+_ASCII_ZEROS = np.uint64(0x3030303030303030)
+_TO_HIGH_BIT = np.uint64(0x7676767676767676)  # 10 + this sets a byte's high bit, 9 + this does not
+_HIGH_BITS = np.uint64(0x8080808080808080)
+_PAIR_MASK = np.uint64(0x000000FF000000FF)
+_PAIR_1 = np.uint64(100 + (1000000 << 32))
+_PAIR_2 = np.uint64(1 + (10000 << 32))
+_LOW_HALF = np.uint64(0xFFFFFFFF)
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def inlined(function: _F) -> _F:
+    """Compile a function into each of its callers: what the quick way is made of."""
+    return cast(_F, numba.njit(error_model="numpy", forceinline=True)(function))
+
+
+def called(function: _F) -> _F:
+    """Compile a function; LLVM decides whether it stands alone."""
+    return cast(_F, numba.njit(error_model="numpy")(function))
+
+
+def _intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
+    return cast(Callable[..., Any], intrinsic(function))
+
+
+@_intrinsic
+def address(_typing: Any, array: Any) -> Any:
+    """Where an array's first element lies. A number, unlike an array, costs no reference count when passed on."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.ptrtoint(data, ir.IntType(64))
+
+    return types.int64(array), code
+
+
+def _load(builder: Any, address: Any, bits: int) -> Any:
+    """Code for an unaligned load, without bounds check or wrap-around."""
+    value = builder.load(builder.inttoptr(address, ir.IntType(bits).as_pointer()))
+    value.align = 1
+    return value
+
+
+@_intrinsic
+def byte_at(_typing: Any, address: Any) -> Any:
+    """The byte at an address, as an int64."""
+
+    def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.zext(_load(builder, args[0], 8), ir.IntType(64))
+
+    return types.int64(types.int64), code
+
+
+@_intrinsic
+def _pair_at(_typing: Any, address: Any) -> Any:
+    def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.zext(_load(builder, args[0], 16), ir.IntType(64))
+
+    return types.int64(types.int64), code
+
+
+@_intrinsic
+def _word_at(_typing: Any, address: Any) -> Any:
+    def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return _load(builder, args[0], 64)
+
+    return types.uint64(types.int64), code
+
+
+@_intrinsic
+def _trailing_zeros(_typing: Any, word: Any) -> Any:
+    def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))  # 64 for no bit at all
+
+    return types.uint64(types.uint64), code
+
+
+@inlined
+def _is_digit(byte: Any) -> Any:
+    return 0 <= byte - _ZERO <= 9
+
+
+@inlined
+def _non_digits(word: Any) -> Any:
+    """A bit for the first byte that is no digit, and some for later ones; `word` was ASCII xor zeros."""
+    return ((word + _TO_HIGH_BIT) | word) & _HIGH_BITS
+
+
+@inlined
+def _count_digits(word: Any) -> Any:
+    """How many of a word's first bytes are digits."""
+    return _trailing_zeros(_non_digits(word)) >> _U3
+
+
+@inlined
+def _eight_digits(word: Any) -> Any:
+    """The number that a word's eight bytes write, with three multiplications (zeros may stand for digits)."""
+    word = word * _U10 + (word >> _U8)
+    return (((word & _PAIR_MASK) * _PAIR_1 + ((word >> _U16) & _PAIR_MASK) * _PAIR_2) >> _U32) & _LOW_HALF
+
+
+@inlined
+def _first_digits(word: Any, count: Any) -> Any:
+    """The number that the first `count` of a word's eight bytes write."""
+    half = (_U8 - count) * _U4
+    return _eight_digits((word << half) << half)  # in two halves, for a shift by all 64 bits is undefined
+
+
+@inlined
+def _rounded(mantissa: Any, power: Any) -> Any:
+    """`mantissa * 10**power` as a float32, and whether it is settled; mantissa under 2**63, power within the table."""
+    product = np.float64(mantissa) * _TENS[np.uint64(power + _MAX_POWER)]
+    margin = product * _ERROR
+    low = np.float32(product - margin)
+    high = np.float32(product + margin)
+    if low == high:
+        return low, True
+    return _rounded_exactly(mantissa, power)
+
+
+@called
+def _rounded_exactly(mantissa: Any, power: Any) -> Any:
+    """The same by one exact operation, where there is one (Clinger's fast path)."""
+    if mantissa <= _EXACT_INTEGER and -_EXACT_POWER <= power <= _EXACT_POWER:
+        ten = _TENS[abs(power) + _MAX_POWER]
+        exact = np.float64(mantissa) / ten if power < 0 else np.float64(mantissa) * ten
+        return np.float32(exact), True
+    return np.float32(0), False
+
+
+@inlined
+def usual_width(position: Any) -> Any:
+    """Of a number with one digit before its dot and one to eight after it, those eight or less; 0 for other forms."""
+    position += np.int64(byte_at(position) == MINUS)
+    count = np.int64(_count_digits(_word_at(position + 2) ^ _ASCII_ZEROS))
+    return count if _is_digit(byte_at(position)) and byte_at(position + 1) == _DOT else np.int64(0)
+
+
+@inlined
+def usual_number(position: Any, width: Any) -> Any:
+    """A number of one digit, a dot and `width` digits: (value, position after it, whether it is one).
+
+    It is an integer under 10**9 divided by a power of ten: one exact operation. That the width is a guess and not
+    counted lets the processor go on to the next field before this one is read.
+    """
+    negative = byte_at(position) == MINUS
+    position += np.int64(negative)
+    first = _pair_at(position) ^ _ZERO_DOT  # over 9 unless a digit and a dot stand there
+    half = (_U8 - np.uint64(width)) * _U4
+    word = ((_word_at(position + 2) ^ _ASCII_ZEROS) << half) << half
+    fits = first <= 9 and _non_digits(word) == 0
+    integer = np.int64(np.uint64(first) * _SHIFTS[np.uint64(width)] + _eight_digits(word))
+    value = np.float32(np.float64(integer) / _TENS[np.uint64(width + _MAX_POWER)])
+    return -value if negative else value, position + 2 + width, fits
+
+
+@inlined
+def quick_number(position: Any) -> Any:
+    """A number of usual form and at most 18 digits: (value, position after it), or -1 for that position.
+
+    It stops at the first byte that can't go on, so the caller must look at what stands there.
+    """
+    negative = byte_at(position) == MINUS
+    position += np.int64(negative)
+    first = byte_at(position) ^ _ZERO
+    if first <= 9 and byte_at(position + 1) == _DOT:  # the usual number has one digit before the dot
+        mantissa = np.uint64(first)
+        whole_digits = np.int64(1)
+    else:
+        word = _word_at(position) ^ _ASCII_ZEROS
+        count = _count_digits(word)
+        mantissa = _first_digits(word, count)
+        whole_digits = np.int64(count)
+    position += whole_digits
+    start = position
+    if byte_at(position) == _DOT:
+        position += 1
+        start = position
+        word = _word_at(position) ^ _ASCII_ZEROS
+        if _non_digits(word) == 0:
+            mantissa = mantissa * _E8 + _eight_digits(word)
+            position += 8
+            word = _word_at(position) ^ _ASCII_ZEROS
+            if _non_digits(word) == 0:
+                mantissa = mantissa * _E8 + _eight_digits(word)
+                position += 8
+                word = _word_at(position) ^ _ASCII_ZEROS
+        if word & _U255 <= _U9:
+            count = _count_digits(word)
+            mantissa = mantissa * _SHIFTS[count] + _first_digits(word, count)
+            position += np.int64(count)
+    power = start - position
+    num_digits = whole_digits - power
+    if (byte_at(position) | LOWER) == _LETTER_E:
+        sign = byte_at(position + 1)
+        position += 1 + np.int64(sign in (MINUS, PLUS))
+        word = _word_at(position) ^ _ASCII_ZEROS
+        count = _count_digits(word)
+        exponent = np.int64(_first_digits(word, count))
+        power += -exponent if sign == MINUS else exponent
+        position += np.int64(count)
+        if count == 0 or count == _U8:
+            return np.float32(0), np.int64(-1)
+    if not (1 <= num_digits <= 19 and -_MAX_POWER <= power <= _MAX_POWER and mantissa < _E18):
+        return np.float32(0), np.int64(-1)
+    value, settled = _rounded(np.int64(mantissa), power)
+    return -value if negative else value, position if settled else np.int64(-1)
+
+
+@called
+def byte_or_lf(position: Any, stop: Any) -> Any:
+    """The byte at a position, or a line feed where the bytes end."""
+    return byte_at(position) if position < stop else np.int64(LF)
+
+
+@called
+def skip_pads(position: Any, stop: Any, delimiter: Any) -> Any:
+    """The first position where no space or tab stands; a delimiter is never skipped."""
+    while position < stop:
+        byte = byte_at(position)
+        if byte == delimiter or (byte != SPACE and byte != TAB):
+            break
+        position += 1
+    return position
+
+
+@called
+def _word_length(position: Any, stop: Any, word: Any) -> Any:
+    """How many of a word's letters stand at a position, in capitals or not."""
+    length = 0
+    while length < len(word) and (byte_or_lf(position + length, stop) | LOWER) == word[length]:
+        length += 1
+    return length
+
+
+@called
+def named_number(position: Any, stop: Any) -> Any:
+    """nan, inf or infinity: (status, value, position after it)."""
+    if _word_length(position, stop, _NAN_WORD) == 3:
+        return SETTLED, np.float32(np.nan), position + 3
+    length = _word_length(position, stop, _INFINITY_WORD)
+    if length == 8 or length == 3:
+        return SETTLED, np.float32(np.inf), position + length
+    return BAD, np.float32(0), position
+
+
+@called
+def _exponent(position: Any, stop: Any) -> Any:
+    """What follows the letter e: (exponent, position after it), or -1 for that position."""
+    sign = byte_or_lf(position, stop)
+    if sign in (MINUS, PLUS):
+        position += 1
+    if not _is_digit(byte_or_lf(position, stop)):
+        return np.int64(0), np.int64(-1)
+    exponent = np.int64(0)
+    while _is_digit(byte_or_lf(position, stop)):
+        exponent = min(exponent * 10 + byte_at(position) - _ZERO, np.int64(_MANY))
+        position += 1
+    return -exponent if sign == MINUS else exponent, position
+
+
+@called
+def plain_number(position: Any, stop: Any) -> Any:
+    """Digits, dot and exponent of any length, unsigned: (status, value, position after it)."""
+    bad = (BAD, np.float32(0), position)
+    mantissa = np.uint64(0)
+    kept = power = num_digits = 0
+    after_dot = False
+    while True:
+        byte = byte_or_lf(position, stop)
+        if byte == _DOT and not after_dot:
+            after_dot = True
+        elif _is_digit(byte):
+            num_digits += 1
+            if kept < 19:
+                mantissa = mantissa * _U10 + np.uint64(byte - _ZERO)
+                kept += mantissa > 0
+                power -= after_dot
+            else:
+                power += not after_dot
+        else:
+            break
+        position += 1
+    if num_digits == 0:
+        return bad
+    if byte | LOWER == _LETTER_E:
+        exponent, position = _exponent(position + 1, stop)
+        if position < 0:
+            return bad
+        power += exponent
+    if mantissa == 0 or power < -_MAX_POWER:
+        return SETTLED, np.float32(0), position
+    if power > _MAX_POWER:
+        return SETTLED, np.float32(np.inf), position
+    if kept == 19:  # as a signed integer it has room for 18 digits and a half
+        last = np.int64(mantissa % _U10)
+        product = (np.float64(np.int64(mantissa // _U10)) * 10.0 + last) * _TENS[power + _MAX_POWER]
+        low, high = np.float32(product * (1.0 - 2.0 * _ERROR)), np.float32(product * (1.0 + 2.0 * _ERROR))
+        return SETTLED if low == high else UNSETTLED, low, position
+    value, settled = _rounded(np.int64(mantissa), power)
+    return SETTLED if settled else UNSETTLED, value, position
