@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Builds Horovod's wheel with PYTHON into FOLDER, as the HOROVOD_* variables of environment.sh say.
+set -euo pipefail
+case ${1:-} in
+  -h | --help) echo "usage: launch/horovod/build.sh PYTHON FOLDER (called by launch/install-horovod.sh)" && exit ;;
+esac
+python=$1 folder=$2
+requirement="horovod==0.28.1 --hash=sha256:92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0"
+
+mkdir -p "$folder"
+log=$folder/build.log
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+fail() {
+  echo "The end of $log:" >&2
+  tail -n 20 "$log" >&2
+  echo "install-horovod: $*; the whole log is $log" >&2
+  exit 1
+}
+# Third-party code in Horovod asks for a CMake older than CMake 4 still plays, and leaves <cstdint> out, which GCC 13 minds.
+export CMAKE_POLICY_VERSION_MINIMUM=3.5 CXXFLAGS="${CXXFLAGS:-} -include cstdint"
+export MAKEFLAGS=${MAKEFLAGS:--j$(getconf _NPROCESSORS_ONLN)} PIP_DISABLE_PIP_VERSION_CHECK=1
+
+echo "$requirement" >"$work/requirements.txt"
+"$python" -m pip download --no-deps --no-build-isolation --no-binary horovod --require-hashes \
+  --dest "$work" --requirement "$work/requirements.txt" >"$log" 2>&1 || fail "could not download Horovod"
+tar -xzf "$work"/horovod-*.tar.gz -C "$work"
+source=$(cd "$work"/horovod-*/ && pwd)
+
+# xla_mpi_ops.cc, for XLA custom calls on GPUs only, includes headers that TensorFlow has moved.
+lists=$source/horovod/tensorflow/CMakeLists.txt
+sed -i.orig '/xla_mpi_ops\.cc/d' "$lists"
+[ "$(diff "$lists.orig" "$lists" | grep -c '^<')" = 1 ] || fail "$lists is not as expected"
+
+"$python" -m pip wheel --verbose --no-deps --no-build-isolation --no-cache-dir --wheel-dir "$work/wheel" "$source" \
+  >>"$log" 2>&1 || fail "Horovod did not build"
+wheel=$(echo "$work"/wheel/horovod-*.whl)
+cp "$wheel" "$folder/.new.$$"
+mv -f "$folder/.new.$$" "$folder/$(basename "$wheel")"

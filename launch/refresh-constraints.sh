@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Writes launch/constraints.txt: the newest versions that pyproject.toml allows, with hashes, in sections.
+set -euo pipefail
+
+usage="usage: launch/refresh-constraints.sh
+
+Resolves pyproject.toml for Python 3.10 to 3.13 and every platform, and writes
+launch/constraints.txt: exact versions with hashes. Takes about a minute.
+Needs uv (pip install uv) and Python 3.11 or newer."
+case ${1:-} in
+  -h | --help) echo "$usage" && exit ;;
+  ?*) echo "refresh-constraints: unknown argument '$1'; see --help" >&2 && exit 2 ;;
+esac
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+command -v uv >/dev/null || { echo "refresh-constraints: uv is not installed; run: pip install uv" >&2 && exit 2; }
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+resolve() { # resolve NAME ARGUMENTS...: writes $work/NAME
+  echo "Resolving: $1"
+  uv --no-config pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header --no-annotate \
+    --only-binary :all: --output-file "$work/$1" pyproject.toml "${@:2}"
+}
+resolve everything --all-extras --group launch
+resolve base --extra horovod --group launch --constraints "$work/everything"
+resolve cuda --extra horovod --extra cuda --group launch --constraints "$work/everything"
+
+"${PYTHON:-python3}" - "$work" launch/constraints.txt <<'PYTHON'
+import re
+import sys
+from pathlib import Path
+
+work, target = map(Path, sys.argv[1:])
+everything, base, cuda = (re.split(r"\n(?=\S)", (work / name).read_text().strip()) for name in ("everything", "base", "cuda"))
+sections = {
+    "tensorflow-cpu": ("Linux on x86_64 without an NVIDIA GPU", lambda block: block.startswith("tensorflow-cpu==")),
+    "tensorflow": ("every other machine", lambda block: block.startswith("tensorflow==")),
+    "base": ("what training needs, and Horovod's build", base.__contains__),
+    "cuda": ("CUDA libraries, on Linux with an NVIDIA GPU", cuda.__contains__),
+    "all": ("object stores, tests, benchmarks", lambda block: True),
+}
+lines = ["# Exact versions with hashes, made by launch/refresh-constraints.sh from pyproject.toml: do not edit.",
+         "# launch/setup.sh installs the sections that it is asked for."]
+left = everything + [block for block in base + cuda if block not in everything]
+for section, (purpose, belongs) in sections.items():
+    lines += ["", f"# [{section}] {purpose}", *filter(belongs, left)]
+    left = [block for block in left if not belongs(block)]
+target.with_suffix(".new").write_text("\n".join(lines) + "\n")
+target.with_suffix(".new").replace(target)
+print(f"Wrote {target}: {len(everything)} packages")
+PYTHON
