@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -63,7 +64,7 @@ def read_header(reader: Reader, *, mode: Mode = "auto", delimiter: str = ",") ->
     fields = _split(line.text, delimiter, where)
     if not _is_header(fields, mode, where):
         return Header(tuple(map(str, range(len(fields)))), has_header=False, rows_start=start, delimiter=delimiter)
-    if repeated := sorted({name for name in fields if fields.count(name) > 1}):
+    if repeated := [name for name, count in Counter(fields).items() if count > 1]:
         raise DataError(f"{where}: column '{repeated[0]}' is named more than once; give each column its own name")
     return Header(tuple(fields), has_header=True, rows_start=line.start + len(line.text), delimiter=delimiter)
 

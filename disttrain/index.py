@@ -26,7 +26,7 @@ FORMAT = 1  # of the kept file; a file of another format is built anew
 
 _LOOK_BEHIND = 64  # bytes read before a block, to see whether it begins within a line; keeps the block's words aligned
 _TASK_CHUNKS = 16  # chunks that one thread takes at a time
-_SEEK_BYTES = 1 << 17  # what a search for a row reads at a time
+SEEK_BYTES = 1 << 17  # what a search for a row reads at a time
 _REMOTE_THREADS = 4  # at least so many, since a store's latency leaves the processor idle
 _ROWS, _FEEDS, _FIRST, _FEEDS_BEFORE_FIRST = range(4)
 
@@ -69,23 +69,23 @@ class Index:
             return self.size_bytes
         chunk = int(np.searchsorted(self.rows, row, side="right")) - 1
         skip, offset, at_start = row - int(self.rows[chunk]), int(self.offsets[chunk]), True
-        while skip and offset < self.size_bytes:
-            data = _read(reader, offset, min(_SEEK_BYTES, self.size_bytes - offset))
+        if skip == 0:
+            return offset
+        while offset < self.size_bytes:
+            data = _read(reader, offset, min(SEEK_BYTES, self.size_bytes - offset))
             position, passed, _, at_start = newlines.find_row()(data, 0, len(data), at_start, skip)
             if position >= 0:
                 return offset + int(position)
             skip -= passed
             offset += len(data)
-        if skip:
-            raise FileChanged(f"{reader.info.url}: row {row} is no longer where the index has it; run again")
-        return offset
+        raise FileChanged(f"{reader.info.url}: row {row} is no longer where the index has it; run again")
 
     def line_number(self, reader: Reader, offset: int) -> int:
         """The physical line, from 1, on which the byte at `offset` stands; `offset` lies in or after the first row."""
         chunk = max(int(np.searchsorted(self.offsets, offset, side="right")) - 1, 0)
         line, position = int(self.lines[chunk]), int(self.offsets[chunk])
         while position < offset:
-            data = _read(reader, position, min(_SEEK_BYTES, offset - position))
+            data = _read(reader, position, min(SEEK_BYTES, offset - position))
             line += data.tobytes().count(b"\n")
             position += len(data)
         return line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from disttrain.index import Index, index_file
 from disttrain.parsing import Layout
 from disttrain.reader import FileInfo, Reader
 from disttrain.storage import open_reader
+
+MAX_LISTED = 50  # columns that a message names
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,22 +120,28 @@ def choose_columns(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The feature and target columns: each in the file, none named twice, at least one of each."""
     chosen_targets = tuple(targets) if targets is not None else names[-1:]
-    chosen_features = (
-        tuple(features) if features is not None else tuple(name for name in names if name not in chosen_targets)
-    )
+    others = set(names) - set(chosen_targets)
+    chosen_features = tuple(features) if features is not None else tuple(name for name in names if name in others)
     chosen = chosen_features + chosen_targets
+    there = set(names)
     for name in chosen:
-        if name not in names:
-            raise UsageError(f"{where}: has no column '{name}'; its columns are {', '.join(names)}")
-    if repeated := sorted({name for name in chosen if chosen.count(name) > 1}):
+        if name not in there:
+            raise UsageError(f"{where}: has no column '{name}'; its columns are {_listed(names)}")
+    if repeated := [name for name, count in Counter(chosen).items() if count > 1]:
         raise UsageError(f"{where}: column '{repeated[0]}' is chosen twice; a column is one feature or one target")
     if not chosen_features or not chosen_targets:
         missing = "target" if chosen_features else "feature"
-        raise UsageError(f"{where}: no {missing} column is left; its columns are {', '.join(names)}")
+        raise UsageError(f"{where}: no {missing} column is left; its columns are {_listed(names)}")
     return chosen_features, chosen_targets
 
 
 def make_layout(header: Header, columns: Sequence[str]) -> Layout:
     """How a row's fields become the chosen columns, in the order in which they were chosen."""
-    take = np.array([columns.index(name) if name in columns else -1 for name in header.names], np.int32)
+    place = {name: column for column, name in enumerate(columns)}
+    take = np.array([place.get(name, -1) for name in header.names], np.int32)
     return Layout(len(header.names), take, len(columns), ord(header.delimiter))
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more

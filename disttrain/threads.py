@@ -18,17 +18,27 @@ class DaemonPool:
     def __init__(self, num_threads: int, name: str) -> None:
         self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._num_threads = num_threads
+        self._closing = threading.Lock()
+        self._closed = False
         for number in range(num_threads):
             threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True).start()
 
     def submit(self, call: Callable[[], T]) -> Future[T]:
         """Run `call` as soon as a thread is free; its result, or what it raised, is the future's."""
         future: Future[T] = Future()
-        self._jobs.put((future, call))
+        with self._closing:
+            if self._closed:
+                future.cancel()
+            else:
+                self._jobs.put((future, call))
         return future
 
     def close(self) -> None:
-        """Cancel what has not begun and let the threads go; does not wait for what is running."""
+        """Cancel what has not begun, without waiting for what is running; a second call does nothing."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
         try:
             while job := self._jobs.get_nowait():
                 job[0].cancel()

@@ -14,6 +14,7 @@ from disttrain.errors import FileChanged
 from disttrain.header import Header, read_header
 from disttrain.index import (
     CHUNK_BYTES,
+    SEEK_BYTES,
     Index,
     build_index,
     index_file,
@@ -99,7 +100,10 @@ def test_every_row_and_line_is_found(tmp_path, how, num_threads):
         index = build_index(reader, header, num_threads=num_threads)
         rows = rows_of(content, header.rows_start)
         assert index.num_rows == len(rows)
-        for row in [*range(0, len(rows), 9973), 69_990, 70_000, 70_001, 89_999, 90_000, len(rows) - 1]:
+        pieces = [chunk + piece for chunk in index.offsets for piece in range(0, CHUNK_BYTES, SEEK_BYTES)]
+        around = np.searchsorted([offset for offset, _ in rows], pieces)  # where a search goes on with the next piece
+        sample = {*range(0, len(rows), 9973), *around - 1, *around, *around + 1, 69_999, 70_000, 70_001}
+        for row in sorted(row for row in sample if 0 <= row < len(rows)):
             offset = index.locate(reader, row)
             assert (offset, index.line_number(reader, offset)) == rows[row]
         assert index.locate(reader, len(rows)) == len(content)
