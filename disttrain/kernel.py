@@ -122,6 +122,13 @@ def _skip_blanks(position: Any, stop: Any) -> Any:
 
 
 @inlined
+def _line_start(position: Any, start: Any) -> Any:
+    while position > start and byte_at(position - 1) != LF:
+        position -= 1
+    return position
+
+
+@inlined
 def _line_break(position: Any) -> Any:
     """The bytes of the line break at a position: 1, 2 with a carriage return, 0 where there is none."""
     byte = byte_at(position)
@@ -167,6 +174,8 @@ def _scan_rows(
         position = _skip_blanks(position, stop)
         if position >= stop:
             return DONE, row, position - base, num_pending
+        if delimiter <= SPACE:  # blanks before the first field are empty fields
+            position = _line_start(position, base + start)
         row_start, row_pending = position, num_pending
         for field in range(num_fields):
             last = field == num_fields - 1
