@@ -23,7 +23,7 @@ def main(path: str, epochs: int = 3) -> None:
             keras.layers.Dense(1),
         ]
     )
-    model.compile(optimizer=keras.optimizers.Adam(), loss="mae", metrics=["mse"], steps_per_execution=10)
+    model.compile(optimizer=keras.optimizers.Adam(), loss="mae", metrics=["mse"])
     model.fit(
         batches(path, BATCH_SIZE, features="x", target="y", epochs=epochs),
         steps_per_epoch=num_batches(path, BATCH_SIZE),  # counted from the file, the short last batch included
