@@ -41,7 +41,8 @@ def batches(
     be shorter. `epochs` passes follow each other, without end where it is None. It is a plain generator, which Keras
     draws on across epochs, so ask for as many as are trained, and let `num_batches` say where each ends:
 
-        model.fit(batches(path, 250, epochs=10), steps_per_epoch=num_batches(path, 250), epochs=10)
+        steps = num_batches(path, 250)
+        model.fit(batches(path, 250, epochs=10), steps_per_epoch=steps, epochs=10, shuffle=False)
 
     Raises UsageError for arguments that cannot be met; iterating raises DataError for a faulty row, StorageError, and
     UsageError for a file or column that is not there.
