@@ -117,6 +117,21 @@ def _word_at(_typing: Any, address: Any) -> Any:
 
 
 @_intrinsic
+def prefetch(_typing: Any, address: Any) -> Any:
+    """Ask for the cache line at an address that need not exist."""
+
+    def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        int32, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
+        function_type = ir.FunctionType(ir.VoidType(), [pointer, int32, int32, int32])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [pointer], function_type)
+        to_read, keep, as_data = int32(0), int32(3), int32(1)
+        builder.call(function, [builder.inttoptr(args[0], pointer), to_read, keep, as_data])
+        return ir.Constant(ir.IntType(64), 0)
+
+    return types.int64(types.int64), code
+
+
+@_intrinsic
 def _trailing_zeros(_typing: Any, word: Any) -> Any:
     def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))  # 64 for no bit at all
