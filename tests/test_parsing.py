@@ -114,6 +114,18 @@ def test_any_float_as_python_writes_it_gives_numpys_float32(values: list[float],
     assert_exact([repr(value) if form == "r" else format(value, form) for value in values])
 
 
+def test_numbers_about_as_long_as_a_machine_word_are_exact() -> None:
+    """Every number of digits before and after the dot, up to where an integer of 64 bits has long overflowed."""
+    random = np.random.default_rng(5)
+    texts = [
+        "".join(map(str, random.integers(0, 10, whole))) + "." + "".join(map(str, random.integers(0, 10, fraction)))
+        for whole in range(11)
+        for fraction in range(1, 28)
+        for _ in range(20)
+    ]
+    assert_exact(texts)
+
+
 @given(columns_of_like_width(), st.sampled_from(["\n", "\r\n", " \n"]))
 @settings(max_examples=200, deadline=None)
 def test_columns_of_one_width_and_fields_that_break_it_are_exact(rows: list[list[str]], line_end: str) -> None:
