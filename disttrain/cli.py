@@ -10,7 +10,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from disttrain.config import MakeDataConfig, TrainConfig
@@ -36,58 +36,66 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command and exits; `arguments` are those of the process by default."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     rank = launched_rank(os.environ)
+    command = words.pop(0) if words and words[0] in COMMANDS else "train"
     try:
-        _run(words, os.environ)
-        code = 0
-    except PeerError as error:
-        time.sleep(PEER_GRACE_S)
-        _say(error, rank)
-        code = error.exit_code
-    except DisttrainError as error:
-        _say(error, rank)
-        code = error.exit_code
+        _leave(_run(command, words, rank))
     except KeyboardInterrupt:
         if not rank:
             print("disttrain: interrupted", file=sys.stderr)
-        code = EXIT_INTERRUPTED
-    except BrokenPipeError:
-        code = 1
+        _leave(EXIT_INTERRUPTED)
+
+
+def _run(command: str, words: list[str], rank: int | None) -> int:
+    try:
+        work = COMMANDS[command](words, os.environ)
+    except DisttrainError as error:  # in the options, which are every rank's: said once
+        if not rank:
+            _say(error, None)
+        return error.exit_code
+    try:
+        work()
+    except DisttrainError as error:
+        if isinstance(error, PeerError):
+            time.sleep(PEER_GRACE_S)
+        _say(error, rank)
+        return error.exit_code
+    except BrokenPipeError:  # whoever read the output, such as `head`, has gone
+        return 1
     except Exception:
         traceback.print_exc()
-        code = 1
-    _leave(code)
+        return 1
+    return 0
 
 
-def _run(words: list[str], environ: Mapping[str, str]) -> None:
-    command = words.pop(0) if words and words[0] in COMMANDS else "train"
-    COMMANDS[command](words, environ)
+def _train(words: list[str], environ: Mapping[str, str]) -> Callable[[], None]:
+    config = load(TrainConfig, build_parser(TrainConfig, "disttrain", TRAIN, EPILOG), words, environ)
+
+    def work() -> None:
+        with native_messages_held("TF_CPP_MIN_LOG_LEVEL" in environ):
+            from disttrain.run import run_training  # TensorFlow takes seconds to import: only when it is needed
+        run_training(config, environ)
+
+    return work
 
 
-def _train(words: list[str], environ: Mapping[str, str]) -> None:
-    parser = build_parser(TrainConfig, "disttrain", TRAIN, EPILOG)
-    config = load(TrainConfig, parser, words, environ)
-    with native_messages_held("TF_CPP_MIN_LOG_LEVEL" in environ):
-        from disttrain.run import run_training  # TensorFlow takes seconds to import: only when it is needed
+def _make_data(words: list[str], environ: Mapping[str, str]) -> Callable[[], None]:
+    config = load(MakeDataConfig, build_parser(MakeDataConfig, "disttrain make-data", MAKE_DATA), words, environ)
 
-    run_training(config, environ)
+    def work() -> None:
+        from disttrain.makedata import Recipe, make_data
+        from disttrain.reporting.files import file_progress
 
+        recipe = Recipe(config.rows, config.features, config.noise, config.seed)
+        with file_progress(f"writing {config.file}", config.rows) as on_progress:
+            make_data(config.file, recipe, overwrite=config.overwrite, on_progress=on_progress)
 
-def _make_data(words: list[str], environ: Mapping[str, str]) -> None:
-    parser = build_parser(MakeDataConfig, "disttrain make-data", MAKE_DATA)
-    config = load(MakeDataConfig, parser, words, environ)
-    from disttrain.makedata import Recipe, make_data
-    from disttrain.reporting.files import file_progress
-
-    recipe = Recipe(config.rows, config.features, config.noise, config.seed)
-    with file_progress(f"writing {config.file}", config.rows) as on_progress:
-        make_data(config.file, recipe, overwrite=config.overwrite, on_progress=on_progress)
+    return work
 
 
 COMMANDS = {"train": _train, "make-data": _make_data}
 
 
 def _say(error: DisttrainError, rank: int | None) -> None:
-    """One message, once: usage errors come to every rank alike, so rank 0 says them."""
     where = "" if rank is None else f" rank {rank}:"
     for line in str(error).splitlines():
         print(f"disttrain:{where} {line}", file=sys.stderr)

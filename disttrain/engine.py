@@ -39,9 +39,9 @@ class Engine:
         self._capacity = {"train": 0, "evaluate": 0}
         _build(model, num_features)
         self._train = _Compiled(self._train_steps, backend.fuses_steps)
-        self._train_short = tf.function(self._train_short_step, reduce_retracing=True)
+        self._train_short = tf.function(self._train_short_step)
         self._evaluate = _Compiled(self._evaluate_steps, True)
-        self._evaluate_short = tf.function(self._evaluate_steps, reduce_retracing=True)
+        self._evaluate_short = tf.function(self._evaluate_steps)
         self.reset_totals()
 
     def synchronize(self) -> None:
@@ -116,7 +116,9 @@ class Engine:
 
     def _shares(self, num_rows: int, global_rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """This worker's part of each step's loss: its part of the rows, or all where the loss is a sum over rows."""
-        return np.ones(len(global_rows)) if self._sums_over_rows else num_rows / global_rows
+        if self._sums_over_rows:
+            return np.full(len(global_rows), float(num_rows > 0))
+        return num_rows / global_rows
 
     def _fill(self, array: Any, pass_name: str) -> Any:
         """`array` with as many steps as the first superbatch had, so that an epoch's last one compiles nothing."""
@@ -137,9 +139,11 @@ class Engine:
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         self.model.reset_metrics()
         losses = tf.TensorArray(tf.float32, size=tf.shape(data)[0], element_shape=())
-        for i in tf.range(num_steps):
+        i = tf.constant(0)
+        while i < num_steps:  # not tf.range, whose length XLA makes a constant: one compilation for every length
             loss, gradients = self._gradients(data[i], shares[i])
             losses = losses.write(i, self._apply(gradients, loss))
+            i += 1
         return losses.stack(), [tf.identity(v.value) for v in self.model.metrics_variables]
 
     def _train_short_step(
@@ -148,12 +152,7 @@ class Engine:
         """One step in which this worker may have no row at all; it then still takes part in the all-reduce."""
         del num_steps
         self.model.reset_metrics()
-        if self._alone:
-            loss, gradients = self._gradients(data[0], shares[0])
-        else:
-            loss, gradients = tf.cond(
-                tf.shape(data)[1] > 0, lambda: self._gradients(data[0], shares[0]), self._no_gradients
-            )
+        loss, gradients = self._gradients(data[0], shares[0]) if data.shape[1] else self._no_gradients(shares[0])
         loss = self._apply(gradients, loss)
         return loss[tf.newaxis], [tf.identity(v.value) for v in self.model.metrics_variables]
 
@@ -177,8 +176,9 @@ class Engine:
         model.compute_metrics(x, y, predictions)
         return tf.cast(loss, tf.float32), gradients
 
-    def _no_gradients(self) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        return tf.constant(0.0), [tf.zeros(v.shape, v.dtype) for v in self.model.trainable_variables]
+    def _no_gradients(self, share: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Zeros, made of the share that a worker without rows has: an all-reduce of constants would be folded away."""
+        return share, [tf.cast(tf.fill(v.shape, share), v.dtype) for v in self.model.trainable_variables]
 
     def _apply(self, gradients: list[tf.Tensor], loss: tf.Tensor) -> tf.Tensor:
         return self._optimizer.apply(gradients, self.model.trainable_variables, loss)
@@ -187,12 +187,14 @@ class Engine:
         model = self.model
         model.reset_metrics()
         losses = tf.TensorArray(tf.float32, size=tf.shape(data)[0], element_shape=())
-        for i in tf.range(num_steps):
+        i = tf.constant(0)
+        while i < num_steps:
             x, y = self._split(data[i])
             predictions = model(x, training=False)
             loss = model.compute_loss(x, y, predictions, None, training=False)
             model.compute_metrics(x, y, predictions)
             losses = losses.write(i, tf.cast(loss, tf.float32))
+            i += 1
         return losses.stack(), [tf.identity(v.value) for v in model.metrics_variables]
 
 

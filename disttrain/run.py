@@ -15,7 +15,7 @@ import disttrain
 from disttrain.backends import open_backend
 from disttrain.config import TrainConfig, default_cache_dir
 from disttrain.engine import Engine
-from disttrain.errors import DataError, DisttrainError, PeerError, UsageError
+from disttrain.errors import DataError, PeerError, UsageError
 from disttrain.header import read_header
 from disttrain.makedata import SAMPLE_ROWS, make_sample
 from disttrain.model import build_model, num_dense_weights
@@ -43,13 +43,12 @@ def run_training(config: TrainConfig, environ: Mapping[str, str]) -> None:
     try:
         with ExitStack() as stack:
             _Run(config, environ, backend, stack).train()
-    except DisttrainError:
-        raise
     except Exception as error:
         if backend.lost_peer(error):
             raise PeerError("another worker ended; what it said stands above, if it could say anything") from error
         raise
-    backend.close()
+    finally:
+        backend.close()
 
 
 class _Run:

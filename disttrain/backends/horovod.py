@@ -6,6 +6,7 @@ Only Horovod's TensorFlow collectives are used; its Keras layer predates Keras 3
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -23,6 +24,8 @@ from disttrain.backends.devices import configure_devices
 from disttrain.world import World
 
 T = TypeVar("T")
+
+LEAVE_TIMEOUT_S = 5.0
 
 
 class HorovodBackend:
@@ -42,7 +45,7 @@ class HorovodBackend:
         Workers match their all-reduces by name, and different graphs (a full step here, a short one there) must meet
         in one: so the name is fixed and its scope ignored.
         """
-        summed = hvd.allreduce(flat, op=hvd.Sum, name="gradients", ignore_name_scope=True)
+        summed = hvd.allreduce(flat, op=hvd.Sum, name="disttrain_gradients", ignore_name_scope=True)
         summed.set_shape(flat.shape)
         return summed
 
@@ -65,5 +68,7 @@ class HorovodBackend:
         return isinstance(error, tf.errors.OpError) and "Horovod" in str(error.message)
 
     def close(self) -> None:
-        """Leaves the group; safe to call twice."""
-        hvd.shutdown()
+        """Leaves the group, so that the others stop waiting for this worker; safe to call twice."""
+        leaving = threading.Thread(target=hvd.shutdown, name="horovod-shutdown", daemon=True)
+        leaving.start()
+        leaving.join(LEAVE_TIMEOUT_S)  # where a peer is gone, shutting down can wait for it for ever
