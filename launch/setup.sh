@@ -13,8 +13,8 @@ nothing the next time, until a version changes.
                where nvidia-smi finds a GPU)
 
 environment:
-  PYTHON       the Python to use, 3.10 to 3.13 (default: the first that serves
-               of python3, python3.13, ... python3.10)"
+  PYTHON       the Python to use, 3.10 to 3.13 (default: that of .venv, else the
+               first that serves of python3, python3.13, ... python3.10)"
 fail() {
   echo "setup: $*" >&2
   exit 2
@@ -34,22 +34,26 @@ for argument; do
 done
 
 # The first Python that is of a supported version.
-for python in ${PYTHON:-python3 python3.13 python3.12 python3.11 python3.10 none}; do
+candidates=("$venv/bin/python" python3 python3.13 python3.12 python3.11 python3.10)
+if [ -n "${PYTHON:-}" ]; then candidates=("$PYTHON"); fi
+for python in "${candidates[@]}" ''; do
   if "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null; then break; fi
-  [ "$python" != "${PYTHON:-none}" ] || fail "disttrain needs Python 3.10 to 3.13, and ${PYTHON:-python3} is" \
+  [ -n "$python" ] || fail "disttrain needs Python 3.10 to 3.13, and ${PYTHON:-python3} is" \
     "$("${PYTHON:-python3}" --version 2>/dev/null || echo not there); install it (apt-get install python3 python3-venv) or name one in PYTHON"
 done
 
 # What the environment is made of: up to date if .venv was made of the same and holds the sections that are wanted.
-made_of=$("$python" - "$root" <<'END'
+{ read -r base && read -r made_of; } < <("$python" - "$root" <<'END'
 import hashlib, pathlib, platform, sys, sysconfig
 root = pathlib.Path(sys.argv[1])
 names = ("launch/constraints.txt", "launch/setup.sh", "pyproject.toml")
 digest = lambda *parts: hashlib.sha256(b"\0".join(parts)).hexdigest()
-place = digest(str(root).encode(), sys.executable.encode())
+print(sys._base_executable)
+place = digest(str(root).encode(), sys.base_prefix.encode())
 print(platform.python_version(), sysconfig.get_platform(), place, digest(*((root / name).read_bytes() for name in names)))
 END
 )
+if [ "$python" = "$venv/bin/python" ]; then python=$base; fi # what .venv was made with can make it anew
 stamp=$venv/disttrain-setup
 { read -r had_made_of && read -r had_sections; } 2>/dev/null <"$stamp" || had_made_of='' had_sections=''
 missing=0
@@ -63,6 +67,7 @@ if [ "${had_made_of% *}" != "${made_of% *}" ] || [[ $sections == *" tensorflow "
     fail "$python cannot make environments; run: apt-get install $("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
   echo "Making .venv with $("$python" --version)"
   "$python" -m venv --clear "$venv"
+  [[ $sections != *" all "* ]] || wanted+=(all)
   sections=" ${wanted[*]} "
 fi
 if [[ $sections != *" tensorflow"* ]]; then
