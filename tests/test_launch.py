@@ -224,13 +224,11 @@ def test_another_environment_takes_the_wheel_that_is_kept(tmp_path: Path) -> Non
         if not package.name.startswith("horovod") and not (other / package.name).exists():
             (other / package.name).symlink_to(package)
     python = tmp_path / "other/bin/python"
-    started = time.monotonic()
     first = run(ROOT / "launch/install-horovod.sh", python)
     assert first.returncode == 0, first.stderr
     assert "Building" not in first.stdout
     assert "over Gloo" in first.stdout
     assert (other / "horovod").is_dir()
-    assert time.monotonic() - started < 120
     second = run(ROOT / "launch/install-horovod.sh", python)
     assert second.stdout.endswith("is installed\n")
     assert second.stdout.count("\n") == 1
