@@ -26,10 +26,13 @@ PEER_GRACE_S = 2.0
 
 TRAIN = "Trains a Keras model on a CSV, one worker or many: horovodrun -np 4 python -m disttrain --data FILE"
 MAKE_DATA = "Writes regression data as CSV: one feature gives y = x, more give a smooth function of them."
-EPILOG = """Every option is also read from the environment as DISTTRAIN_NAME (DISTTRAIN_BATCH_SIZE=500) and from the
-TOML file of --config (batch_size = 500); the command line wins over the environment, and that over the file.
+EPILOG = """Every option is also read from the environment as DISTTRAIN_NAME (DISTTRAIN_BATCH_SIZE=500)
+and from the TOML file of --config (batch_size = 500). The command line wins over the environment,
+and the environment over the file.
+
 Exit codes: 2 usage, 3 data, 4 storage, 5 non-finite loss, 6 another worker failed, 130 interrupted.
-Other commands: disttrain make-data FILE; see disttrain make-data --help."""
+
+disttrain make-data FILE writes data to train on; see disttrain make-data --help."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 # The network, batch and epochs of the job that disttrain was made for.
 JOB_HIDDEN = (16, 8)
@@ -33,11 +33,17 @@ def whole_number(value: Any) -> Any:
         number = float(value)
     except (TypeError, ValueError):
         return value
-    return int(number) if number.is_integer() and not isinstance(value, bool) else value
+    return int(number) if number.is_integer() else value
+
+
+def written_out(value: Any) -> Any:
+    r"""A tab for the two characters `\t`, which are easier to type; anything else as it is."""
+    return "\t" if value == "\\t" else value
 
 
 Words = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
 Widths = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(split_commas)]
+Delimiter = Annotated[str, BeforeValidator(written_out)]
 Count = Annotated[int, BeforeValidator(whole_number), Field(ge=1)]
 
 
@@ -59,6 +65,14 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _switches_are_for_switches(cls, value: Any, info: ValidationInfo) -> Any:
+        """Else TOML's `true` would be the number 1."""
+        if isinstance(value, bool) and info.field_name and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError("expected a value, not true or false")
+        return value
+
 
 class TrainConfig(Settings):
     """The options of a training run."""
@@ -75,7 +89,7 @@ class TrainConfig(Settings):
     header: Literal["auto", "yes", "no"] = option(
         "data", "whether the first line names the columns; without one they are called 0, 1, …", "auto"
     )
-    delimiter: str = option("data", "the character between two fields", ",", min_length=1, max_length=1)
+    delimiter: Delimiter = option("data", "the character between two fields; \\t for a tab", ",")
 
     model: str | None = option(
         "model",
@@ -91,7 +105,7 @@ class TrainConfig(Settings):
     epochs: Count = option("training", "passes over the data", JOB_EPOCHS)
     batch_size: Count = option("training", "rows that one shard gives to a step", JOB_BATCH_ROWS)
     num_shards: Count | None = option(
-        "training", "shards of the data; batch size × shards is the global batch. Default: one for each worker", None
+        "training", "shards of the data; batch size x shards is the global batch. Default: one for each worker", None
     )
     seed: int = option("training", "of the initial weights and of everything random", 0, ge=0, lt=2**32)
     steps_per_execution: Count | None = option(
@@ -107,6 +121,17 @@ class TrainConfig(Settings):
         None,
     )
 
+    sync_every: Count = option(
+        "training",
+        "steps that each worker takes alone before all average their weights (local SGD); 1 averages every gradient",
+        1,
+    )
+    callbacks: str | None = option(
+        "training",
+        "your own Keras callbacks, as package.module:function, which returns a list and may take rank. Default: none",
+        None,
+    )
+
     output: Path | None = option(
         "output", "directory for model, history and metrics. Default: runs/NAME-TIME, after the data's name", None
     )
@@ -118,8 +143,7 @@ class TrainConfig(Settings):
     @field_validator("delimiter")
     @classmethod
     def _delimiter_is_one_plain_byte(cls, value: str) -> str:
-        value = {"\\t": "\t"}.get(value, value)
-        if not value.isascii() or value.isalnum() or value in '"\n\r+-. _':
+        if len(value) != 1 or not value.isascii() or value.isalnum() or value in "\"'\n\r+-.":
             raise ValueError("must be one ASCII character that no number holds, such as ',' ';' '|' or a tab")
         return value
 
@@ -133,9 +157,9 @@ class TrainConfig(Settings):
                 raise ValueError(f"{name} names a column twice: {', '.join(words)}")
         return self
 
-    @field_validator("model")
+    @field_validator("model", "callbacks")
     @classmethod
-    def _model_is_module_and_function(cls, value: str | None) -> str | None:
+    def _is_module_and_function(cls, value: str | None) -> str | None:
         if value is not None and not all(part.isidentifier() for part in value.replace(":", ".").split(".")):
             raise ValueError("must look like package.module:function")
         if value is not None and value.count(":") != 1:
@@ -146,7 +170,7 @@ class TrainConfig(Settings):
 class MakeDataConfig(Settings):
     """The options of `disttrain make-data`."""
 
-    file: Path = Field(description="CSV to write", json_schema_extra={"positional": True})
+    file: str = Field(description="CSV to write", json_schema_extra={"positional": True})
     rows: Count = option("recipe", "data lines, such as 1000000 or 500e6", 1_000_000)
     features: Count = option("recipe", "feature columns; y is a smooth function of them (of one: y = x)", 1)
     noise: float = option("recipe", "standard deviation of the Gaussian noise on y", 0.0, ge=0, allow_inf_nan=False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -12,33 +13,49 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from disttrain.errors import UsageError
+from disttrain.local_sgd import WeightAverager
 from disttrain.optimizer import AllReduceOptimizer
 from disttrain.world import Backend
 
 Floats = npt.NDArray[np.float32]
 Totals = list[npt.NDArray[np.float64]]
 
+# A call that takes longer is cut into shorter ones, so that progress, callbacks and Ctrl-C are not kept waiting.
+CALL_TARGET_S = 0.5
+
 
 class Engine:
     """Runs supersteps of a compiled Keras model on this worker's part of each global batch.
 
-    With a backend that fuses steps, a superstep is one XLA program with the loop over its steps inside; otherwise the
-    loop is a graph with one all-reduce in every step. The short step at the end of an epoch always runs as a graph:
-    it comes once an epoch, and compiling its shape would take longer than running it.
+    With a backend that fuses steps, or with `sync_every` above 1, a superstep is one XLA program with the loop over
+    its steps inside; otherwise the loop is a graph with one all-reduce in every step. The short step at the end of an
+    epoch always runs as a graph: it comes once an epoch, and compiling its shape would take longer than running it.
     """
 
-    def __init__(self, model: keras.Model, backend: Backend, num_features: int) -> None:
-        """Builds the model's variables, optimizer and metrics on this worker alone; `synchronize` follows."""
+    def __init__(self, model: keras.Model, backend: Backend, num_features: int, sync_every: int = 1) -> None:
+        """Builds the model's variables, optimizer and metrics on this worker alone; `synchronize` follows.
+
+        Args:
+            model: takes float32 [rows, num_features].
+            backend: averages over the workers.
+            num_features: columns of a row that are no targets.
+            sync_every: steps that each worker takes alone before weights are averaged (see local_sgd.py); 1 averages
+                the gradients of every step.
+        """
         self.model = model
-        self._num_features = num_features
         self._backend = backend
+        self._num_features = num_features
         self._alone = backend.world.size == 1
-        self._is_leader = backend.world.is_leader
         self._sums_over_rows = getattr(model.loss, "reduction", None) == "sum"
-        self._optimizer = AllReduceOptimizer(model.optimizer, None if self._alone else backend.reduce)
+        self._sync_every = sync_every if not self._alone else 1
+        reduces = not self._alone and sync_every == 1
+        self._shares_gradient = reduces
+        self._optimizer = AllReduceOptimizer(model.optimizer, backend.reduce if reduces else None)
         self._capacity = {"train": 0, "evaluate": 0}
+        self._steps_per_call: int | None = None
         _build(model, num_features)
-        self._train = _Compiled(self._train_steps, backend.fuses_steps)
+        self._averager = WeightAverager(backend, [*model.trainable_variables, *model.optimizer.variables])
+        self._train = _Compiled(self._train_steps, backend.fuses_steps or not reduces)
         self._train_short = tf.function(self._train_short_step)
         self._evaluate = _Compiled(self._evaluate_steps, True)
         self._evaluate_short = tf.function(self._evaluate_steps)
@@ -68,35 +85,49 @@ class Engine:
 
     def compile(self, shape: tuple[int, int, int], *, training: bool) -> None:
         """Compiles the superstep of full batches, float32 [steps, rows_per_step, columns], without taking a step."""
-        data = tf.zeros(shape)
+        data, none = tf.zeros(shape), tf.constant(0)
         if training:
             self._capacity["train"] = shape[0]
-            self._train(data, tf.constant(0), tf.zeros(shape[:1]))
+            self._train(data, none, none, tf.zeros(shape[:1]))
+            if self._sync_every > 1:
+                self._averager.average.get_concrete_function(tf.TensorSpec(shape[:1], tf.float32))
         else:
             self._capacity["evaluate"] = shape[0]
-            self._evaluate(data, tf.constant(0))
+            self._evaluate(data, none)
 
-    def train(self, data: Floats, global_rows: npt.NDArray[np.int64], *, full: bool) -> Floats:
+    def train(
+        self, data: Floats, global_rows: npt.NDArray[np.int64], *, full: bool, steps_per_call: int | None = None
+    ) -> Iterator[Floats]:
         """Takes one optimizer step for each of `data`'s batches.
 
         Args:
             data: float32 [steps, rows_per_step, columns], features before targets.
             global_rows: int64 [steps], the rows that all workers together give to each step.
             full: whether every held shard gives a whole batch, so that the shape is the compiled one.
+            steps_per_call: steps of one compiled call; None for as many as CALL_TARGET_S allows.
 
-        Returns:
-            The global batch's loss before each update, float32 [steps].
+        Yields:
+            For each compiled call, its steps' losses of the global batch before each update, float32 [steps].
         """
         num_steps, num_rows, _ = data.shape
-        shares = self._shares(num_rows, global_rows)
-        run = self._train if full else self._train_short
-        losses, states = run(
-            tf.constant(self._fill(data, "train") if full else data),
-            tf.constant(num_steps),
-            tf.constant(self._fill(shares.astype(np.float32), "train") if full else shares, tf.float32),
-        )
-        self._add(states)
-        return np.asarray(losses.numpy()[:num_steps])
+        shares = self._shares(num_rows, global_rows).astype(np.float32)
+        if not full:
+            losses, states = self._train_short(tf.constant(data), tf.constant(shares))
+            self._add(states)
+            yield self._synced(losses, shares).numpy()
+            return
+        batches, weights = tf.constant(self._fill(data, "train")), tf.constant(self._fill(shares, "train"))
+        start = 0
+        while start < num_steps:
+            stop = min(start + self._call_length(steps_per_call, num_steps), num_steps)
+            begun_s = time.perf_counter()
+            losses, states = self._train(batches, tf.constant(start), tf.constant(stop), weights)
+            losses = self._synced(losses, weights).numpy()[start:stop]
+            self._steps_per_call = max(1, int(CALL_TARGET_S / (time.perf_counter() - begun_s) * (stop - start)))
+            if stop == num_steps:
+                self._add(states)
+            start = stop
+            yield losses
 
     def evaluate(self, data: Floats, global_rows: npt.NDArray[np.int64], *, full: bool) -> float:
         """The sum, over `data`'s batches, of this worker's part of the loss times the rows in the global batch."""
@@ -110,9 +141,22 @@ class Engine:
     def average_state(self) -> None:
         """Averages over the workers what training changed besides weights: the statistics of batch normalization."""
         for variable in self.model.non_trainable_variables:
-            if not self._alone and np.issubdtype(variable.dtype, np.floating):
+            if not self._alone and np.issubdtype(np.dtype(variable.dtype), np.floating):
                 total = self._backend.sum(np.asarray(variable.numpy(), np.float64))
                 variable.assign(total / self._backend.world.size)
+
+    def finalize(self) -> None:
+        """After the last epoch, what Keras's `fit` does there: weights become their averages under `use_ema`."""
+        self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+
+    def _call_length(self, wanted: int | None, num_steps: int) -> int:
+        if self._sync_every > 1:
+            return self._sync_every
+        return wanted or self._steps_per_call or num_steps
+
+    def _synced(self, losses: tf.Tensor, shares: Any) -> tf.Tensor:
+        """With local steps, averages the weights now and makes the workers' own losses those of the global batch."""
+        return losses if self._sync_every == 1 else self._averager.average(losses * shares)
 
     def _shares(self, num_rows: int, global_rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """This worker's part of each step's loss: its part of the rows, or all where the loss is a sum over rows."""
@@ -134,27 +178,33 @@ class Engine:
     def _split(self, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return rows[:, : self._num_features], rows[:, self._num_features :]  # [rows, features], [rows, targets]
 
-    def _train_steps(
-        self, data: tf.Tensor, num_steps: tf.Tensor, shares: tf.Tensor
-    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        self.model.reset_metrics()
-        losses = tf.TensorArray(tf.float32, size=tf.shape(data)[0], element_shape=())
-        i = tf.constant(0)
-        while i < num_steps:  # not tf.range, whose length XLA makes a constant: one compilation for every length
-            loss, gradients = self._gradients(data[i], shares[i])
-            losses = losses.write(i, self._apply(gradients, loss))
-            i += 1
-        return losses.stack(), [tf.identity(v.value) for v in self.model.metrics_variables]
+    def _states(self) -> list[tf.Tensor]:
+        return [tf.identity(v.value) for v in self.model.metrics_variables]
 
-    def _train_short_step(
-        self, data: tf.Tensor, num_steps: tf.Tensor, shares: tf.Tensor
+    def _train_steps(
+        self, data: tf.Tensor, start: tf.Tensor, stop: tf.Tensor, shares: tf.Tensor
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Steps [start, stop) of a superbatch; the metrics' states are those since its step 0."""
+        for variable in self.model.metrics_variables:
+            variable.assign(tf.where(start > 0, variable.value, tf.zeros_like(variable.value)))
+        losses = tf.TensorArray(tf.float32, size=tf.shape(data)[0], element_shape=())
+        step = start
+        while step < stop:  # not tf.range, whose length XLA makes a constant: one compilation for every length
+            loss, gradients = self._gradients(data[step], shares[step])
+            losses = losses.write(step, self._apply(gradients, loss))
+            step += 1
+        return losses.stack(), self._states()
+
+    def _train_short_step(self, data: tf.Tensor, shares: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """One step in which this worker may have no row at all; it then still takes part in the all-reduce."""
-        del num_steps
         self.model.reset_metrics()
-        loss, gradients = self._gradients(data[0], shares[0]) if data.shape[1] else self._no_gradients(shares[0])
-        loss = self._apply(gradients, loss)
-        return loss[tf.newaxis], [tf.identity(v.value) for v in self.model.metrics_variables]
+        has_rows = data.shape[1] > 0
+        loss, gradients = self._gradients(data[0], shares[0]) if has_rows else self._no_gradients(shares[0])
+        if has_rows or self._shares_gradient:
+            loss = self._apply(gradients, loss)
+        else:
+            self.model.optimizer.iterations.assign_add(1)
+        return loss[tf.newaxis], self._states()
 
     def _gradients(self, rows: tf.Tensor, share: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """This worker's part of the loss and of its gradients: its own mean times its share of the rows."""
@@ -163,15 +213,14 @@ class Engine:
         with tf.GradientTape() as tape:
             predictions = model(x, training=True)
             loss = model.compute_loss(x, y, predictions, None, training=True)
-            if self._sums_over_rows and not self._is_leader:
-                loss = loss - sum(model.losses)  # regularization counts once in a sum; rank 0 has rows in every step
-            if not self._alone:
+            if self._shares_gradient:
+                if self._sums_over_rows and not self._backend.world.is_leader:
+                    loss = loss - sum(model.losses)  # regularization counts once; rank 0 has rows in every step
                 loss = loss * tf.cast(share, loss.dtype)
             objective = model.optimizer.scale_loss(loss)
+        unconnected = tf.UnconnectedGradients.ZERO if self._shares_gradient else tf.UnconnectedGradients.NONE
         gradients = tape.gradient(
-            objective,
-            [v.value for v in model.trainable_variables],
-            unconnected_gradients=tf.UnconnectedGradients.NONE if self._alone else tf.UnconnectedGradients.ZERO,
+            objective, [v.value for v in model.trainable_variables], unconnected_gradients=unconnected
         )
         model.compute_metrics(x, y, predictions)
         return tf.cast(loss, tf.float32), gradients
@@ -187,15 +236,15 @@ class Engine:
         model = self.model
         model.reset_metrics()
         losses = tf.TensorArray(tf.float32, size=tf.shape(data)[0], element_shape=())
-        i = tf.constant(0)
-        while i < num_steps:
-            x, y = self._split(data[i])
+        step = tf.constant(0)
+        while step < num_steps:
+            x, y = self._split(data[step])
             predictions = model(x, training=False)
             loss = model.compute_loss(x, y, predictions, None, training=False)
             model.compute_metrics(x, y, predictions)
-            losses = losses.write(i, tf.cast(loss, tf.float32))
-            i += 1
-        return losses.stack(), [tf.identity(v.value) for v in model.metrics_variables]
+            losses = losses.write(step, tf.cast(loss, tf.float32))
+            step += 1
+        return losses.stack(), self._states()
 
 
 class _Compiled:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+import itertools
 
 import keras
 
 from disttrain.config import TrainConfig
 from disttrain.errors import UsageError
+from disttrain.user_code import call_user_function
 
 COMPILE_OPTIONS = ("loss", "metrics", "learning_rate")
 
@@ -49,7 +45,7 @@ def dense_network(num_features: int, hidden: tuple[int, ...], num_targets: int) 
 def num_dense_weights(num_features: int, hidden: tuple[int, ...], num_targets: int) -> int:
     """Weights of the dense network, its biases included."""
     widths = (num_features, *hidden, num_targets)
-    return sum((fan_in + 1) * fan_out for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True))
+    return sum((fan_in + 1) * fan_out for fan_in, fan_out in itertools.pairwise(widths))
 
 
 def _compile(model: keras.Model, config: TrainConfig) -> None:
@@ -65,34 +61,11 @@ def _compile(model: keras.Model, config: TrainConfig) -> None:
                     f"{option} {word}: Keras knows no such name; examples are mae, mse, mean_absolute_percentage_error "
                     "(for your own, compile the model that --model returns)"
                 ) from None
-    model.compile(
-        optimizer=keras.optimizers.Adam(config.learning_rate), loss=config.loss, metrics=list(config.metrics)
-    )
+    model.compile(optimizer=keras.optimizers.Adam(config.learning_rate), loss=config.loss, metrics=list(config.metrics))
 
 
 def _own_model(target: str, num_features: int, num_targets: int) -> keras.Model:
-    module_name, function_name = target.split(":")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)  # as `python -m` does, so that the installed command finds the same modules
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UsageError(f"--model {target}: {module_name} cannot be imported: {error}") from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        there = sorted(name for name, value in vars(module).items() if inspect.isfunction(value))
-        raise UsageError(
-            f"--model {target}: {module_name} has no function {function_name}; it has {', '.join(there) or 'none'}"
-        )
-    model = function(**_accepted(function, num_features=num_features, num_targets=num_targets))
+    model = call_user_function("--model", target, num_features=num_features, num_targets=num_targets)
     if not isinstance(model, keras.Model):
         raise UsageError(f"--model {target}: returned {type(model).__name__}, expected a keras.Model")
     return model
-
-
-def _accepted(function: Callable[..., Any], **values: int) -> dict[str, int]:
-    parameters = inspect.signature(function).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return values
-    names = {parameter.name for parameter in parameters}
-    return {name: value for name, value in values.items() if name in names}

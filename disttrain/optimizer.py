@@ -33,15 +33,17 @@ class AllReduceOptimizer:
         used = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
         tensors = [tf.convert_to_tensor(g) for g, _ in used]
         if self._reduce is not None:
-            *tensors, loss = _unflatten(self._reduce(_flatten([*tensors, loss])), [*tensors, loss])
+            *tensors, loss = unflatten(self._reduce(flatten([*tensors, loss])), [*tensors, loss])
         self.inner.apply(tensors, [v for _, v in used])
         return loss
 
 
-def _flatten(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+def flatten(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """All elements of all tensors as one float32 vector."""
     return tf.concat([tf.reshape(tf.cast(t, tf.float32), [-1]) for t in tensors], axis=0)  # [number of all elements]
 
 
-def _unflatten(flat: tf.Tensor, like: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+def unflatten(flat: tf.Tensor, like: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """The parts of such a vector, with the shapes and dtypes of the tensors that it was made of."""
     parts = tf.split(flat, [t.shape.num_elements() for t in like])
     return [tf.cast(tf.reshape(part, t.shape), t.dtype) for part, t in zip(parts, like, strict=True)]

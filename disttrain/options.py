@@ -53,9 +53,7 @@ def build_parser(settings: type[Settings], prog: str, description: str, epilog: 
     return parser
 
 
-def load(
-    settings: type[S], parser: argparse.ArgumentParser, arguments: Sequence[str], environ: Mapping[str, str]
-) -> S:
+def load(settings: type[S], parser: argparse.ArgumentParser, arguments: Sequence[str], environ: Mapping[str, str]) -> S:
     """The settings that flags, environment, TOML file and defaults give together, the first of these winning.
 
     Raises:
@@ -80,7 +78,7 @@ def load(
 
 
 def _help_formatter(prog: str) -> argparse.HelpFormatter:
-    return argparse.HelpFormatter(prog, max_help_position=30, width=110)
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=110)
 
 
 def _flag(name: str) -> str:
@@ -115,7 +113,7 @@ def _from_toml(settings: type[Settings], path: str | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        values: dict[str, Any] = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"--config {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -39,7 +39,7 @@ class Layout:
         assert self.num_columns > 0, "a layout takes at least one column"
 
 
-class ParseFault(Exception):  # noqa: N818 - a located finding; the caller adds file and line and raises a DataError
+class ParseFault(Exception):  # a located finding; the caller adds file and line and raises a DataError
     """A row that is not what the layout expects.
 
     `kind`: "fields" (too few or too many), "text" (no number where one is wanted), "empty" (nothing where a number is

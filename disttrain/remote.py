@@ -193,7 +193,7 @@ class _Store:
 
 def _filesystem(url: str) -> tuple[Any, str]:
     """The fsspec filesystem of a URL, and the path in it."""
-    from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+    from fsspec.core import url_to_fs
 
     protocol = url.split("://", 1)[0].split("::")[-1]
     try:

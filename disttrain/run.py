@@ -13,18 +13,21 @@ from rich.console import Console
 
 import disttrain
 from disttrain.backends import open_backend
+from disttrain.callbacks import build_callbacks
 from disttrain.config import TrainConfig, default_cache_dir
 from disttrain.engine import Engine
 from disttrain.errors import DataError, PeerError, UsageError
 from disttrain.header import read_header
 from disttrain.makedata import SAMPLE_ROWS, make_sample
 from disttrain.model import build_model, num_dense_weights
+from disttrain.plan import Pass, steps_per_superbatch
 from disttrain.reporting.progress import ProgressReporter, SilentReporter, show_rate, show_values
 from disttrain.reporting.results import RunDirectory, default_directory
+from disttrain.sharding import shards_of_rank
 from disttrain.shared_index import shared_index
 from disttrain.source import Source, choose_columns
 from disttrain.storage import open_reader
-from disttrain.trainer import EpochResult, Pass, Trainer, plan_pass
+from disttrain.trainer import EpochResult, Trainer
 from disttrain.world import Backend, together
 
 SMALL_MODEL_WEIGHTS = 100_000
@@ -71,10 +74,14 @@ class _Run:
             self.backend, lambda: self._prepare(training_source, validation_source, num_shards)
         )
         engine.synchronize()
+        callbacks = together(
+            self.backend,
+            lambda: build_callbacks(config.callbacks, world, engine.model, config.epochs, training.num_steps),
+        )
         directory = together(self.backend, lambda: self._directory(data))
         reporter = self._reporter(directory, training)
         self._announce(data, training)
-        trainer = Trainer(engine, self.backend, reporter, training, validation)
+        trainer = Trainer(engine, self.backend, reporter, callbacks, training, validation)
         seconds = trainer.compile()
         self.console.print(f"Compiled the superstep in {seconds:.1f} s")
         try:
@@ -127,13 +134,19 @@ class _Run:
             raise DataError(
                 f"{source.url}: {source.num_rows} rows cannot give each of {num_shards} shards one; use fewer workers"
             )
-        training = plan_pass(source, num_shards, config.batch_size, config.steps_per_execution)
-        validation = None
-        if validation_source is not None:
-            validation = plan_pass(validation_source, num_shards, config.batch_size, config.steps_per_execution)
+        training = self._plan(source, num_shards)
+        validation = self._plan(validation_source, num_shards) if validation_source is not None else None
         num_features = len(source.feature_names)
         model = build_model(config, num_features, len(source.target_names))
-        return Engine(model, self.backend, num_features), training, validation
+        return Engine(model, self.backend, num_features, config.sync_every), training, validation
+
+    def _plan(self, source: Source, num_shards: int) -> Pass:
+        config = self.config
+        most_held = len(shards_of_rank(num_shards, self.backend.world.size, 0))
+        steps = steps_per_superbatch(
+            source, most_held, config.batch_size, config.steps_per_execution, multiple_of=config.sync_every
+        )
+        return Pass(source, num_shards, config.batch_size, steps)
 
     def _directory(self, data: str) -> RunDirectory | None:
         if not self.backend.world.is_leader:

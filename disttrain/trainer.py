@@ -3,68 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from keras.callbacks import CallbackList
 
 from disttrain.engine import Engine
 from disttrain.errors import NonFiniteError
 from disttrain.parsing import compile_kernels
-from disttrain.sharding import num_full_steps, num_steps, rows_in_step, shards_of_rank
-from disttrain.source import Source
-from disttrain.stream import Superbatch, superbatches
+from disttrain.plan import Pass
+from disttrain.sharding import shards_of_rank
+from disttrain.stream import Superbatch
 from disttrain.world import Backend
-
-# A superbatch of 2 MiB is about 1,000 steps of the job: 18 ms of work for one trip from Python into TensorFlow.
-SUPERBATCH_BYTES = 2 << 20
-MAX_STEPS_PER_EXECUTION = 4096
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One way through one file: the same shards and steps in every epoch."""
-
-    source: Source
-    num_shards: int
-    batch_size: int
-    steps_per_execution: int
-
-    @property
-    def num_steps(self) -> int:
-        """Steps of an epoch, the same on every rank."""
-        return num_steps(self.source.num_rows, self.num_shards, self.batch_size)
-
-    def stream(self, shards: range) -> AbstractContextManager[Iterator[Superbatch]]:
-        """The superbatches of these shards, read ahead; stops its threads when left."""
-        return superbatches(
-            self.source,
-            shards=shards,
-            num_shards=self.num_shards,
-            batch_size=self.batch_size,
-            steps_per_superbatch=min(self.steps_per_execution, self.num_steps),
-        )
-
-    def global_rows(self, first_step: int, count: int) -> npt.NDArray[np.int64]:
-        """Rows in the global batch of each of `count` steps, int64 [count]."""
-        rows = np.full(count, self.num_shards * self.batch_size, np.int64)
-        num_full = num_full_steps(self.source.num_rows, self.num_shards, self.batch_size)
-        for step in range(max(first_step, num_full), first_step + count):
-            rows[step - first_step] = rows_in_step(self.source.num_rows, self.num_shards, self.batch_size, step)
-        return rows
-
-    def full_shape(self, shards: range) -> tuple[int, int, int] | None:
-        """The shape of these shards' full superbatches, or None if the file is too short to give one."""
-        num_full = num_full_steps(self.source.num_rows, self.num_shards, self.batch_size)
-        steps = min(self.steps_per_execution, self.num_steps, num_full)
-        return (steps, len(shards) * self.batch_size, self.source.num_columns) if steps else None
-
-    def is_full(self, shards: range, superbatch: Superbatch) -> bool:
-        """Whether each of these shards gives a whole batch to each of the superbatch's steps."""
-        return superbatch.data.shape[1] == len(shards) * self.batch_size and len(shards) > 0
 
 
 @dataclass(frozen=True)
@@ -95,22 +47,42 @@ class Reporter(Protocol):
         """The epoch's training and validation are done."""
 
 
-def plan_pass(source: Source, num_shards: int, batch_size: int, steps_per_execution: int | None) -> Pass:
-    """The pass over a file, with as many steps to a superstep as the options say or the batch's bytes allow."""
-    bytes_per_step = batch_size * num_shards * source.layout.num_columns * 4
-    automatic = min(max(SUPERBATCH_BYTES // bytes_per_step, 1), MAX_STEPS_PER_EXECUTION)
-    return Pass(source, num_shards, batch_size, steps_per_execution or automatic)
+@dataclass
+class _Progress:
+    """What an epoch has come to so far, over all workers."""
+
+    steps: int = 0
+    rows: int = 0
+    loss_sum: float = 0.0
+
+    def add(self, losses: npt.NDArray[np.float32], global_rows: npt.NDArray[np.int64]) -> None:
+        """Counts steps with these losses, float32 [steps], and rows, int64 [steps]."""
+        self.steps += len(losses)
+        self.rows += int(global_rows.sum())
+        self.loss_sum += float(np.dot(losses.astype(np.float64), global_rows))
+
+    @property
+    def loss(self) -> float:
+        """The mean loss of the rows so far."""
+        return self.loss_sum / self.rows
 
 
 class Trainer:
     """Trains and validates, epoch after epoch, on this worker's shards."""
 
     def __init__(
-        self, engine: Engine, backend: Backend, reporter: Reporter, training: Pass, validation: Pass | None
+        self,
+        engine: Engine,
+        backend: Backend,
+        reporter: Reporter,
+        callbacks: CallbackList,
+        training: Pass,
+        validation: Pass | None,
     ) -> None:
         self._engine = engine
         self._backend = backend
         self._reporter = reporter
+        self._callbacks = callbacks
         self._training = training
         self._validation = validation
         world = backend.world
@@ -127,43 +99,61 @@ class Trainer:
         return time.perf_counter() - begun_s
 
     def run(self, epochs: int) -> list[EpochResult]:
-        """All epochs' results, the same on every worker.
+        """All epochs' results, the same on every worker; fewer than `epochs` where a callback stops the training.
+
+        Callbacks see each superstep as one batch, whose number is that of its last step, as with Keras's own
+        `steps_per_execution`.
 
         Raises:
             NonFiniteError: when a step's loss is NaN or infinite, on every worker at the same step.
         """
         results = []
+        self._engine.model.stop_training = False
+        self._callbacks.on_train_begin()
         for epoch in range(1, epochs + 1):
-            result = self._epoch(epoch)
-            self._reporter.epoch_ends(result)
-            results.append(result)
+            results.append(self._epoch(epoch))
+            if self._engine.model.stop_training:
+                break
+        self._engine.finalize()
+        self._callbacks.on_train_end(results[-1].values)
         return results
 
     def _epoch(self, epoch: int) -> EpochResult:
         self._reporter.epoch_begins(epoch)
+        self._callbacks.on_epoch_begin(epoch - 1)
         begun_s = time.perf_counter()
         self._engine.reset_totals()
-        loss_sum, rows = 0.0, 0
+        progress = _Progress()
         with self._training.stream(self._shards) as stream:
             for superbatch in stream:
-                count = superbatch.num_steps
-                global_rows = self._training.global_rows(superbatch.first_step, count)
-                full = self._training.is_full(self._shards, superbatch)
-                losses = self._engine.train(superbatch.data, global_rows, full=full)
-                _check_finite(losses, epoch, superbatch.first_step)
-                loss_sum += float(np.dot(losses.astype(np.float64), global_rows))
-                rows += int(global_rows.sum())
-                self._reporter.steps_done(superbatch.first_step + count, rows, loss_sum / rows)
+                self._train_on(superbatch, progress, epoch)
         totals = [self._backend.sum(total) for total in self._engine.totals]
         seconds = time.perf_counter() - begun_s
-        values = {"loss": loss_sum / rows, **self._engine.metrics_from(totals)}
+        values = {"loss": progress.loss, **self._engine.metrics_from(totals)}
         self._engine.average_state()
         values.update({f"val_{name}": value for name, value in self._validate().items()})
-        return EpochResult(epoch, values, rows, seconds)
+        self._callbacks.on_epoch_end(epoch - 1, values)
+        result = EpochResult(epoch, values, progress.rows, seconds)
+        self._reporter.epoch_ends(result)
+        return result
+
+    def _train_on(self, superbatch: Superbatch, progress: _Progress, epoch: int) -> None:
+        global_rows = self._training.global_rows(superbatch.first_step, superbatch.num_steps)
+        full = self._training.is_full(self._shards, superbatch)
+        supersteps = self._engine.train(superbatch.data, global_rows, full=full)
+        done = 0
+        self._callbacks.on_train_batch_begin(progress.steps)
+        for losses in supersteps:
+            _check_finite(losses, epoch, progress.steps)
+            progress.add(losses, global_rows[done : done + len(losses)])
+            done += len(losses)
+            self._reporter.steps_done(progress.steps, progress.rows, progress.loss)
+        self._callbacks.on_train_batch_end(progress.steps - 1, {"loss": progress.loss})
 
     def _validate(self) -> dict[str, float]:
         if self._validation is None:
             return {}
+        self._callbacks.on_test_begin()
         self._engine.reset_totals()
         loss_sum = 0.0
         with self._validation.stream(self._shards) as stream:
@@ -174,7 +164,9 @@ class Trainer:
                     loss_sum += self._engine.evaluate(superbatch.data, global_rows, full=full)
         totals = [self._backend.sum(total) for total in self._engine.totals]
         summed = self._backend.sum(np.array([loss_sum]))
-        return {"loss": float(summed[0]) / self._validation.source.num_rows, **self._engine.metrics_from(totals)}
+        values = {"loss": float(summed[0]) / self._validation.source.num_rows, **self._engine.metrics_from(totals)}
+        self._callbacks.on_test_end(values)
+        return values
 
 
 def _check_finite(losses: npt.NDArray[np.float32], epoch: int, first_step: int) -> None:

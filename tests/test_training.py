@@ -40,7 +40,8 @@ def plain(num_features, num_targets):
 def record(num_features, num_targets):
     "Its weights tell every rank's: each process also saves its own."
     import atexit, os
-    model = keras.Sequential([keras.Input((num_features,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(num_targets)])
+    dense = keras.layers.Dense
+    model = keras.Sequential([keras.Input((num_features,)), dense(8, "relu"), dense(num_targets)])
     atexit.register(lambda: model.save(f"rank{os.environ['HOROVOD_RANK']}.keras"))
     return model
 """

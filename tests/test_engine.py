@@ -1,0 +1,127 @@
+"""Supersteps against Keras's own training step, for the parts of a model that keep state or cannot be compiled."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from command import regression_rows
+
+from disttrain.backends.local import LocalBackend
+from disttrain.engine import Engine
+from disttrain.errors import UsageError
+
+ROWS, BATCH = 530, 50  # ten full steps and a short one of 30 rows
+
+
+@pytest.fixture(scope="module")
+def backend():
+    return LocalBackend(threads=None, small_model=False)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    keras.utils.set_random_seed(3)
+
+
+def network(*layers, **compile_arguments):
+    model = keras.Sequential([keras.Input((3,)), *layers, keras.layers.Dense(1)])
+    model.compile(**({"optimizer": keras.optimizers.Adam(0.01), "loss": "mse"} | compile_arguments))
+    return model
+
+
+def train_epoch(engine, x, y, steps_per_call=None):
+    """One epoch through the engine as the trainer drives it; returns the mean loss and the metrics."""
+    rows = np.concatenate([x, y], axis=1)
+    full = len(rows) // BATCH
+    engine.reset_totals()
+    packs = [(rows[: full * BATCH].reshape(full, BATCH, -1), True), (rows[full * BATCH :][np.newaxis], False)]
+    loss_sum = 0.0
+    for data, is_full in packs:
+        counts = np.full(len(data), data.shape[1])
+        calls = engine.train(data, counts, full=is_full, steps_per_call=steps_per_call)
+        losses = np.concatenate(list(calls))
+        loss_sum += float(np.dot(losses, counts))
+    return loss_sum / len(rows), engine.metrics_from(engine.totals)
+
+
+CASES = {
+    # batch normalization: its moving statistics are variables that no gradient changes
+    # (no bias before it: its gradient is nothing but rounding, which Adam would blow up)
+    "batch normalization": lambda: network(keras.layers.Dense(8, use_bias=False), keras.layers.BatchNormalization()),
+    # regularization: losses of layers, added to the data's
+    "regularization": lambda: network(keras.layers.Dense(8, kernel_regularizer="l2", activity_regularizer="l1")),
+    # what an optimizer does besides its step: clipping, and an average that `fit` puts in place at its end
+    "clipping and averaging": lambda: network(
+        keras.layers.Dense(8, "relu"), optimizer=keras.optimizers.AdamW(0.01, global_clipnorm=0.1, use_ema=True)
+    ),
+    # a loss of three kinds of metrics: a mean, a root of a mean, and one with several sums
+    "metrics": lambda: network(
+        keras.layers.Dense(8, "relu"),
+        metrics=["mae", keras.metrics.RootMeanSquaredError(), keras.metrics.R2Score()],
+        weighted_metrics=["mse"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("steps_per_call", [None, 3])
+def test_an_epoch_equals_one_of_keras_fit(backend, case, steps_per_call):
+    x, y = regression_rows(ROWS)
+    expected = CASES[case]()
+    logs = expected.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0).history
+    keras.utils.set_random_seed(3)
+    model = CASES[case]()
+    engine = Engine(model, backend, 3)
+    loss, metrics = train_epoch(engine, x, y, steps_per_call)
+    engine.finalize()
+    assert loss == pytest.approx(logs["loss"][0], rel=1e-5)
+    for name, value in metrics.items():
+        assert value == pytest.approx(logs[name][0], rel=1e-4), name
+    assert set(metrics) == set(logs) - {"loss"}
+    for ours, theirs in zip(model.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_draws_a_new_mask_every_step(backend):
+    model = network(keras.layers.Dropout(0.5), optimizer=keras.optimizers.SGD(0.0))
+    x, y = np.ones((10 * BATCH, 3), np.float32), np.ones((10 * BATCH, 1), np.float32)
+    data = np.concatenate([x, y], axis=1).reshape(10, BATCH, 4)
+    (losses,) = Engine(model, backend, 3).train(data, np.full(10, BATCH), full=True)
+    assert len(set(losses.tolist())) == 10  # no weight moves, so the masks alone tell the steps apart
+
+
+@keras.saving.register_keras_serializable("tests")
+class Doubled(keras.layers.Layer):
+    """Leaves TensorFlow for Python, where XLA cannot follow."""
+
+    def call(self, x):
+        doubled = tf.py_function(lambda value: value + value, [x], tf.float32)
+        doubled.set_shape(x.shape)
+        return doubled
+
+
+def test_a_model_that_xla_cannot_compile_runs_as_a_graph_with_a_warning(backend):
+    x, y = regression_rows(ROWS)
+    logs = network(Doubled()).fit(x, y, batch_size=BATCH, shuffle=False, verbose=0).history
+    engine = Engine(network(Doubled()), backend, 3)
+    with pytest.warns(UserWarning, match="XLA cannot compile this model"):
+        loss, _ = train_epoch(engine, x, y)
+    assert loss == pytest.approx(logs["loss"][0], rel=1e-5)
+
+
+def test_a_model_for_other_features_is_refused_in_one_line(backend):
+    with pytest.raises(UsageError, match="cannot take rows of 4 features") as caught:
+        Engine(network(), backend, 4)
+    assert "\n" not in str(caught.value)
+
+
+def test_evaluation_equals_keras_evaluate(backend):
+    x, y = regression_rows(ROWS)
+    model = network(keras.layers.Dense(8, "relu"), keras.layers.Dropout(0.5), metrics=["mae"])
+    engine = Engine(model, backend, 3)
+    rows = np.concatenate([x, y], axis=1)
+    loss_sum = engine.evaluate(rows[:500].reshape(10, BATCH, 4), np.full(10, BATCH), full=True)
+    loss_sum += engine.evaluate(rows[500:][np.newaxis], np.array([30]), full=False)
+    loss, mae = model.evaluate(x, y, batch_size=ROWS, verbose=0)
+    assert loss_sum / ROWS == pytest.approx(loss, rel=1e-5)
+    assert engine.metrics_from(engine.totals)["mae"] == pytest.approx(mae, rel=1e-5)
