@@ -1,9 +1,9 @@
-"""A shard's bytes as blocks of whole lines, read ahead in the background into buffers that are used again."""
+"""Spans of a file as blocks of whole lines, read ahead in the background into buffers that are used again."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -29,32 +29,49 @@ class Block:
     start: int
     stop: int
     base: int
+    ends_span: bool
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A part of a span that is on its way into `raw`, after the headroom."""
+
+    done: Future[None]
+    raw: bytearray
+    offset: int
+    length: int
+    ends_span: bool
 
 
 def line_blocks(
-    reader: Reader, start: int, stop: int, pool: DaemonPool, *, block_bytes: int, num_ahead: int = 1
+    reader: Reader, spans: Iterable[tuple[int, int]], pool: DaemonPool, *, block_bytes: int, num_ahead: int = 1
 ) -> Iterator[Block]:
-    """The lines of the bytes `[start, stop)`, in blocks of some `block_bytes`; no byte outside is read.
+    """The lines of each span of bytes `[start, stop)` in turn, in blocks of up to `block_bytes`; no other byte is read.
 
-    `num_ahead` blocks are being read while one is used. Raises what the reader raises; DataError for an endless line.
+    A span begins and ends where a line does; an empty one gives no block. `num_ahead` blocks are being read while one
+    is used. Raises what the reader raises; DataError for an endless line.
     """
-    offsets = iter(range(start, stop, block_bytes))
-    pending: deque[tuple[Future[None], bytearray, int, int]] = deque()
+    parts = ((offset, stop) for start, stop in spans for offset in range(start, stop, block_bytes))
+    pending: deque[_Read] = deque()
 
     def read_next(raw: bytearray) -> None:
-        if (offset := next(offsets, None)) is not None:
+        if (part := next(parts, None)) is not None:
+            offset, stop = part
             length = min(block_bytes, stop - offset)
+            if len(raw) < _HEADROOM + length:
+                raw = bytearray(_HEADROOM + length)
             target = memoryview(raw)[_HEADROOM : _HEADROOM + length]
-            pending.append((pool.submit(partial(reader.read_into, offset, target)), raw, offset, length))
+            done = pool.submit(partial(reader.read_into, offset, target))
+            pending.append(_Read(done, raw, offset, length, offset + length == stop))
 
     for _ in range(num_ahead + 1):
-        read_next(bytearray(_HEADROOM + min(block_bytes, stop - start)))
+        read_next(bytearray())
     tail = b""
     while pending:
-        read, raw, offset, length = pending.popleft()
-        read.result()
-        end = _HEADROOM + length
-        cut = end if offset + length == stop else raw.rfind(b"\n", _HEADROOM, end) + 1
+        read = pending.popleft()
+        read.done.result()
+        raw, end = read.raw, _HEADROOM + read.length
+        cut = end if read.ends_span else raw.rfind(b"\n", _HEADROOM, end) + 1
         if not cut:  # no line ends in this block
             tail += raw[_HEADROOM:end]
             if len(tail) > MAX_LINE_BYTES:
@@ -62,15 +79,16 @@ def line_blocks(
                     f"{reader.info.url}: a line of more than {MAX_LINE_BYTES} bytes; expected rows of numbers"
                 )
         else:
-            yield _joined(tail, raw, cut, offset)
+            yield _joined(tail, read, cut)
             tail = bytes(raw[cut:end])
         read_next(raw)
 
 
-def _joined(tail: bytes, raw: bytearray, cut: int, offset: int) -> Block:
+def _joined(tail: bytes, read: _Read, cut: int) -> Block:
     """The lines up to `cut`, the first of which began with `tail`, in the buffer before."""
     if len(tail) <= _HEADROOM:
-        raw[_HEADROOM - len(tail) : _HEADROOM] = tail
-        return Block(np.frombuffer(raw, np.uint8), _HEADROOM - len(tail), cut, offset - _HEADROOM)
-    whole = np.frombuffer(tail + raw[_HEADROOM:cut], np.uint8)
-    return Block(whole, 0, len(whole), offset - len(tail))
+        start = _HEADROOM - len(tail)
+        read.raw[start:_HEADROOM] = tail
+        return Block(np.frombuffer(read.raw, np.uint8), start, cut, read.offset - _HEADROOM, read.ends_span)
+    whole = np.frombuffer(tail + read.raw[_HEADROOM:cut], np.uint8)
+    return Block(whole, 0, len(whole), read.offset - len(tail), read.ends_span)

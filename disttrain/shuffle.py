@@ -51,12 +51,19 @@ class EpochOrder:
     epoch: int = 1
 
 
+FILE_ORDER = EpochOrder()
+
+
 @dataclass(frozen=True)
 class Window:
-    """Rows that are permuted together: those of `ranges`, one range after the other, by the permutation of `key`."""
+    """Rows that are permuted together: those of `ranges`, one range after the other, by the permutation of `key`.
+
+    `first_row` is the place of its first row in the shard's order.
+    """
 
     ranges: tuple[Range, ...]
     key: int
+    first_row: int
     num_rows: int
 
 
@@ -85,22 +92,26 @@ def shard_blocks(order: EpochOrder, bounds: Int64s, num_shards: int, shard: int)
     cut_left = np.maximum(rows.start - (stops - blocks[:, 1] + blocks[:, 0]), 0)
     cut_right = np.maximum(stops - rows.stop, 0)
     blocks = blocks + np.stack([cut_left, -cut_right], 1)
-    blocks = blocks[blocks[:, 0] < blocks[:, 1]]
+    blocks = np.compress(blocks[:, 0] < blocks[:, 1], blocks, axis=0)
     if order.mode == "shard":
         blocks = blocks[permutation(len(blocks), _key(order.seed, order.epoch, shard))]
     return blocks
 
 
 def shard_windows(
-    order: EpochOrder, bounds: Int64s, num_shards: int, shard: int, blocks_per_window: int
+    order: EpochOrder, bounds: Int64s, num_shards: int, shard: int, blocks_per_window: int, first_row: int = 0
 ) -> Iterator[Window]:
-    """A shard's windows, which together are its part of the epoch's order."""
+    """A shard's part of the epoch's order, from the window on that holds row `first_row` of it (counted from 0)."""
     assert order.mode != "none", "the file's order has no windows"
     blocks = shard_blocks(order, bounds, num_shards, shard)
+    start = 0
     for number, first in enumerate(range(0, len(blocks), blocks_per_window)):
-        ranges = tuple(Range(start, stop) for start, stop in blocks[first : first + blocks_per_window].tolist())
-        key = _key(order.seed, order.epoch, shard, number)
-        yield Window(ranges, key, sum(len(rows) for rows in ranges))
+        part = blocks[first : first + blocks_per_window]
+        num_rows = int(np.sum(part[:, 1] - part[:, 0]))
+        if start + num_rows > first_row:
+            ranges = tuple(Range(*block) for block in part.tolist())
+            yield Window(ranges, _key(order.seed, order.epoch, shard, number), start, num_rows)
+        start += num_rows
 
 
 def permutation(length: int, key: int) -> Int64s:

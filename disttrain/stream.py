@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 
 import numpy as np
-import numpy.typing as npt
 
-from disttrain.errors import DataError, FileChanged
-from disttrain.parsing import ParseFault, parse_rows
-from disttrain.readahead import line_blocks
+from disttrain.index import CHUNK_BYTES
+from disttrain.rows import Floats, ParsedRows, PermutedRows, Rows
 from disttrain.sharding import Range, num_full_steps, num_steps, shard_range, shard_step
+from disttrain.shuffle import FILE_ORDER, EpochOrder, block_bounds, shard_windows, window_blocks
 from disttrain.source import Source
 from disttrain.storage import check_unchanged
 from disttrain.threads import DaemonPool, Handover
 
-WINDOW_BYTES = 32 << 20  # what the read-ahead of all held shards may take together
+READ_AHEAD_BYTES = 32 << 20  # what the read-ahead of all held shards may take together
 MIN_BLOCK_BYTES = 64 << 10  # smaller reads cost more in calls than they save in memory
 MAX_READ_THREADS = 8
+INDEX_BLOCK_BYTES = CHUNK_BYTES + (64 << 10)  # a block of the index and the rest of its last line: one read
 JOIN_S = 1.0  # how long closing waits for a thread; one that still waits for a store ends when its reader is closed
-
-_BLANKS = bytes(range(0x21))
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +48,7 @@ class Epoch:
     batch_size: int
     steps_per_superbatch: int
     start_step: int = 0
+    order: EpochOrder = FILE_ORDER
 
     def packs(self) -> Iterator[tuple[int, int]]:
         """(first step, number of steps) of each superbatch.
@@ -64,60 +61,14 @@ class Epoch:
         for step in range(max(full, self.start_step), num_steps(self.num_rows, self.num_shards, self.batch_size)):
             yield step, 1
 
-    def rows(self, shard: int) -> Range:
-        """The rows of a shard from `start_step` on."""
+    def places(self, shard: int) -> Range:
+        """The places in the epoch's order of a shard's rows from `start_step` on."""
         start = shard_step(self.num_rows, self.num_shards, self.batch_size, shard, self.start_step).start
         return Range(start, shard_range(self.num_rows, self.num_shards, shard).stop)
 
     def step_rows(self, shard: int, step: int) -> int:
         """Rows that a shard gives to a step."""
         return len(shard_step(self.num_rows, self.num_shards, self.batch_size, shard, step))
-
-
-class ShardRows:
-    """Parses the rows of one shard, from its first byte to its last."""
-
-    def __init__(self, source: Source, rows: Range, readers: DaemonPool, block_bytes: int) -> None:
-        self._source = source
-        self._rows = rows
-        self._block_bytes = block_bytes
-        start, stop = source.row_offset(rows.start), source.row_offset(rows.stop)
-        self._blocks = line_blocks(source.reader, start, stop, readers, block_bytes=block_bytes)
-        self._block = next(self._blocks, None)
-        self._position = self._block.start if self._block else 0
-
-    def fill(self, out: Floats) -> None:
-        """Parse the next `len(out)` rows into `out` (float32 `[rows, columns]`, C-contiguous)."""
-        filled = 0
-        while filled < len(out):
-            if self._block is None:
-                raise _changed(self._source, f"the rows {self._rows.start} to {self._rows.stop} are fewer")
-            try:
-                count, self._position = parse_rows(
-                    self._block.buffer, self._position, self._block.stop, self._source.layout, out[filled:]
-                )
-            except ParseFault as fault:
-                raise self._located(fault, self._block.base) from fault
-            filled += count
-            if filled < len(out):
-                self._next_block()
-
-    def finish(self) -> None:
-        """Raise FileChanged unless only blanks follow the rows that were parsed."""
-        while self._block is not None:
-            if self._block.buffer[self._position : self._block.stop].tobytes().strip(_BLANKS):
-                raise _changed(self._source, f"the rows {self._rows.start} to {self._rows.stop} are more")
-            self._next_block()
-
-    def _next_block(self) -> None:
-        self._block = next(self._blocks, None)
-        self._position = self._block.start if self._block else 0
-
-    def _located(self, fault: ParseFault, base: int) -> DataError:
-        source = self._source
-        check_unchanged(source.info)
-        line = source.index.line_number(source.reader, base + fault.offset)
-        return DataError(f"{source.url}, line {line}: {fault.describe(source.header.names)}")
 
 
 class Superbatches:
@@ -130,9 +81,14 @@ class Superbatches:
         self._source = source
         self._epoch = epoch
         num_shards = max(len(epoch.shards), 1)
-        self._readers = DaemonPool(min(num_shards, MAX_READ_THREADS), "read")
+        self._block_bytes = min(source.reader.block_bytes, max(READ_AHEAD_BYTES // (2 * num_shards), MIN_BLOCK_BYTES))
+        self._num_ahead = 1
+        if epoch.order.mode != "none":  # no longer reads, but as many bytes of them at a time
+            block_bytes = min(self._block_bytes, INDEX_BLOCK_BYTES)
+            self._block_bytes, self._num_ahead = block_bytes, self._block_bytes // block_bytes
+        self._readers = DaemonPool(min(num_shards * self._num_ahead, MAX_READ_THREADS), "read")
         self._parsers = DaemonPool(min(num_shards, num_threads), "parse")
-        self._block_bytes = min(source.reader.block_bytes, max(WINDOW_BYTES // (2 * num_shards), MIN_BLOCK_BYTES))
+        self._permuters = DaemonPool(min(num_shards, num_threads), "parse-window")
         self._handover: Handover[Superbatch] = Handover(depth)
         self._thread = threading.Thread(target=self._produce, name="superbatches", daemon=True)
         self._thread.start()
@@ -148,6 +104,7 @@ class Superbatches:
         self._handover.close()
         self._readers.close()
         self._parsers.close()
+        self._permuters.close()
         self._thread.join(JOIN_S)
 
     def __enter__(self) -> Superbatches:
@@ -160,10 +117,7 @@ class Superbatches:
 
     def _produce(self) -> None:
         try:
-            shards = [
-                ShardRows(self._source, self._epoch.rows(shard), self._readers, self._block_bytes)
-                for shard in self._epoch.shards
-            ]
+            shards = self._open_shards()
             for first_step, steps in self._epoch.packs():
                 if not self._handover.put(Superbatch(self._pack(shards, first_step, steps), first_step)):
                     return
@@ -175,7 +129,25 @@ class Superbatches:
         else:
             self._handover.end()
 
-    def _pack(self, shards: list[ShardRows], first_step: int, steps: int) -> Floats:
+    def _open_shards(self) -> list[Rows]:
+        epoch, source = self._epoch, self._source
+        if epoch.order.mode == "none":
+            return [self._parsed([epoch.places(shard)]) for shard in epoch.shards]
+        bounds = block_bounds(source.index.rows, source.num_rows)
+        num_blocks = window_blocks(bounds, epoch.num_shards, source.num_columns)
+
+        def open_shard(shard: int) -> Rows:
+            first_row = epoch.places(shard).start - shard_range(epoch.num_rows, epoch.num_shards, shard).start
+            windows = partial(shard_windows, epoch.order, bounds, epoch.num_shards, shard, num_blocks, first_row)
+            rows = self._parsed(rows for window in windows() for rows in window.ranges)
+            return PermutedRows(rows, windows(), self._permuters, num_columns=source.num_columns, first_row=first_row)
+
+        return [open_shard(shard) for shard in epoch.shards]
+
+    def _parsed(self, ranges: Iterable[Range]) -> Rows:
+        return ParsedRows(self._source, ranges, self._readers, block_bytes=self._block_bytes, num_ahead=self._num_ahead)
+
+    def _pack(self, shards: list[Rows], first_step: int, steps: int) -> Floats:
         """The rows of some steps, float32 `[steps, rows_per_step, columns]`: in each, one shard after the other."""
         counts = [self._epoch.step_rows(shard, first_step) for shard in self._epoch.shards]
         data = np.empty((steps, sum(counts), self._source.num_columns), np.float32)
@@ -198,6 +170,7 @@ def superbatches(
     batch_size: int,
     steps_per_superbatch: int,
     start_step: int = 0,
+    order: EpochOrder = FILE_ORDER,
     depth: int = 2,
     num_threads: int = 2,
 ) -> Superbatches:
@@ -206,21 +179,18 @@ def superbatches(
     A full step has `len(shards) * batch_size` rows, the shards' batches joined in the shards' order, and up to
     `steps_per_superbatch` of them make a superbatch. The epoch's last step, if any shard is short in it, comes alone:
     `[1, rows really there, columns]`, maybe 0 rows. At most `depth` superbatches wait besides the one that is made.
+    With an `order` other than the file's, two windows of some MiB are held as well (see shuffle.py).
     Iterating raises DataError for a faulty row, FileChanged, StorageError.
     """
-    epoch = Epoch(source.num_rows, num_shards, shards, batch_size, steps_per_superbatch, start_step)
+    epoch = Epoch(source.num_rows, num_shards, shards, batch_size, steps_per_superbatch, start_step, order)
     return Superbatches(source, epoch, depth=depth, num_threads=num_threads)
 
 
-def _fill(shard: ShardRows, part: Floats) -> None:
-    """Parse a shard's rows into its part `[steps, rows, columns]` of a superbatch."""
+def _fill(shard: Rows, part: Floats) -> None:
+    """Put a shard's rows into its part `[steps, rows, columns]` of a superbatch."""
     if part.flags.c_contiguous:
         shard.fill(part.reshape(-1, part.shape[2]))  # [steps * rows, columns]
         return
     scratch = np.empty(part.shape, np.float32)
     shard.fill(scratch.reshape(-1, part.shape[2]))  # [steps * rows, columns]
     part[:] = scratch
-
-
-def _changed(source: Source, how: str) -> FileChanged:
-    return FileChanged(f"{source.url}: {how} than when it was indexed; run again when nothing writes to the file")

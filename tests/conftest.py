@@ -8,10 +8,27 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from disttrain.source import Source
+
 
 @pytest.fixture
 def cache_dir(tmp_path):
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def open_csv(tmp_path, cache_dir):
+    opened = []
+
+    def make(content, name="a.csv", **options):
+        path = tmp_path / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        opened.append(Source.open(str(path), cache_dir=cache_dir, **options))
+        return opened[-1]
+
+    yield make
+    for source in opened:
+        source.close()
 
 
 @dataclass

@@ -1,90 +1,22 @@
 """What superbatches hold: each row of the file, once, in its place; and what is said when a file is not as expected."""
 
-import io
 import os
 import threading
 import time
 import tracemalloc
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
+from streaming import FILES, RecordingReader, as_csv, assert_threads_end, steps_of, table
 
 from disttrain.errors import DataError, FileChanged, UsageError
 from disttrain.sharding import num_steps, rank_rows_in_step, shard_step, shards_of_rank
+from disttrain.shuffle import EpochOrder
 from disttrain.source import Source
-from disttrain.storage import LocalReader
 from disttrain.stream import superbatches
 from disttrain.threads import DaemonPool, Handover
-
-
-def table(num_rows, num_columns=2):
-    return np.random.default_rng(5).normal(size=(num_rows, num_columns)).astype(np.float32)
-
-
-def as_csv(values, end="\n"):
-    stream = io.StringIO()
-    np.savetxt(stream, values, fmt="%.9g", delimiter=",", newline=end)
-    return stream.getvalue()
-
-
-def with_blank_lines(text):
-    lines = text.splitlines(keepends=True)
-    for place in range(0, len(lines), 3):
-        lines[place] = "\n \t\n\r\n" + lines[place]
-    return "".join(lines) + "\n\n  \n"
-
-
-FILES = {
-    "header": lambda values: "x,y\n" + as_csv(values),
-    "no header": as_csv,
-    "no final newline": lambda values: "x,y\n" + as_csv(values).rstrip("\n"),
-    "CRLF": lambda values: "x,y\r\n" + as_csv(values, "\r\n"),
-    "CRLF, no final newline": lambda values: "x,y\r\n" + as_csv(values, "\r\n").rstrip("\r\n"),
-    "byte-order mark": lambda values: "\ufeffx,y\n" + as_csv(values),
-    "byte-order mark, no header": lambda values: "\ufeff" + as_csv(values),
-    "blank lines": lambda values: "\n\nx,y\n" + with_blank_lines(as_csv(values)),
-    "blank lines, no header": lambda values: with_blank_lines(as_csv(values)),
-    "quoted names": lambda values: '"x","y"\n' + as_csv(values),  # as pyarrow writes them
-    "quoted numbers": lambda values: "x,y\n" + "".join(f'"{a:.9g}","{b:.9g}"\n' for a, b in values),
-    "spaces": lambda values: "x, y\n" + "".join(f"  {a:.9g} , {b:.9g} \n" for a, b in values),
-}
-
-
-@pytest.fixture
-def open_csv(tmp_path, cache_dir):
-    opened = []
-
-    def make(content, name="a.csv", **options):
-        path = tmp_path / name
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        opened.append(Source.open(str(path), cache_dir=cache_dir, **options))
-        return opened[-1]
-
-    yield make
-    for source in opened:
-        source.close()
-
-
-def steps_of(source, *, shards, num_shards, batch_size, steps_per_superbatch=3, **options):
-    """Every step's rows, with the promises about the superbatches checked on the way."""
-    steps, first = [], options.get("start_step", 0)
-    with superbatches(
-        source,
-        shards=shards,
-        num_shards=num_shards,
-        batch_size=batch_size,
-        steps_per_superbatch=steps_per_superbatch,
-        **options,
-    ) as stream:
-        for superbatch in stream:
-            assert superbatch.data.dtype == np.float32
-            assert superbatch.data.flags.c_contiguous
-            assert superbatch.data.shape[2] == source.num_columns
-            assert superbatch.first_step == first + len(steps)
-            assert 1 <= superbatch.num_steps == len(superbatch.data) <= steps_per_superbatch
-            steps.extend(superbatch.data)
-    return steps
 
 
 @pytest.mark.parametrize("how", FILES)
@@ -179,18 +111,6 @@ def test_a_file_without_line_ends_is_refused(open_csv):
     source = open_csv("x,y\n1," + "2" * (20 << 20))
     with pytest.raises(DataError, match="a line of more than"):
         steps_of(source, shards=range(1), num_shards=1, batch_size=1)
-
-
-class RecordingReader(LocalReader):
-    """Reads as every local file is read, and notes which bytes."""
-
-    def __init__(self, info):
-        super().__init__(info.url, info.url)
-        self.ranges = []
-
-    def read_into(self, offset, buffer):
-        self.ranges.append((offset, offset + len(buffer)))
-        super().read_into(offset, buffer)
 
 
 def test_a_worker_reads_its_own_bytes_only(open_csv):
@@ -293,21 +213,17 @@ def test_rows_that_the_index_does_not_know_are_noticed(open_csv, row, change):
         steps_of(source, shards=range(3), num_shards=3, batch_size=100)
 
 
-def stream_threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith(("read-", "parse-", "superbatches"))]
-
-
-def assert_threads_end():
-    deadline = time.monotonic() + 10
-    while stream_threads() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert stream_threads() == []
-
-
 def test_closing_early_stops_at_once(open_csv):
     source = open_csv("x,y\n" + "1,2\n" * 100_000)
-    for taken in (0, 1, 5):
-        with superbatches(source, shards=range(2), num_shards=2, batch_size=10, steps_per_superbatch=5) as stream:
+    for taken, mode in product((0, 1, 5), ("none", "global")):
+        with superbatches(
+            source,
+            shards=range(2),
+            num_shards=2,
+            batch_size=10,
+            steps_per_superbatch=5,
+            order=EpochOrder(mode),
+        ) as stream:
             for _ in range(taken):
                 next(stream)
             started = time.monotonic()

@@ -1,0 +1,169 @@
+"""Rows in the order in which they are wanted: ranges of the file parsed one after another, and permuted by windows."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from disttrain.errors import DataError, FileChanged
+from disttrain.parsing import ParseFault, parse_rows
+from disttrain.readahead import Block, line_blocks
+from disttrain.sharding import Range
+from disttrain.shuffle import Window, permute_rows
+from disttrain.source import Source
+from disttrain.storage import check_unchanged
+from disttrain.threads import DaemonPool
+
+_BLANKS = bytes(range(0x21))
+
+Floats = npt.NDArray[np.float32]
+
+
+class Rows(Protocol):
+    """Rows that come one after another."""
+
+    def fill(self, out: Floats) -> None:
+        """Put the next `len(out)` rows into `out`, float32 `[rows, columns]`, C-contiguous."""
+
+    def finish(self) -> None:
+        """After the last row: raise FileChanged if the file has others than when it was indexed."""
+
+
+class ParsedRows:
+    """The rows of some ranges of a file, one range after another, parsed from its bytes."""
+
+    def __init__(
+        self, source: Source, ranges: Iterable[Range], readers: DaemonPool, *, block_bytes: int, num_ahead: int = 1
+    ) -> None:
+        self._source = source
+        self._ranges = (rows for rows in ranges if len(rows))
+        self._begun: deque[Range] = deque()  # ranges that are being read, of which none is parsed
+        self._rows = Range(0, 0)
+        self._left = 0  # rows of this range that are still to come
+        self._block: Block | None = None
+        self._position = 0
+        self._blocks = line_blocks(source.reader, self._spans(), readers, block_bytes=block_bytes, num_ahead=num_ahead)
+
+    def fill(self, out: Floats) -> None:
+        """Parse the next `len(out)` rows; raises DataError for a faulty one, which is named."""
+        filled = 0
+        while filled < len(out):
+            if not self._left:
+                self._begin_range()
+            count = self._parse(out[filled : filled + self._left])
+            filled += count
+            self._left -= count
+
+    def finish(self) -> None:
+        """Raise FileChanged unless only blanks follow the rows that were parsed."""
+        while self._block is not None:
+            if self._block.buffer[self._position : self._block.stop].tobytes().strip(_BLANKS):
+                raise self._changed("more")
+            self._next_block()
+
+    def _spans(self) -> Iterator[tuple[int, int]]:
+        for rows in self._ranges:
+            self._begun.append(rows)
+            yield self._source.row_offset(rows.start), self._source.row_offset(rows.stop)
+
+    def _begin_range(self) -> None:
+        self.finish()
+        self._set_block(next(self._blocks, None))
+        self._rows = self._begun.popleft()
+        self._left = len(self._rows)
+
+    def _parse(self, out: Floats) -> int:
+        """Parse rows of this block; returns how many there were, at most `len(out)`."""
+        if self._block is None:
+            raise self._changed("fewer")
+        try:
+            count, self._position = parse_rows(
+                self._block.buffer, self._position, self._block.stop, self._source.layout, out
+            )
+        except ParseFault as fault:
+            raise self._located(fault, self._block.base) from fault
+        if count < len(out):
+            self._next_block()
+        return count
+
+    def _next_block(self) -> None:
+        """Go on to the next block of this range, or to None after its last."""
+        ended = self._block is None or self._block.ends_span
+        self._set_block(None if ended else next(self._blocks, None))
+
+    def _set_block(self, block: Block | None) -> None:
+        self._block = block
+        self._position = block.start if block else 0
+
+    def _located(self, fault: ParseFault, base: int) -> DataError:
+        source = self._source
+        check_unchanged(source.info)
+        line = source.index.line_number(source.reader, base + fault.offset)
+        return DataError(f"{source.url}, line {line}: {fault.describe(source.header.names)}")
+
+    def _changed(self, how: str) -> FileChanged:
+        return FileChanged(
+            f"{self._source.url}: the rows {self._rows.start} to {self._rows.stop} are {how} than when it was indexed; "
+            "run again when nothing writes to the file"
+        )
+
+
+class PermutedRows:
+    """The rows of some windows, each permuted; the next window is made in `pool` while one is used up.
+
+    Holds two windows at a time. `rows` gives the rows of the windows' ranges in turn. The rows before `first_row` of
+    the shard's order are left out.
+    """
+
+    def __init__(
+        self, rows: Rows, windows: Iterator[Window], pool: DaemonPool, *, num_columns: int, first_row: int = 0
+    ) -> None:
+        self._rows = rows
+        self._windows = windows
+        self._pool = pool
+        self._first_row = first_row
+        self._spare = np.empty((0, num_columns), np.float32)
+        self._window = self._spare
+        self._position = 0
+        self._next = self._begin_window()
+
+    def fill(self, out: Floats) -> None:
+        """Copy the next `len(out)` rows; raises what making their window raised."""
+        filled = 0
+        while filled < len(out):
+            rest = self._window[self._position : self._position + len(out) - filled]
+            out[filled : filled + len(rest)] = rest
+            filled += len(rest)
+            self._position += len(rest)
+            if filled < len(out):
+                self._next_window()
+
+    def finish(self) -> None:
+        """Raise FileChanged if the file has other rows than when it was indexed."""
+        self._rows.finish()
+
+    def _next_window(self) -> None:
+        assert self._next is not None, "no more rows are asked for than the windows have"
+        window, made = self._next
+        buffer = made.result()
+        self._spare = self._window if self._window.base is None else self._window.base
+        self._window = buffer[: window.num_rows]
+        self._position = max(self._first_row - window.first_row, 0)
+        self._next = self._begin_window()
+
+    def _begin_window(self) -> tuple[Window, Future[Floats]] | None:
+        window = next(self._windows, None)
+        return None if window is None else (window, self._pool.submit(partial(self._make, window, self._spare)))
+
+    def _make(self, window: Window, buffer: Floats) -> Floats:
+        if len(buffer) < window.num_rows:
+            buffer = np.empty((window.num_rows, buffer.shape[1]), np.float32)
+        self._rows.fill(buffer[: window.num_rows])
+        permute_rows(buffer[: window.num_rows], window.key)
+        return buffer

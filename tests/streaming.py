@@ -1,0 +1,87 @@
+"""What the tests of streams share: files of every kind, the steps of an epoch, a reader that notes what it reads."""
+
+import io
+import threading
+import time
+
+import numpy as np
+
+from disttrain.storage import LocalReader
+from disttrain.stream import superbatches
+
+
+def table(num_rows, num_columns=2):
+    return np.random.default_rng(5).normal(size=(num_rows, num_columns)).astype(np.float32)
+
+
+def as_csv(values, end="\n"):
+    stream = io.StringIO()
+    np.savetxt(stream, values, fmt="%.9g", delimiter=",", newline=end)
+    return stream.getvalue()
+
+
+def with_blank_lines(text):
+    lines = text.splitlines(keepends=True)
+    for place in range(0, len(lines), 3):
+        lines[place] = "\n \t\n\r\n" + lines[place]
+    return "".join(lines) + "\n\n  \n"
+
+
+FILES = {
+    "header": lambda values: "x,y\n" + as_csv(values),
+    "no header": as_csv,
+    "no final newline": lambda values: "x,y\n" + as_csv(values).rstrip("\n"),
+    "CRLF": lambda values: "x,y\r\n" + as_csv(values, "\r\n"),
+    "CRLF, no final newline": lambda values: "x,y\r\n" + as_csv(values, "\r\n").rstrip("\r\n"),
+    "byte-order mark": lambda values: "\ufeffx,y\n" + as_csv(values),
+    "byte-order mark, no header": lambda values: "\ufeff" + as_csv(values),
+    "blank lines": lambda values: "\n\nx,y\n" + with_blank_lines(as_csv(values)),
+    "blank lines, no header": lambda values: with_blank_lines(as_csv(values)),
+    "quoted names": lambda values: '"x","y"\n' + as_csv(values),  # as pyarrow writes them
+    "quoted numbers": lambda values: "x,y\n" + "".join(f'"{a:.9g}","{b:.9g}"\n' for a, b in values),
+    "spaces": lambda values: "x, y\n" + "".join(f"  {a:.9g} , {b:.9g} \n" for a, b in values),
+}
+
+
+def steps_of(source, *, shards, num_shards, batch_size, steps_per_superbatch=3, **options):
+    """Every step's rows, with the promises about the superbatches checked on the way."""
+    steps, first = [], options.get("start_step", 0)
+    with superbatches(
+        source,
+        shards=shards,
+        num_shards=num_shards,
+        batch_size=batch_size,
+        steps_per_superbatch=steps_per_superbatch,
+        **options,
+    ) as stream:
+        for superbatch in stream:
+            assert superbatch.data.dtype == np.float32
+            assert superbatch.data.flags.c_contiguous
+            assert superbatch.data.shape[2] == source.num_columns
+            assert superbatch.first_step == first + len(steps)
+            assert 1 <= superbatch.num_steps == len(superbatch.data) <= steps_per_superbatch
+            steps.extend(superbatch.data)
+    return steps
+
+
+class RecordingReader(LocalReader):
+    """Reads as every local file is read, and notes which bytes."""
+
+    def __init__(self, info):
+        super().__init__(info.url, info.url)
+        self.ranges = []
+
+    def read_into(self, offset, buffer):
+        self.ranges.append((offset, offset + len(buffer)))
+        super().read_into(offset, buffer)
+
+
+def stream_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith(("read-", "parse-", "superbatches"))]
+
+
+def assert_threads_end():
+    deadline = time.monotonic() + 10
+    while stream_threads() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert stream_threads() == []
