@@ -107,6 +107,12 @@ class TrainConfig(Settings):
     num_shards: Count | None = option(
         "training", "shards of the data; batch size x shards is the global batch. Default: one for each worker", None
     )
+    shuffle: Literal["none", "shard", "global"] = option(
+        "training",
+        "the order of the rows, new in every epoch: the file's, each shard's rows permuted, or blocks dealt to all "
+        "shards; a sorted file needs global",
+        "none",
+    )
     seed: int = option("training", "of the initial weights and of everything random", 0, ge=0, lt=2**32)
     steps_per_execution: Count | None = option(
         "training", "steps in one compiled call. Default: chosen from the bytes of a batch", None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from disttrain.sharding import num_full_steps, num_steps, rows_in_step
+from disttrain.shuffle import FILE_ORDER, EpochOrder
 from disttrain.source import Source
 from disttrain.stream import Superbatch, superbatches
 
@@ -20,26 +21,28 @@ MAX_STEPS_PER_EXECUTION = 4096
 
 @dataclass(frozen=True)
 class Pass:
-    """One way through one file: the same shards and steps in every epoch."""
+    """One way through one file: the same shards and steps in every epoch; `order` says how their rows are drawn."""
 
     source: Source
     num_shards: int
     batch_size: int
     steps_per_execution: int
+    order: EpochOrder = FILE_ORDER
 
     @property
     def num_steps(self) -> int:
         """Steps of an epoch, the same on every rank."""
         return num_steps(self.source.num_rows, self.num_shards, self.batch_size)
 
-    def stream(self, shards: range) -> AbstractContextManager[Iterator[Superbatch]]:
-        """The superbatches of these shards, read ahead; stops its threads when left."""
+    def stream(self, shards: range, epoch: int = 1) -> AbstractContextManager[Iterator[Superbatch]]:
+        """The superbatches of these shards in an epoch's order, read ahead; stops its threads when left."""
         return superbatches(
             self.source,
             shards=shards,
             num_shards=self.num_shards,
             batch_size=self.batch_size,
             steps_per_superbatch=min(self.steps_per_execution, self.num_steps),
+            order=replace(self.order, epoch=epoch),
         )
 
     def global_rows(self, first_step: int, count: int) -> npt.NDArray[np.int64]:

@@ -25,6 +25,7 @@ from disttrain.reporting.progress import ProgressReporter, SilentReporter, show_
 from disttrain.reporting.results import RunDirectory, default_directory
 from disttrain.sharding import shards_of_rank
 from disttrain.shared_index import shared_index
+from disttrain.shuffle import FILE_ORDER, EpochOrder
 from disttrain.source import Source, choose_columns
 from disttrain.storage import open_reader
 from disttrain.trainer import EpochResult, Trainer
@@ -134,19 +135,19 @@ class _Run:
             raise DataError(
                 f"{source.url}: {source.num_rows} rows cannot give each of {num_shards} shards one; use fewer workers"
             )
-        training = self._plan(source, num_shards)
-        validation = self._plan(validation_source, num_shards) if validation_source is not None else None
+        training = self._plan(source, num_shards, EpochOrder(config.shuffle, config.seed))
+        validation = self._plan(validation_source, num_shards, FILE_ORDER) if validation_source is not None else None
         num_features = len(source.feature_names)
         model = build_model(config, num_features, len(source.target_names))
         return Engine(model, self.backend, num_features, config.sync_every), training, validation
 
-    def _plan(self, source: Source, num_shards: int) -> Pass:
+    def _plan(self, source: Source, num_shards: int, order: EpochOrder) -> Pass:
         config = self.config
         most_held = len(shards_of_rank(num_shards, self.backend.world.size, 0))
         steps = steps_per_superbatch(
             source, most_held, config.batch_size, config.steps_per_execution, multiple_of=config.sync_every
         )
-        return Pass(source, num_shards, config.batch_size, steps)
+        return Pass(source, num_shards, config.batch_size, steps, order)
 
     def _directory(self, data: str) -> RunDirectory | None:
         if not self.backend.world.is_leader:

@@ -136,6 +136,12 @@ def permute_rows(rows: npt.NDArray[Any], key: int) -> None:
     _compiled(word)(rows.reshape(-1).view(word).reshape(len(rows), -1), np.uint64(key))
 
 
+def compile_permutation() -> None:
+    """Compile the permutation of rows of any width, or load it from numba's cache on disk."""
+    _compiled(np.uint64)
+    _compiled(np.uint32)
+
+
 def _key(*words: int) -> int:
     """64 bits that all words have a part in."""
     key = 0

@@ -15,6 +15,7 @@ from disttrain.errors import NonFiniteError
 from disttrain.parsing import compile_kernels
 from disttrain.plan import Pass
 from disttrain.sharding import shards_of_rank
+from disttrain.shuffle import compile_permutation
 from disttrain.stream import Superbatch
 from disttrain.world import Backend
 
@@ -92,6 +93,8 @@ class Trainer:
         """Compiles the parser and the supersteps before the first epoch's clock starts; returns the seconds taken."""
         begun_s = time.perf_counter()
         compile_kernels()
+        if self._training.order.mode != "none":
+            compile_permutation()
         if shape := self._training.full_shape(self._shards):
             self._engine.compile(shape, training=True)
         if self._validation is not None and (shape := self._validation.full_shape(self._shards)):
@@ -124,7 +127,7 @@ class Trainer:
         begun_s = time.perf_counter()
         self._engine.reset_totals()
         progress = _Progress()
-        with self._training.stream(self._shards) as stream:
+        with self._training.stream(self._shards, epoch) as stream:
             for superbatch in stream:
                 self._train_on(superbatch, progress, epoch)
         totals = [self._backend.sum(total) for total in self._engine.totals]
