@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from disttrain.errors import UsageError
 from disttrain.local_sgd import WeightAverager
-from disttrain.optimizer import AllReduceOptimizer
+from disttrain.steps import Steps, sums_over_rows
 from disttrain.world import Backend
 
 Floats = npt.NDArray[np.float32]
@@ -46,19 +46,18 @@ class Engine:
         self._backend = backend
         self._num_features = num_features
         self._alone = backend.world.size == 1
-        self._sums_over_rows = getattr(model.loss, "reduction", None) == "sum"
+        self._sums_over_rows = sums_over_rows(model)
         self._sync_every = sync_every if not self._alone else 1
         reduces = not self._alone and sync_every == 1
-        self._shares_gradient = reduces
-        self._optimizer = AllReduceOptimizer(model.optimizer, backend.reduce if reduces else None)
         self._capacity = {"train": 0, "evaluate": 0}
         self._steps_per_call: int | None = None
         _build(model, num_features)
         self._averager = WeightAverager(backend, [*model.trainable_variables, *model.optimizer.variables])
-        self._train = _Compiled(self._train_steps, backend.fuses_steps or not reduces)
-        self._train_short = tf.function(self._train_short_step)
-        self._evaluate = _Compiled(self._evaluate_steps, True)
-        self._evaluate_short = tf.function(self._evaluate_steps)
+        steps = Steps(model, backend, num_features, reduces=reduces)
+        self._train = _Compiled(steps.train_steps, backend.fuses_steps or not reduces)
+        self._train_short = tf.function(steps.train_short_step)
+        self._evaluate = _Compiled(steps.evaluate_steps, True)
+        self._evaluate_short = tf.function(steps.evaluate_steps)
         self.reset_totals()
 
     def synchronize(self) -> None:
@@ -174,77 +173,6 @@ class Engine:
     def _add(self, states: list[tf.Tensor]) -> None:
         for total, state in zip(self._totals, states, strict=True):
             total += state.numpy()
-
-    def _split(self, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return rows[:, : self._num_features], rows[:, self._num_features :]  # [rows, features], [rows, targets]
-
-    def _states(self) -> list[tf.Tensor]:
-        return [tf.identity(v.value) for v in self.model.metrics_variables]
-
-    def _train_steps(
-        self, data: tf.Tensor, start: tf.Tensor, stop: tf.Tensor, shares: tf.Tensor
-    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Steps [start, stop) of a superbatch; the metrics' states are those since its step 0."""
-        for variable in self.model.metrics_variables:
-            variable.assign(tf.where(start > 0, variable.value, tf.zeros_like(variable.value)))
-        losses = tf.TensorArray(tf.float32, size=tf.shape(data)[0], element_shape=())
-        step = start
-        while step < stop:  # not tf.range, whose length XLA makes a constant: one compilation for every length
-            loss, gradients = self._gradients(data[step], shares[step])
-            losses = losses.write(step, self._apply(gradients, loss))
-            step += 1
-        return losses.stack(), self._states()
-
-    def _train_short_step(self, data: tf.Tensor, shares: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """One step in which this worker may have no row at all; it then still takes part in the all-reduce."""
-        self.model.reset_metrics()
-        has_rows = data.shape[1] > 0
-        loss, gradients = self._gradients(data[0], shares[0]) if has_rows else self._no_gradients(shares[0])
-        if has_rows or self._shares_gradient:
-            loss = self._apply(gradients, loss)
-        else:
-            self.model.optimizer.iterations.assign_add(1)
-        return loss[tf.newaxis], self._states()
-
-    def _gradients(self, rows: tf.Tensor, share: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """This worker's part of the loss and of its gradients: its own mean times its share of the rows."""
-        model = self.model
-        x, y = self._split(rows)
-        with tf.GradientTape() as tape:
-            predictions = model(x, training=True)
-            loss = model.compute_loss(x, y, predictions, None, training=True)
-            if self._shares_gradient:
-                if self._sums_over_rows and not self._backend.world.is_leader:
-                    loss = loss - sum(model.losses)  # regularization counts once; rank 0 has rows in every step
-                loss = loss * tf.cast(share, loss.dtype)
-            objective = model.optimizer.scale_loss(loss)
-        unconnected = tf.UnconnectedGradients.ZERO if self._shares_gradient else tf.UnconnectedGradients.NONE
-        gradients = tape.gradient(
-            objective, [v.value for v in model.trainable_variables], unconnected_gradients=unconnected
-        )
-        model.compute_metrics(x, y, predictions)
-        return tf.cast(loss, tf.float32), gradients
-
-    def _no_gradients(self, share: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Zeros, made of the share that a worker without rows has: an all-reduce of constants would be folded away."""
-        return share, [tf.cast(tf.fill(v.shape, share), v.dtype) for v in self.model.trainable_variables]
-
-    def _apply(self, gradients: list[tf.Tensor], loss: tf.Tensor) -> tf.Tensor:
-        return self._optimizer.apply(gradients, self.model.trainable_variables, loss)
-
-    def _evaluate_steps(self, data: tf.Tensor, num_steps: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        model = self.model
-        model.reset_metrics()
-        losses = tf.TensorArray(tf.float32, size=tf.shape(data)[0], element_shape=())
-        step = tf.constant(0)
-        while step < num_steps:
-            x, y = self._split(data[step])
-            predictions = model(x, training=False)
-            loss = model.compute_loss(x, y, predictions, None, training=False)
-            model.compute_metrics(x, y, predictions)
-            losses = losses.write(step, tf.cast(loss, tf.float32))
-            step += 1
-        return losses.stack(), self._states()
 
 
 class _Compiled:
