@@ -27,10 +27,15 @@ echo "$requirement" >"$work/requirements.txt"
 tar -xzf "$work"/horovod-*.tar.gz -C "$work"
 source=$(cd "$work"/horovod-*/ && pwd)
 
-# xla_mpi_ops.cc, for XLA custom calls on GPUs only, includes headers that TensorFlow has moved.
-lists=$source/horovod/tensorflow/CMakeLists.txt
-sed -i.orig '/xla_mpi_ops\.cc/d' "$lists"
-[ "$(diff "$lists.orig" "$lists" | grep -c '^<')" = 1 ] || fail "$lists is not as expected"
+edit() { # edit FILE SED-SCRIPT: changes exactly one line of the file
+  sed -i.orig "$2" "$source/horovod/tensorflow/$1"
+  [ "$(diff "$source/horovod/tensorflow/$1"{.orig,} | grep -c '^<')" = 1 ] || fail "$1 of Horovod is not as expected"
+}
+# For XLA custom calls on GPUs only, and it includes headers that TensorFlow has moved.
+edit CMakeLists.txt '/xla_mpi_ops\.cc/d'
+# TensorFlow 2.21 has no such function left: a stream tells its handle itself.
+edit mpi_ops.cc 's/^GpuStreamHandle AsGpuStreamValue(Stream\* stream);$/template <class S> GpuStreamHandle AsGpuStreamValue(S* stream) {\
+  return static_cast<GpuStreamHandle>(stream->platform_specific_handle().stream); }/'
 
 "$python" -m pip wheel --verbose --no-deps --no-build-isolation --no-cache-dir --wheel-dir "$work/wheel" "$source" \
   >>"$log" 2>&1 || fail "Horovod did not build"

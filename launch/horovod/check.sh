@@ -16,6 +16,7 @@ fail() {
 limit=()
 if command -v timeout >/dev/null; then limit=(timeout 120); fi
 
+"$python" -c 'import horovod.tensorflow' >"$output" 2>&1 || fail "Horovod does not load"
 horovodrun=("${limit[@]}" "$python" -m horovod.runner.launch)
 "${horovodrun[@]}" --check-build >"$output" 2>&1 || fail "horovodrun does not start"
 for part in "${parts[@]}"; do

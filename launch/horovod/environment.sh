@@ -27,7 +27,7 @@ for nccl in "${HOROVOD_NCCL_HOME:-/usr}" "$cuda"; do [ ! -f "$nccl/include/nccl.
 if [[ $about_tensorflow == CUDA* && -n $nvcc && -f $nccl/include/nccl.h ]]; then
   parts+=(NCCL)
   export HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_CUDA_HOME=$cuda
-  about_nccl=$("$nvcc" --version && grep -E 'define NCCL_(MAJOR|MINOR|PATCH)' "$nccl/include/nccl.h")
+  about_nccl=$(echo "$nccl" && "$nvcc" --version && grep -E 'define NCCL_(MAJOR|MINOR|PATCH)' "$nccl/include/nccl.h")
 else
   export HOROVOD_WITHOUT_NVTX=1
 fi
