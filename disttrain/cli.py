@@ -1,16 +1,19 @@
 """The command `disttrain`: which subcommand runs, what its errors look like, and what it exits with.
 
 0 done · 1 a fault in disttrain or in your model · 2 usage · 3 data · 4 storage · 5 non-finite loss ·
-6 another worker failed · 130 interrupted. See errors.py.
+6 another worker failed · 130 interrupted · 143 terminated. See errors.py.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
 
 from disttrain.config import MakeDataConfig, TrainConfig
@@ -19,7 +22,8 @@ from disttrain.native_messages import native_messages_held
 from disttrain.options import build_parser, load
 from disttrain.world import launched_rank
 
-EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_TERMINATED = 128 + signal.SIGTERM
 # How long a worker waits before it says that another one ended: the launcher stops it sooner, so that the error of the
 # worker that failed stands last; without a launcher's help, it still ends and says why.
 PEER_GRACE_S = 2.0
@@ -41,11 +45,35 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     rank = launched_rank(os.environ)
     command = words.pop(0) if words and words[0] in COMMANDS else "train"
     try:
-        _leave(_run(command, words, rank))
+        with _termination_raised():
+            code = _run(command, words, rank)
     except KeyboardInterrupt:
         if not rank:
             print("disttrain: interrupted", file=sys.stderr)
-        _leave(EXIT_INTERRUPTED)
+        code = EXIT_INTERRUPTED
+    except _TerminatedError:
+        if rank is None:  # a launcher does it when another worker failed, and that one's error stands last
+            print("disttrain: terminated", file=sys.stderr)
+        code = EXIT_TERMINATED
+    _leave(code)
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM came."""
+
+
+@contextmanager
+def _termination_raised() -> Iterator[None]:
+    """Makes SIGTERM an exception, so that what is half written is taken back before the process ends."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise _TerminatedError
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(command: str, words: list[str], rank: int | None) -> int:

@@ -118,7 +118,7 @@ def _check_target(path: str | Path, overwrite: bool) -> Path:
     if target.is_dir():
         raise UsageError(f"{target} is a directory, expected a file name")
     if target.exists() and not overwrite:
-        raise UsageError(f"{target} exists; remove it, name another file, or ask for it to be overwritten")
+        raise UsageError(f"{target} exists; remove it, name another file, or add --overwrite")
     if not target.parent.is_dir():
         raise UsageError(f"{target}: there is no directory {target.parent}; make it first")
     if not os.access(target.parent, os.W_OK | os.X_OK):

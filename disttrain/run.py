@@ -152,7 +152,8 @@ class _Run:
     def _directory(self, data: str) -> RunDirectory | None:
         if not self.backend.world.is_leader:
             return None
-        directory = RunDirectory(self.config.output or default_directory(data), overwrite=self.config.overwrite)
+        path = self.config.output or default_directory(data)
+        directory = self.stack.enter_context(RunDirectory(path, overwrite=self.config.overwrite))
         resolved = self.config.model_dump(mode="json") | {"data": data, "output": str(directory.path)}
         versions = {module.__name__: module.__version__ for module in (disttrain, tf, keras, np)}
         directory.write_config(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +15,47 @@ from disttrain.errors import UsageError
 def call_user_function(option: str, target: str, **values: Any) -> Any:
     """What the function returns, called with those of `values` that its parameters name.
 
+    What the function itself raises is left as it is, so that its traceback tells where.
+
     Raises:
-        UsageError: if the module cannot be imported or has no such function.
+        UsageError: if the module cannot be imported, has no such function, or the function asks for something else.
     """
     module_name, function_name = target.split(":")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)  # as `python -m` does, so that the installed command finds the same modules
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UsageError(f"{option} {target}: {module_name} cannot be imported: {error}") from error
+    except Exception as error:
+        raise UsageError(f"{option} {target}: {module_name} cannot be imported: {_where_and_what(error)}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
         there = sorted(name for name, value in vars(module).items() if inspect.isfunction(value))
         raise UsageError(
             f"{option} {target}: {module_name} has no function {function_name}; it has {', '.join(there) or 'none'}"
         )
-    return function(**_accepted(function, values))
+    signature = inspect.signature(function)
+    accepted = _accepted(signature, values)
+    try:
+        signature.bind(**accepted)
+    except TypeError as error:
+        raise UsageError(f"{option} {target}: {error}; what it may take is {' and '.join(values)}") from error
+    return function(**accepted)
 
 
-def _accepted(function: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:
-    parameters = inspect.signature(function).parameters.values()
+def _accepted(signature: inspect.Signature, values: dict[str, Any]) -> dict[str, Any]:
+    parameters = signature.parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return values
     names = {parameter.name for parameter in parameters}
     return {name: value for name, value in values.items() if name in names}
+
+
+def _where_and_what(error: Exception) -> str:
+    """One line for what would be a traceback: the line of the user's file that failed, and the error."""
+    what = traceback.format_exception_only(error)[-1].strip()
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {what}"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    if isinstance(error, ImportError) and frame.filename.startswith("<frozen importlib"):
+        return what
+    return f"{frame.filename}, line {frame.lineno}: {what}"

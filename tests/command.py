@@ -44,8 +44,13 @@ def environment(directory: Path, **extra: str) -> dict[str, str]:
 
 def disttrain(directory: Path, *arguments, processes: int | None = None, **extra: str) -> Finished:
     """Runs the command in `directory` to its end."""
+    return finished(directory, command_line(*arguments, processes=processes), **extra)
+
+
+def finished(directory: Path, command: list[str], **extra: str) -> Finished:
+    """Runs any command in `directory` to its end, with `environment`."""
     done = subprocess.run(
-        command_line(*arguments, processes=processes),
+        command,
         cwd=directory,
         env=environment(directory, **extra),
         capture_output=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -12,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import keras
@@ -31,7 +33,11 @@ def default_directory(data: str) -> Path:
 
 
 class RunDirectory:
-    """Writes the results of one run; only the leader has one."""
+    """Writes the results of one run; only the leader has one.
+
+    A context manager: a run that fails before its first epoch ends takes back what it wrote, so that the same command
+    can be given again.
+    """
 
     def __init__(self, path: Path, *, overwrite: bool) -> None:
         """Makes the directory.
@@ -45,6 +51,7 @@ class RunDirectory:
             raise UsageError(
                 f"--output {path}: already holds {', '.join(present)}; name another directory or add --overwrite"
             )
+        self._made = [place for place in (path, *path.parents) if not place.exists()]
         try:
             path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=path):
@@ -54,6 +61,20 @@ class RunDirectory:
         for name in present:
             (path / name).unlink()
         self._epochs: list[EpochResult] = []
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None or self._epochs:
+            return
+        for name in RESULTS:
+            (self.path / name).unlink(missing_ok=True)
+        for place in self._made:
+            with contextlib.suppress(OSError):  # something of another's is in it
+                place.rmdir()
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Keeps the resolved configuration as config.json."""
