@@ -7,7 +7,18 @@ import statistics
 import time
 from importlib import metadata
 
-PACKAGES = ("disttrain", "horovod", "keras", "numba", "numpy", "polars", "pyarrow", "tensorflow", "tensorflow-cpu")
+PACKAGES = (
+    "disttrain",
+    "horovod",
+    "jax",
+    "keras",
+    "numba",
+    "numpy",
+    "polars",
+    "pyarrow",
+    "tensorflow",
+    "tensorflow-cpu",
+)
 
 
 def median_s(function, repeats):

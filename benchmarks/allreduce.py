@@ -1,0 +1,104 @@
+"""What the all-reduce costs: one of the job's gradient, and a step of a larger model beside one process alone.
+
+python -m benchmarks.allreduce
+python -m benchmarks.allreduce --launcher 'horovodrun --mpi -np 2'
+"""
+
+import argparse
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+
+import numpy as np
+
+from benchmarks.measure import median_s, print_table, write_json
+
+JOB_FLOATS = 169 + 1  # the gradient of the 1-16-8-1 network, and the loss that rides along
+LARGE = {"features": 30, "hidden": (512, 256), "batch_size": 8192, "steps": 8}
+RESULT = "allreduce-result "
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.allreduce", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--launcher", default="horovodrun -np 2", help="what starts two workers")
+    parser.add_argument("--turns", type=int, default=3, help="how often the two take turns")
+    parser.add_argument("--json", help="also write the results here")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        work()
+        return
+    alone, together = [], []
+    for _ in range(options.turns):
+        alone.append(turn(""))
+        together.append(turn(options.launcher))
+    ratio = statistics.median(two["step_s"] / one["step_s"] for one, two in zip(alone, together, strict=True))
+    reduce_us = statistics.median(two["reduce_s"] for two in together) * 1e6
+    print_table(
+        ["what", "one process", "two processes", "ratio"],
+        [
+            [f"all-reduce of {JOB_FLOATS} floats, us", "-", f"{reduce_us:.0f}", "-"],
+            [
+                f"step of 30-512-256-1, batch {LARGE['batch_size']}, ms",
+                f"{statistics.median(one['step_s'] for one in alone) * 1e3:.1f}",
+                f"{statistics.median(two['step_s'] for two in together) * 1e3:.1f}",
+                f"{ratio:.2f}",
+            ],
+        ],
+    )
+    if options.json:
+        write_json(options.json, {"alone": alone, "together": together, "step_ratio": ratio, "reduce_us": reduce_us})
+
+
+def turn(launcher):
+    """What rank 0 of a new group of workers, or one process alone, measured."""
+    command = [*shlex.split(launcher), sys.executable, "-m", "benchmarks.allreduce", "--worker"]
+    environ = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    output = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
+    return json.loads(output[output.index(RESULT) + len(RESULT) :].splitlines()[0])
+
+
+def work():
+    import keras
+    import tensorflow as tf
+
+    from disttrain.backends import open_backend
+    from disttrain.engine import Engine
+    from disttrain.model import dense_network
+
+    backend = open_backend("auto", os.environ, threads=1, small_model=True)
+    model = dense_network(LARGE["features"], LARGE["hidden"], 1)
+    model.compile(keras.optimizers.Adam(), loss="mae")
+    engine = Engine(model, backend, LARGE["features"])
+    engine.synchronize()
+    shape = (LARGE["steps"], LARGE["batch_size"], LARGE["features"] + 1)
+    data = np.random.default_rng(0).random(shape, np.float32)
+    rows = np.full(LARGE["steps"], LARGE["batch_size"] * backend.world.size)
+    step_s = median_s(lambda: list(engine.train(data, rows, full=True, steps_per_call=LARGE["steps"])), 9)
+    result = {"step_s": step_s / LARGE["steps"], "reduce_s": 0.0}
+    if backend.world.size > 1:
+        result["reduce_s"] = median_s(reductions(tf, backend), 9) / 200
+    if backend.world.is_leader:
+        print(RESULT + json.dumps(result), flush=True)
+    backend.close()
+
+
+def reductions(tf, backend):
+    """200 all-reduces in one graph call, each of what the last one gave."""
+
+    @tf.function
+    def loop(flat):
+        for _ in tf.range(200):
+            flat = backend.reduce(flat) * 0.5
+        return flat
+
+    return lambda: loop(tf.ones([JOB_FLOATS])).numpy()
+
+
+if __name__ == "__main__":
+    main()
