@@ -1,9 +1,9 @@
-"""Rows in the order in which they are wanted: ranges of the file parsed one after another, and permuted by windows."""
+"""Rows in the order in which they are wanted: ranges of the file, parsed or from the cache, and permuted by windows."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from typing import Protocol
@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from disttrain.epoch_cache import RowCache
 from disttrain.errors import DataError, FileChanged
 from disttrain.parsing import ParseFault, parse_rows
 from disttrain.readahead import Block, line_blocks
@@ -31,8 +32,11 @@ class Rows(Protocol):
     def fill(self, out: Floats) -> None:
         """Put the next `len(out)` rows into `out`, float32 `[rows, columns]`, C-contiguous."""
 
-    def finish(self) -> None:
-        """After the last row: raise FileChanged if the file has others than when it was indexed."""
+    def take(self, num_rows: int) -> Floats:
+        """The next rows as float32 `[rows, columns]`: read-only where that saves a copy."""
+
+    def finish(self) -> bool:
+        """After the last row: whether the file was read; FileChanged if it has other rows than when it was indexed."""
 
 
 class ParsedRows:
@@ -60,12 +64,17 @@ class ParsedRows:
             filled += count
             self._left -= count
 
-    def finish(self) -> None:
-        """Raise FileChanged unless only blanks follow the rows that were parsed."""
+    def take(self, num_rows: int) -> Floats:
+        """The next rows in an array of their own."""
+        return _filled(self, num_rows, self._source.num_columns)
+
+    def finish(self) -> bool:
+        """Whether any were parsed; FileChanged unless only blanks follow them."""
         while self._block is not None:
             if self._block.buffer[self._position : self._block.stop].tobytes().strip(_BLANKS):
                 raise self._changed("more")
             self._next_block()
+        return len(self._rows) > 0
 
     def _spans(self) -> Iterator[tuple[int, int]]:
         for rows in self._ranges:
@@ -114,6 +123,71 @@ class ParsedRows:
         )
 
 
+class CachedRows:
+    """The rows of some ranges: from the cache where it has them; `parse` gives the others, which it then keeps."""
+
+    def __init__(
+        self, cache: RowCache, ranges: Iterable[Range], parse: Callable[[Iterable[Range]], Rows], *, num_columns: int
+    ) -> None:
+        self._cache = cache
+        self._ranges = iter(ranges)
+        self._num_columns = num_columns
+        self._parts: deque[tuple[Range, bool]] = deque()  # what follows, each with whether it is kept
+        self._missing: deque[Range] = deque()  # of these, what `parse` has not yet asked for
+        self._parsed = parse(self._to_parse())
+
+    def fill(self, out: Floats) -> None:
+        """Read or parse the next `len(out)` rows."""
+        filled = 0
+        while filled < len(out):
+            rows, is_kept = self._next_part(len(out) - filled)
+            part = out[filled : filled + len(rows)]
+            if is_kept:
+                self._cache.read_into(rows.start, part)
+            else:
+                self._parsed.fill(part)
+                self._cache.write(rows.start, part)
+            filled += len(rows)
+
+    def take(self, num_rows: int) -> Floats:
+        """The next rows, as a map of the cache where it has all of them in one place."""
+        while not self._parts and self._look_ahead():
+            pass
+        if num_rows and self._parts:
+            rows, is_kept = self._parts[0]
+            if is_kept and len(rows) >= num_rows:
+                return self._cache.view(self._next_part(num_rows)[0])
+        return _filled(self, num_rows, self._num_columns)
+
+    def finish(self) -> bool:
+        """Whether any were parsed; FileChanged if the file has other rows than when it was indexed."""
+        return self._parsed.finish()
+
+    def _next_part(self, num_rows: int) -> tuple[Range, bool]:
+        """Up to so many of the next rows that are all kept, or all not."""
+        while not self._parts and self._look_ahead():
+            pass
+        rows, is_kept = self._parts.popleft()
+        stop = min(rows.start + num_rows, rows.stop)
+        if stop < rows.stop:
+            self._parts.appendleft((Range(stop, rows.stop), is_kept))
+        return Range(rows.start, stop), is_kept
+
+    def _look_ahead(self) -> bool:
+        """See what the cache has of the next range; False after the last one."""
+        rows = next(self._ranges, None)
+        if rows is not None:
+            parts = self._cache.split(rows)
+            self._parts.extend(parts)
+            self._missing.extend(part for part, is_kept in parts if not is_kept)
+        return rows is not None
+
+    def _to_parse(self) -> Iterator[Range]:
+        while self._missing or self._look_ahead():
+            while self._missing:
+                yield self._missing.popleft()
+
+
 class PermutedRows:
     """The rows of some windows, each permuted; the next window is made in `pool` while one is used up.
 
@@ -144,9 +218,13 @@ class PermutedRows:
             if filled < len(out):
                 self._next_window()
 
-    def finish(self) -> None:
-        """Raise FileChanged if the file has other rows than when it was indexed."""
-        self._rows.finish()
+    def take(self, num_rows: int) -> Floats:
+        """The next rows in an array of their own."""
+        return _filled(self, num_rows, self._window.shape[1])
+
+    def finish(self) -> bool:
+        """Whether the file was read; FileChanged if it has other rows than when it was indexed."""
+        return self._rows.finish()
 
     def _next_window(self) -> None:
         assert self._next is not None, "no more rows are asked for than the windows have"
@@ -167,3 +245,9 @@ class PermutedRows:
         self._rows.fill(buffer[: window.num_rows])
         permute_rows(buffer[: window.num_rows], window.key)
         return buffer
+
+
+def _filled(rows: Rows, num_rows: int, num_columns: int) -> Floats:
+    out = np.empty((num_rows, num_columns), np.float32)
+    rows.fill(out)
+    return out

@@ -10,8 +10,9 @@ from types import TracebackType
 
 import numpy as np
 
+from disttrain.epoch_cache import RowCache
 from disttrain.index import CHUNK_BYTES
-from disttrain.rows import Floats, ParsedRows, PermutedRows, Rows
+from disttrain.rows import CachedRows, Floats, ParsedRows, PermutedRows, Rows
 from disttrain.sharding import Range, num_full_steps, num_steps, shard_range, shard_step
 from disttrain.shuffle import FILE_ORDER, EpochOrder, block_bounds, shard_windows, window_blocks
 from disttrain.source import Source
@@ -77,8 +78,9 @@ class Superbatches:
     What fails in the background is raised by the `next` that would have got it.
     """
 
-    def __init__(self, source: Source, epoch: Epoch, *, depth: int, num_threads: int) -> None:
+    def __init__(self, source: Source, epoch: Epoch, cache: RowCache | None, *, depth: int, num_threads: int) -> None:
         self._source = source
+        self._cache = cache if cache is not None and cache.begin_epoch() else None
         self._epoch = epoch
         num_shards = max(len(epoch.shards), 1)
         self._block_bytes = min(source.reader.block_bytes, max(READ_AHEAD_BYTES // (2 * num_shards), MIN_BLOCK_BYTES))
@@ -121,9 +123,11 @@ class Superbatches:
             for first_step, steps in self._epoch.packs():
                 if not self._handover.put(Superbatch(self._pack(shards, first_step, steps), first_step)):
                     return
-            for shard in shards:
-                shard.finish()
-            check_unchanged(self._source.info)
+            was_read = [shard.finish() for shard in shards]
+            if any(was_read):
+                check_unchanged(self._source.info)
+            if self._cache is not None:
+                self._cache.flush()
         except BaseException as error:
             self._handover.end(error)
         else:
@@ -132,17 +136,22 @@ class Superbatches:
     def _open_shards(self) -> list[Rows]:
         epoch, source = self._epoch, self._source
         if epoch.order.mode == "none":
-            return [self._parsed([epoch.places(shard)]) for shard in epoch.shards]
+            return [self._rows([epoch.places(shard)]) for shard in epoch.shards]
         bounds = block_bounds(source.index.rows, source.num_rows)
         num_blocks = window_blocks(bounds, epoch.num_shards, source.num_columns)
 
         def open_shard(shard: int) -> Rows:
             first_row = epoch.places(shard).start - shard_range(epoch.num_rows, epoch.num_shards, shard).start
             windows = partial(shard_windows, epoch.order, bounds, epoch.num_shards, shard, num_blocks, first_row)
-            rows = self._parsed(rows for window in windows() for rows in window.ranges)
+            rows = self._rows(rows for window in windows() for rows in window.ranges)
             return PermutedRows(rows, windows(), self._permuters, num_columns=source.num_columns, first_row=first_row)
 
         return [open_shard(shard) for shard in epoch.shards]
+
+    def _rows(self, ranges: Iterable[Range]) -> Rows:
+        if self._cache is None:
+            return self._parsed(ranges)
+        return CachedRows(self._cache, ranges, self._parsed, num_columns=self._source.num_columns)
 
     def _parsed(self, ranges: Iterable[Range]) -> Rows:
         return ParsedRows(self._source, ranges, self._readers, block_bytes=self._block_bytes, num_ahead=self._num_ahead)
@@ -150,15 +159,14 @@ class Superbatches:
     def _pack(self, shards: list[Rows], first_step: int, steps: int) -> Floats:
         """The rows of some steps, float32 `[steps, rows_per_step, columns]`: in each, one shard after the other."""
         counts = [self._epoch.step_rows(shard, first_step) for shard in self._epoch.shards]
+        if len(counts) == 1:
+            return shards[0].take(steps * counts[0]).reshape(steps, counts[0], self._source.num_columns)
         data = np.empty((steps, sum(counts), self._source.num_columns), np.float32)
         stops = np.cumsum(counts, dtype=int).tolist()
         parts = [data[:, stop - count : stop] for stop, count in zip(stops, counts, strict=True)]
-        if len(parts) == 1:
-            _fill(shards[0], parts[0])
-        else:
-            jobs = zip(shards, parts, strict=True)
-            for job in [self._parsers.submit(partial(_fill, shard, part)) for shard, part in jobs]:
-                job.result()
+        jobs = zip(shards, parts, strict=True)
+        for job in [self._parsers.submit(partial(_fill, shard, part)) for shard, part in jobs]:
+            job.result()
         return data
 
 
@@ -171,6 +179,7 @@ def superbatches(
     steps_per_superbatch: int,
     start_step: int = 0,
     order: EpochOrder = FILE_ORDER,
+    cache: RowCache | None = None,
     depth: int = 2,
     num_threads: int = 2,
 ) -> Superbatches:
@@ -179,11 +188,13 @@ def superbatches(
     A full step has `len(shards) * batch_size` rows, the shards' batches joined in the shards' order, and up to
     `steps_per_superbatch` of them make a superbatch. The epoch's last step, if any shard is short in it, comes alone:
     `[1, rows really there, columns]`, maybe 0 rows. At most `depth` superbatches wait besides the one that is made.
-    With an `order` other than the file's, two windows of some MiB are held as well (see shuffle.py).
+    With an `order` other than the file's, two windows of some MiB are held as well (see shuffle.py). Rows that `cache`
+    has are not parsed, others are added to it; a superbatch may then be a read-only map of it. A cache serves one epoch
+    at a time.
     Iterating raises DataError for a faulty row, FileChanged, StorageError.
     """
     epoch = Epoch(source.num_rows, num_shards, shards, batch_size, steps_per_superbatch, start_step, order)
-    return Superbatches(source, epoch, depth=depth, num_threads=num_threads)
+    return Superbatches(source, epoch, cache, depth=depth, num_threads=num_threads)
 
 
 def _fill(shard: Rows, part: Floats) -> None:

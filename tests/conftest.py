@@ -17,6 +17,12 @@ def cache_dir(tmp_path):
 
 
 @pytest.fixture
+def kept(tmp_path):
+    """A place for an epoch cache."""
+    return tmp_path / "kept"
+
+
+@pytest.fixture
 def open_csv(tmp_path, cache_dir):
     opened = []
 

@@ -3,9 +3,11 @@
 import io
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 
+from disttrain.sharding import shards_of_rank
 from disttrain.storage import LocalReader
 from disttrain.stream import superbatches
 
@@ -74,6 +76,23 @@ class RecordingReader(LocalReader):
     def read_into(self, offset, buffer):
         self.ranges.append((offset, offset + len(buffer)))
         super().read_into(offset, buffer)
+
+
+def epoch_rows(source, cache, *, num_shards=1, world_size=1, batch_size=100, **options):
+    """All ranks' rows of one epoch, and the bytes of the CSV that were read for it."""
+    rows, read_bytes = [], 0
+    for rank in range(world_size):
+        with RecordingReader(source.info) as reader:
+            shards = shards_of_rank(num_shards, world_size, rank)
+            recorded = replace(source, reader=reader)
+            options_here = {"shards": shards, "num_shards": num_shards, "batch_size": batch_size, **options}
+            rows += steps_of(recorded, cache=cache, **options_here)
+            read_bytes += sum(stop - start for start, stop in reader.ranges)
+    return np.concatenate(rows), read_bytes
+
+
+def assert_same_bits(found, expected):
+    np.testing.assert_array_equal(found.view(np.uint32), expected.view(np.uint32))
 
 
 def stream_threads():
