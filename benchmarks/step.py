@@ -8,6 +8,7 @@ intra-op thread each, and take turns; a turn is one compiled call over all its s
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -87,7 +88,7 @@ def jax_call(data):
     widths, random = (1, 16, 8, 1), np.random.default_rng(0)
     weights = [
         (jnp.asarray(random.normal(0, 0.3, shape), jnp.float32), jnp.zeros(shape[1]))
-        for shape in zip(widths[:-1], widths[1:], strict=True)
+        for shape in itertools.pairwise(widths)
     ]
 
     def loss(weights, x, y):
