@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -13,9 +14,11 @@ from rich.console import Console
 
 import disttrain
 from disttrain.backends import open_backend
+from disttrain.cache_room import show_bytes
 from disttrain.callbacks import build_callbacks
 from disttrain.config import TrainConfig, default_cache_dir
 from disttrain.engine import Engine
+from disttrain.epoch_cache import RowCache, open_cache
 from disttrain.errors import DataError, PeerError, UsageError
 from disttrain.header import read_header
 from disttrain.makedata import SAMPLE_ROWS, make_sample
@@ -29,7 +32,7 @@ from disttrain.shuffle import FILE_ORDER, EpochOrder
 from disttrain.source import Source, choose_columns
 from disttrain.storage import open_reader
 from disttrain.trainer import EpochResult, Trainer
-from disttrain.world import Backend, together
+from disttrain.world import Backend, launched_rank, together
 
 SMALL_MODEL_WEIGHTS = 100_000
 SLOW_INDEX_S = 2.0
@@ -63,7 +66,8 @@ class _Run:
         self.backend = backend
         self.stack = stack
         self.cache_dir = config.cache_dir or default_cache_dir(environ)
-        self.console = Console(quiet=not backend.world.is_leader, highlight=False, soft_wrap=True)
+        plain = False if launched_rank(environ) is not None else None  # mpirun gives rank 0 a terminal of its own
+        self.console = Console(quiet=not backend.world.is_leader, force_terminal=plain, highlight=False, soft_wrap=True)
 
     def train(self) -> None:
         config, world = self.config, self.backend.world
@@ -147,7 +151,28 @@ class _Run:
         steps = steps_per_superbatch(
             source, most_held, config.batch_size, config.steps_per_execution, multiple_of=config.sync_every
         )
-        return Pass(source, num_shards, config.batch_size, steps, order)
+        return Pass(source, num_shards, config.batch_size, steps, order, self._cache(source, order))
+
+    def _cache(self, source: Source, order: EpochOrder) -> RowCache | None:
+        config, world = self.config, self.backend.world
+        if config.cache is None:
+            return None
+        part = 1.0 if order.mode == "global" else world.local_size / world.size  # of the rows comes to this machine
+        planned_rows = math.ceil(source.num_rows * part)
+        cache = open_cache(
+            config.cache.expanduser(),
+            source,
+            limit_bytes=config.cache_limit,
+            planned_rows=planned_rows,
+            warns=world.local_rank == 0,
+        )
+        if cache is not None:
+            self.stack.enter_context(cache)
+            self.console.print(
+                f"Cache {cache.path}: {show_bytes(planned_rows * source.num_columns * 4)} for {planned_rows:,} rows, "
+                f"of which {cache.num_rows:,} are there"
+            )
+        return cache
 
     def _directory(self, data: str) -> RunDirectory | None:
         if not self.backend.world.is_leader:

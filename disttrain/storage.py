@@ -7,7 +7,7 @@ import os
 import secrets
 import stat as stat_module
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -61,22 +61,26 @@ def local_path(url: str) -> Path | None:
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Write a file whole or not at all: beside the target, synced, renamed over it; removed if the block raises."""
     part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stream = open(part, "xb")  # noqa: SIM115
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror}; name a place that is writable") from error
-    try:
-        with stream:
+    try:  # from before it is made: a signal may come between its making and the next line
+        with _create(path, part) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(part, path)
     except BaseException as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
             raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
         raise
+
+
+def _create(path: Path, part: Path) -> BinaryIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(part, "xb")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror}; name a place that is writable") from error
 
 
 class LocalReader:

@@ -37,7 +37,8 @@ def command_line(*arguments, processes: int | None = None) -> list[str]:
 
 def environment(directory: Path, **extra: str) -> dict[str, str]:
     """This process's environment, less what would change a run, with its caches in `directory`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DISTTRAIN_", "HOROVOD_"))}
+    changing = ("DISTTRAIN_", "HOROVOD_", "TF_CPP_")  # TensorFlow sets the last one itself when it is imported
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(changing)}
     kept["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(directory)])
     return kept | {"DISTTRAIN_CACHE_DIR": str(directory / "cache"), "PYTHONUNBUFFERED": "1"} | extra
 
