@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from command import HOROVODRUN, command_line, disttrain, environment, finished, trained
+from command import command_line, disttrain, environment, finished, trained
 
 ESCAPE = "\x1b"
 ENDLESS = ("--data", "data.csv", "--epochs", 1_000_000, "--output", "endless")
@@ -262,7 +262,6 @@ def test_data_that_is_interrupted_in_the_making_leaves_nothing_behind(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not HOROVODRUN.exists(), reason="needs Horovod; launch/install-horovod.sh builds it")
 def test_two_workers_speak_with_one_voice(place):
     run = trained(place, "two", "--data", "data.csv", "--epochs", 2, processes=2)
     assert json.loads((run / "config.json").read_text())["world_size"] == 2

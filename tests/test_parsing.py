@@ -1,7 +1,5 @@
 """What the parser promises: exact values, located faults, the same rows however the bytes are cut."""
 
-from __future__ import annotations
-
 import re
 import threading
 from fractions import Fraction
@@ -82,15 +80,14 @@ numbers = st.builds(
     | st.builds("0.{}{}".format, st.integers(0, 60).map(lambda n: "0" * n), digit_runs),
     exponents,
 )
+fixed_forms = st.sampled_from([".8f", ".7f", ".6f", ".3f", ".1f", ".0f", ".9f", "+.8f"])
 
 
 @st.composite
 def columns_of_like_width(draw: st.DrawFn) -> list[list[str]]:
     """Rows whose columns are written with a fixed number of digits, but for some fields."""
     num_rows, num_columns = draw(st.integers(1, 50)), draw(st.integers(1, 4))
-    forms = [
-        draw(st.sampled_from([".8f", ".7f", ".6f", ".3f", ".1f", ".0f", ".9f", "+.8f"])) for _ in range(num_columns)
-    ]
+    forms = draw(st.lists(fixed_forms, min_size=num_columns, max_size=num_columns))
     seed, scale = draw(st.integers(0, 2**32)), draw(st.sampled_from([0.1, 1, 4]))
     values = np.random.default_rng(seed).standard_normal((num_rows, num_columns)) * scale
     rows = [[format(value, form) for value, form in zip(row, forms, strict=True)] for row in values.tolist()]
