@@ -68,7 +68,7 @@ class ProgressReporter:
         self._num_rows = num_rows
         self._epoch = 0
         self._epoch_begun_s = 0.0
-        self._next_line_s = time.monotonic() + LINE_EVERY_S
+        self._next_line_s = 0.0
         self._live: Progress | None = None
         self._task: TaskID | None = None
         if console.is_terminal:
@@ -80,8 +80,10 @@ class ProgressReporter:
 
     def epoch_begins(self, epoch: int) -> None:
         """Starts the epoch's clock and bar."""
-        self._epoch = epoch
         self._epoch_begun_s = time.monotonic()
+        if not self._epoch:
+            self._next_line_s = self._epoch_begun_s + LINE_EVERY_S
+        self._epoch = epoch
         if self._live is not None:
             if self._task is not None:
                 self._live.remove_task(self._task)
