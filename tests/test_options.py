@@ -58,25 +58,43 @@ def test_every_option_has_a_description_and_a_group_and_stands_in_the_help(setti
         assert (f"--{name.replace('_', '-')} " if "group" in field.json_schema_extra else name.upper()) in text, name
 
 
+# a value for each option that takes no number, unlike its default
+SAMPLES = {
+    "data": "a.csv",
+    "targets": "y",
+    "validation_data": "v.csv",
+    "header": "no",
+    "delimiter": ";",
+    "model": "m:f",
+    "hidden": "4,2",
+    "loss": "mse",
+    "metrics": "mae",
+    "shuffle": "shard",
+    "backend": "local",
+    "callbacks": "m:f",
+    "output": "out",
+    "cache": "rows",
+    "cache_dir": "cache",
+}
+BESIDE = {"cache_limit": ("--cache", "rows")}  # what an option means nothing without
+
+
 @pytest.mark.parametrize("settings", [TrainConfig, MakeDataConfig])
 def test_every_option_can_be_given_by_flag_and_by_variable(settings):
-    samples = {"data": "a.csv", "delimiter": ";", "header": "no", "backend": "local", "model": "m:f", "features": "3,5"}
-    samples |= {"targets": "y", "metrics": "mae", "hidden": "4,2", "loss": "mse", "validation_data": "v.csv"}
-    samples |= {"output": "out", "cache_dir": "cache", "callbacks": "m:f"}
-    samples["features"] = "3" if settings is MakeDataConfig else "3,5"
-    positional = ["a.csv"] if settings is MakeDataConfig else []
-    for name in settings.model_fields:
-        if name == "file":
-            continue
-        value = samples.get(name, "7")
-        if name == "overwrite":
-            by_flag = options(*positional, "--overwrite", settings=settings)
-            by_variable = options(*positional, DISTTRAIN_OVERWRITE="true", settings=settings)
-        else:
-            by_flag = options(*positional, "--" + name.replace("_", "-"), value, settings=settings)
-            by_variable = options(*positional, **{f"DISTTRAIN_{name.upper()}": value}, settings=settings)
+    for name in sorted(set(settings.model_fields) - {"file", "overwrite"}):
+        rest = [*(["a.csv"] if settings is MakeDataConfig else []), *BESIDE.get(name, ())]
+        value = SAMPLES.get(name, "7")
+        by_flag = options(*rest, "--" + name.replace("_", "-"), value, settings=settings)
+        by_variable = options(*rest, settings=settings, **{f"DISTTRAIN_{name.upper()}": value})
         assert by_flag == by_variable, name
         assert getattr(by_flag, name) != settings.model_fields[name].default, name
+
+
+def test_a_switch_is_a_flag_alone_and_a_word_elsewhere(tmp_path):
+    assert options("--overwrite").overwrite
+    assert options(DISTTRAIN_OVERWRITE="true").overwrite
+    assert options("--config", toml(tmp_path, "overwrite = true")).overwrite
+    assert not options("--config", toml(tmp_path, "overwrite = true"), DISTTRAIN_OVERWRITE="0").overwrite
 
 
 # arguments, environment, TOML text, words of the message: where the value came from, what stood there, what is wrong
