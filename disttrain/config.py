@@ -6,6 +6,7 @@ are derived from their fields (see options.py).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -41,10 +42,24 @@ def written_out(value: Any) -> Any:
     return "\t" if value == "\\t" else value
 
 
+def byte_count(value: Any) -> Any:
+    """`"10GB"` as 10,000,000,000 and `"1.5 GiB"` as 1,610,612,736; a number without a unit is of bytes."""
+    match = re.fullmatch(r"([0-9.e+]+)\s*(?:([kMGT])(i?))?B?", value.strip(), re.I) if isinstance(value, str) else None
+    if match is None:
+        return whole_number(value)
+    number, prefix, binary = match.groups()
+    size = (1024 if binary else 1000) ** ("kmgt".index(prefix.lower()) + 1 if prefix else 0)
+    try:
+        return int(float(number) * size)
+    except (ValueError, OverflowError):
+        return value
+
+
 Words = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
 Widths = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(split_commas)]
 Delimiter = Annotated[str, BeforeValidator(written_out)]
 Count = Annotated[int, BeforeValidator(whole_number), Field(ge=1)]
+Bytes = Annotated[int, BeforeValidator(byte_count), Field(ge=1)]
 
 
 def option(group: str, description: str, default: Any = ..., **rules: Any) -> Any:
@@ -90,6 +105,18 @@ class TrainConfig(Settings):
         "data", "whether the first line names the columns; without one they are called 0, 1, …", "auto"
     )
     delimiter: Delimiter = option("data", "the character between two fields; \\t for a tab", ",")
+    cache: Path | None = option(
+        "data",
+        "directory on a local disk in which parsed rows are kept, so that later epochs and runs neither parse nor "
+        "fetch the file: 4 bytes a number. Default: none",
+        None,
+    )
+    cache_limit: Bytes | None = option(
+        "data",
+        "bytes that the cache's directory may take, such as 10GB; what was used longest ago is removed. "
+        "Default: what the disk has",
+        None,
+    )
 
     model: str | None = option(
         "model",
@@ -152,6 +179,12 @@ class TrainConfig(Settings):
         if len(value) != 1 or not value.isascii() or value.isalnum() or value in "\"'\n\r+-.":
             raise ValueError("must be one ASCII character that no number holds, such as ',' ';' '|' or a tab")
         return value
+
+    @model_validator(mode="after")
+    def _limit_is_of_a_cache(self) -> TrainConfig:
+        if self.cache_limit is not None and self.cache is None:
+            raise ValueError("cache_limit is the limit of a cache: name its directory with --cache")
+        return self
 
     @model_validator(mode="after")
     def _columns_serve_one_purpose(self) -> TrainConfig:

@@ -40,7 +40,7 @@ from disttrain.extents import Extents
 from disttrain.reader import UNVERSIONED
 from disttrain.sharding import Range
 from disttrain.source import Source
-from disttrain.storage import atomic_write, local_path
+from disttrain.storage import local_path
 from disttrain.threads import DaemonPool
 
 FORMAT = 1
@@ -237,9 +237,14 @@ class RowCache:
 
 
 def open_cache(
-    directory: Path, source: Source, *, limit_bytes: int | None = None, planned_rows: int | None = None
+    directory: Path,
+    source: Source,
+    *,
+    limit_bytes: int | None = None,
+    planned_rows: int | None = None,
+    warns: bool = True,
 ) -> RowCache | None:
-    """The cache of a source's rows, made or found in `directory`; None, after a warning, where there is no room.
+    """The cache of a source's rows, made or found in `directory`; None where there is no room: `warns` tells why.
 
     This machine's workers are going to write `planned_rows` of the file (all, if it is None). Entries that were used
     longest ago are removed until they fit into `limit_bytes`, with what else is in the directory, and onto the disk.
@@ -248,22 +253,21 @@ def open_cache(
     identity = _identity(source)
     path = directory / _key(identity)
     planned_bytes = (source.num_rows if planned_rows is None else planned_rows) * source.num_columns * 4
-    if source.info.fingerprint.endswith(UNVERSIONED):
-        _log.warning("the cache is not used for %s: its store does not tell when the file changes", source.url)
-        return None
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with locked(directory):
-            if not _is_whole(path, identity):
-                remove_entry(path)
-            reason = make_room(directory, path, planned_bytes, limit_bytes)
-            cache = None if reason else _open_entry(path, identity, planned_bytes)
-    except OSError as error:
-        reason = error.strerror
-        if not os.access(directory, os.W_OK):
-            raise UsageError(f"--cache {directory}: cannot be written: {reason}; name another directory") from error
-        cache = None
-    if cache is None:
+    cache: RowCache | None = None
+    reason: str | None = "its store does not tell when the file changes"
+    if not source.info.fingerprint.endswith(UNVERSIONED):
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with locked(directory):
+                if not _is_whole(path, identity):
+                    remove_entry(path)
+                reason = make_room(directory, path, planned_bytes, limit_bytes)
+                cache = None if reason else _open_entry(path, identity, planned_bytes)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            if not os.access(directory, os.W_OK):
+                raise UsageError(f"--cache {directory}: cannot be written: {reason}; name another directory") from error
+    if cache is None and warns:
         _log.warning("going on without the cache %s for %s: %s", directory, source.url, reason)
     return cache
 
@@ -276,7 +280,9 @@ def _open_entry(path: Path, identity: dict[str, Any], planned_bytes: int) -> Row
         except ValueError:
             remove_entry(path)
         else:
-            _write_about(path, identity, max(planned_bytes, entry(path).planned_bytes))
+            if planned_bytes > entry(path).planned_bytes:
+                _write_about(path, identity, planned_bytes)
+            os.utime(path / ABOUT)
             return cache
     try:
         path.mkdir()
@@ -291,8 +297,7 @@ def _open_entry(path: Path, identity: dict[str, Any], planned_bytes: int) -> Row
 
 
 def _write_about(path: Path, identity: dict[str, Any], planned_bytes: int) -> None:
-    with atomic_write(path / ABOUT) as stream:
-        stream.write(json.dumps({"planned_bytes": planned_bytes, **identity}).encode())
+    (path / ABOUT).write_text(json.dumps({"planned_bytes": planned_bytes, **identity}), encoding="utf-8")
 
 
 def _identity(source: Source) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from disttrain.epoch_cache import RowCache
 from disttrain.sharding import num_full_steps, num_steps, rows_in_step
 from disttrain.shuffle import FILE_ORDER, EpochOrder
 from disttrain.source import Source
@@ -21,13 +22,17 @@ MAX_STEPS_PER_EXECUTION = 4096
 
 @dataclass(frozen=True)
 class Pass:
-    """One way through one file: the same shards and steps in every epoch; `order` says how their rows are drawn."""
+    """One way through one file: the same shards and steps in every epoch; `order` says how their rows are drawn.
+
+    `cache`, if there is one, keeps the parsed rows from one epoch to the next.
+    """
 
     source: Source
     num_shards: int
     batch_size: int
     steps_per_execution: int
     order: EpochOrder = FILE_ORDER
+    cache: RowCache | None = None
 
     @property
     def num_steps(self) -> int:
@@ -43,6 +48,7 @@ class Pass:
             batch_size=self.batch_size,
             steps_per_superbatch=min(self.steps_per_execution, self.num_steps),
             order=replace(self.order, epoch=epoch),
+            cache=self.cache,
         )
 
     def global_rows(self, first_step: int, count: int) -> npt.NDArray[np.int64]:
