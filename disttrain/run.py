@@ -103,7 +103,7 @@ class _Run:
         is_maker = self.backend.world.local_rank == 0
         made = together(self.backend, lambda: make_sample(self.cache_dir) if is_maker else None)
         sample = made or make_sample(self.cache_dir)
-        self.console.print(f"No --data: training on the built-in sample, y = x, {SAMPLE_ROWS:,} rows ({sample})")
+        self.console.print(f"No --data: training on the built-in sample, y = x, {SAMPLE_ROWS:,} rows")
         return str(sample)
 
     def _open(self, url: str, like: Source | None = None) -> Source:
@@ -137,7 +137,7 @@ class _Run:
             raise UsageError(f"--num-shards {num_shards} leaves some of the {size} workers without a shard")
         if source.num_rows < num_shards:
             raise DataError(
-                f"{source.url}: {source.num_rows} rows cannot give each of {num_shards} shards one; use fewer workers"
+                f"{source.url}: cannot give each of {num_shards} shards a row, having {source.num_rows}; use fewer workers"
             )
         training = self._plan(source, num_shards, EpochOrder(config.shuffle, config.seed))
         validation = self._plan(validation_source, num_shards, FILE_ORDER) if validation_source is not None else None

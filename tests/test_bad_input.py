@@ -87,7 +87,7 @@ CASES_BEFORE_TRAINING = {
     "a column twice": data("x,x\n1,2\n", DATA, "data.csv, line 1", "'x'", "more than once"),
     "fewer rows than shards": data("x,y\n1,2\n3,4\n", DATA, "2 rows", "3 shards", options="--num-shards 3"),
     "fewer rows than workers": data(
-        "x,y\n1,2\n", DATA, "1 rows", "2 shards", "fewer workers", options="--num-shards 2"
+        "x,y\n1,2\n", DATA, "each of 2 shards a row", "having 1", "fewer workers", options="--num-shards 2"
     ),
     "a missing validation file": good("--validation-data nowhere.csv", USAGE, "nowhere.csv", "no such file"),
     "validation without a column": good(

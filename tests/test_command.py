@@ -117,7 +117,7 @@ def test_history_csv_and_metrics_jsonl_agree(results):
 def test_without_data_it_trains_on_the_sample_that_it_makes_once(tmp_path):
     first = disttrain(tmp_path, "--epochs", 1, "--output", "first")
     assert (first.returncode, first.stderr) == (0, ""), first.stderr
-    assert first.stdout.startswith("No --data: training on the built-in sample, y = x, 1,000,000 rows ("), first.stdout
+    assert first.stdout.startswith("No --data: training on the built-in sample, y = x, 1,000,000 rows\n"), first.stdout
     (sample,) = (tmp_path / "cache").glob("**/*.csv")
     made = sample.stat()
     assert sample.read_bytes().count(b"\n") == 1_000_001
