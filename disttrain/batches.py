@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from disttrain.config import default_cache_dir
+from disttrain.epoch_cache import RowCache, open_cache
 from disttrain.errors import UsageError
-from disttrain.header import Mode
+from disttrain.header import Mode as HeaderMode
 from disttrain.sharding import shard_range
+from disttrain.shuffle import EpochOrder, Mode
 from disttrain.source import Source
 from disttrain.stream import superbatches
 
@@ -30,11 +35,14 @@ def batches(
     shard: int = 0,
     num_shards: int = 1,
     epochs: int | None = 1,
-    header: Mode = "auto",
+    shuffle: Mode = "none",
+    seed: int = 0,
+    cache: str | Path | None = None,
+    header: HeaderMode = "auto",
     delimiter: str = ",",
     cache_dir: str | Path | None = None,
 ) -> Iterator[Batch]:
-    """Yield `(x [batch_size, num_features], y [batch_size, num_targets])`, float32, each row once an epoch, in order.
+    """Yield `(x [batch_size, num_features], y [batch_size, num_targets])`, float32, each row once an epoch.
 
     `path` is a path or any URL that fsspec opens. The default target is the last column, the default features are all
     others. Of `num_shards` equal, contiguous parts of the rows it yields part `shard`; only an epoch's last batch may
@@ -44,19 +52,27 @@ def batches(
         steps = num_batches(path, 250)
         model.fit(batches(path, 250, epochs=10), steps_per_epoch=steps, epochs=10, shuffle=False)
 
+    Rows come in the file's order, or as `shuffle` says (see `disttrain.shuffle`), anew in each epoch: a file that is
+    sorted needs `"global"`. All shards must then have the same `seed`. Parsed rows are kept in the directory `cache`,
+    if there is one, from which later epochs and runs read them.
+
     Raises UsageError for arguments that cannot be met; iterating raises DataError for a faulty row, StorageError, and
     UsageError for a file or column that is not there.
     """
     _check(batch_size, shard, num_shards)
     if epochs is not None and epochs < 1:
         raise UsageError(f"epochs is {epochs}, expected at least 1, or None for no end")
+    if shuffle not in get_args(Mode):
+        raise UsageError(f"shuffle is {shuffle!r}, expected one of {', '.join(get_args(Mode))}")
 
     def generate() -> Iterator[Batch]:
-        with _open(path, features, target, header, delimiter, cache_dir) as source:
-            done = 0
-            while epochs is None or done < epochs:
-                yield from _epoch(source, batch_size, shard, num_shards)
-                done += 1
+        with ExitStack() as stack:
+            source = stack.enter_context(_open(path, features, target, header, delimiter, cache_dir))
+            rows = open_cache(Path(cache).expanduser(), source) if cache is not None else None
+            if rows is not None:
+                stack.enter_context(rows)
+            for epoch in count(1) if epochs is None else range(1, epochs + 1):
+                yield from _epoch(source, batch_size, shard, num_shards, EpochOrder(shuffle, seed, epoch), rows)
 
     return generate()
 
@@ -67,7 +83,7 @@ def num_batches(
     *,
     shard: int = 0,
     num_shards: int = 1,
-    header: Mode = "auto",
+    header: HeaderMode = "auto",
     delimiter: str = ",",
     cache_dir: str | Path | None = None,
 ) -> int:
@@ -80,7 +96,9 @@ def num_batches(
         return -(-len(shard_range(source.num_rows, num_shards, shard)) // batch_size)
 
 
-def _epoch(source: Source, batch_size: int, shard: int, num_shards: int) -> Iterator[Batch]:
+def _epoch(
+    source: Source, batch_size: int, shard: int, num_shards: int, order: EpochOrder, cache: RowCache | None
+) -> Iterator[Batch]:
     batch_bytes = 4 * batch_size * source.num_columns
     stream = superbatches(
         source,
@@ -88,20 +106,22 @@ def _epoch(source: Source, batch_size: int, shard: int, num_shards: int) -> Iter
         num_shards=num_shards,
         batch_size=batch_size,
         steps_per_superbatch=max(SUPERBATCH_BYTES // batch_bytes, 1),
+        order=order,
+        cache=cache,
     )
     num_features = len(source.feature_names)
     with stream:
         for superbatch in stream:
             for rows in superbatch.data:  # [rows, columns]
                 if len(rows):
-                    yield np.ascontiguousarray(rows[:, :num_features]), np.ascontiguousarray(rows[:, num_features:])
+                    yield rows[:, :num_features].copy(), rows[:, num_features:].copy()
 
 
 def _open(
     path: str | Path,
     features: str | Sequence[str] | None,
     target: str | Sequence[str] | None,
-    header: Mode,
+    header: HeaderMode,
     delimiter: str,
     cache_dir: str | Path | None,
 ) -> Source:

@@ -40,6 +40,32 @@ def test_every_row_is_yielded_once_and_only_the_last_batch_is_short(csv, batches
     np.testing.assert_array_equal(np.concatenate([y for _, y in found]), 2 * rows[:, None])
 
 
+@pytest.mark.parametrize("mode", ["shard", "global"])
+def test_shuffled_epochs_have_every_row_once_each_in_another_order(csv, batches, mode):
+    shards = [
+        np.concatenate([x[:, 0] for x, _ in batches(csv, 10, shuffle=mode, seed=2, epochs=2, shard=k, num_shards=2)])
+        for k in range(2)
+    ]
+    lengths = [501, 500]
+    epochs = [np.concatenate([rows[:length] for rows, length in zip(shards, lengths, strict=True)])]
+    epochs.append(np.concatenate([rows[length:] for rows, length in zip(shards, lengths, strict=True)]))
+    for rows in epochs:
+        assert np.sort(rows).tolist() == list(range(1001))
+    assert epochs[0].tolist() != epochs[1].tolist()
+
+
+def test_batches_from_the_cache_are_the_same_and_ones_own(csv, batches, tmp_path):
+    plain = list(batches(csv, 40))
+    for _ in range(2):
+        kept = list(batches(csv, 40, cache=tmp_path / "kept", epochs=2))
+        for (x, y), (plain_x, plain_y) in zip(kept, plain * 2, strict=True):
+            np.testing.assert_array_equal(x, plain_x)
+            np.testing.assert_array_equal(y, plain_y)
+            x += 1  # into nobody else's rows
+            y += 1
+    assert len(list((tmp_path / "kept").glob("*/rows"))) == 1
+
+
 def test_columns_may_be_named_alone_or_in_a_list(csv, batches):
     for features, target in [("z", "x"), (["z"], ["x"])]:
         x, y = next(batches(csv, 3, features=features, target=target))
@@ -89,6 +115,7 @@ REQUESTS = [
     ((10,), {"shard": 2, "num_shards": 2}, "shard is 2, expected 0 to 1"),
     ((10,), {"shard": -1}, "shard is -1"),
     ((10,), {"epochs": 0}, "epochs is 0"),
+    ((10,), {"shuffle": "rows"}, "shuffle is 'rows', expected one of none, shard, global"),
 ]
 
 
