@@ -137,7 +137,8 @@ class _Run:
             raise UsageError(f"--num-shards {num_shards} leaves some of the {size} workers without a shard")
         if source.num_rows < num_shards:
             raise DataError(
-                f"{source.url}: cannot give each of {num_shards} shards a row, having {source.num_rows}; use fewer workers"
+                f"{source.url}: cannot give each of {num_shards} shards a row, having {source.num_rows}; "
+                "use fewer workers"
             )
         training = self._plan(source, num_shards, EpochOrder(config.shuffle, config.seed))
         validation = self._plan(validation_source, num_shards, FILE_ORDER) if validation_source is not None else None
