@@ -191,19 +191,26 @@ class CachedRows:
 class PermutedRows:
     """The rows of some windows, each permuted; the next window is made in `pool` while one is used up.
 
-    Holds two windows at a time. `rows` gives the rows of the windows' ranges in turn. The rows before `first_row` of
-    the shard's order are left out.
+    Holds two windows at a time, each of up to `max_rows`. `rows` gives the rows of the windows' ranges in turn. The
+    rows before `first_row` of the shard's order are left out.
     """
 
     def __init__(
-        self, rows: Rows, windows: Iterator[Window], pool: DaemonPool, *, num_columns: int, first_row: int = 0
+        self,
+        rows: Rows,
+        windows: Iterator[Window],
+        pool: DaemonPool,
+        *,
+        max_rows: int,
+        num_columns: int,
+        first_row: int = 0,
     ) -> None:
         self._rows = rows
         self._windows = windows
         self._pool = pool
         self._first_row = first_row
-        self._spare = np.empty((0, num_columns), np.float32)
-        self._window = self._spare
+        self._buffers = [np.empty((max_rows, num_columns), np.float32) for _ in range(2)]  # in use, being filled
+        self._window = self._buffers[0][:0]
         self._position = 0
         self._next = self._begin_window()
 
@@ -229,22 +236,20 @@ class PermutedRows:
     def _next_window(self) -> None:
         assert self._next is not None, "no more rows are asked for than the windows have"
         window, made = self._next
-        buffer = made.result()
-        self._spare = self._window if self._window.base is None else self._window.base
-        self._window = buffer[: window.num_rows]
+        self._window = made.result()
         self._position = max(self._first_row - window.first_row, 0)
+        self._buffers.reverse()
         self._next = self._begin_window()
 
     def _begin_window(self) -> tuple[Window, Future[Floats]] | None:
         window = next(self._windows, None)
-        return None if window is None else (window, self._pool.submit(partial(self._make, window, self._spare)))
+        return None if window is None else (window, self._pool.submit(partial(self._make, window, self._buffers[1])))
 
     def _make(self, window: Window, buffer: Floats) -> Floats:
-        if len(buffer) < window.num_rows:
-            buffer = np.empty((window.num_rows, buffer.shape[1]), np.float32)
-        self._rows.fill(buffer[: window.num_rows])
-        permute_rows(buffer[: window.num_rows], window.key)
-        return buffer
+        rows = buffer[: window.num_rows]
+        self._rows.fill(rows)
+        permute_rows(rows, window.key)
+        return rows
 
 
 def _filled(rows: Rows, num_rows: int, num_columns: int) -> Floats:

@@ -139,12 +139,20 @@ class Superbatches:
             return [self._rows([epoch.places(shard)]) for shard in epoch.shards]
         bounds = block_bounds(source.index.rows, source.num_rows)
         num_blocks = window_blocks(bounds, epoch.num_shards, source.num_columns)
+        max_rows = min(num_blocks * int(np.diff(bounds).max()), len(shard_range(epoch.num_rows, epoch.num_shards, 0)))
 
         def open_shard(shard: int) -> Rows:
             first_row = epoch.places(shard).start - shard_range(epoch.num_rows, epoch.num_shards, shard).start
             windows = partial(shard_windows, epoch.order, bounds, epoch.num_shards, shard, num_blocks, first_row)
             rows = self._rows(rows for window in windows() for rows in window.ranges)
-            return PermutedRows(rows, windows(), self._permuters, num_columns=source.num_columns, first_row=first_row)
+            return PermutedRows(
+                rows,
+                windows(),
+                self._permuters,
+                max_rows=max_rows,
+                num_columns=source.num_columns,
+                first_row=first_row,
+            )
 
         return [open_shard(shard) for shard in epoch.shards]
 

@@ -1,6 +1,7 @@
 """Shuffled epochs of real files: every row once, on any world size, from any step, from the bytes that are needed."""
 
 import os
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from disttrain import index, shuffle
 from disttrain.errors import DataError
 from disttrain.sharding import num_steps, shards_of_rank
 from disttrain.shuffle import EpochOrder
+from disttrain.stream import superbatches
 
 SMALL_CHUNK_BYTES = 1024
 
@@ -90,3 +92,23 @@ def test_a_faulty_row_is_named_in_a_shuffled_epoch_too(open_csv, small_blocks, l
     with pytest.raises(DataError, match="line 5000" if line else "are fewer"):
         steps_of(source, shards=range(3), num_shards=3, batch_size=100, order=EpochOrder("global"))
     assert_threads_end()
+
+
+def num_steps_of(source, order):
+    """Steps of an epoch, none of which is kept."""
+    how = {"shards": range(1), "num_shards": 1, "batch_size": 250, "steps_per_superbatch": 100}
+    with superbatches(source, **how, order=order) as stream:
+        return sum(superbatch.num_steps for superbatch in stream)
+
+
+def test_memory_does_not_grow_with_the_file(open_csv, monkeypatch):
+    monkeypatch.setattr(shuffle, "WINDOW_BYTES", 4 << 20)
+    peaks = []
+    for num_rows in (1_000_000, 3_000_000):
+        source = open_csv("x,y\n" + "1.25,2.5\n" * num_rows)
+        tracemalloc.start()
+        assert num_steps_of(source, EpochOrder("global")) == num_rows // 250
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[0] < 14 << 20  # two windows of 4 MiB, two blocks of 1 MiB, and four superbatches of 200 KB
+    assert peaks[1] < peaks[0] + (1 << 20)
