@@ -1,5 +1,6 @@
 """What several test modules need: a place for indexes, and an S3 server that runs while the tests do."""
 
+import signal
 import socket
 import subprocess
 import sys
@@ -9,6 +10,14 @@ from dataclasses import dataclass, field
 import pytest
 
 from disttrain.source import Source
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible():
+    """A job in a shell's background ignores Ctrl-C, and so would the commands that tests start and interrupt."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

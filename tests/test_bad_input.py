@@ -85,7 +85,7 @@ CASES_BEFORE_TRAINING = {
     "a header alone": data("x,y\n", DATA, "data.csv", "header", "no rows"),
     "a first line of both kinds": data("x,1\n", DATA, "data.csv, line 1", "'x'", "'1'", "--header yes"),
     "a column twice": data("x,x\n1,2\n", DATA, "data.csv, line 1", "'x'", "more than once"),
-    "fewer rows than shards": data("x,y\n1,2\n3,4\n", DATA, "2 rows", "3 shards", options="--num-shards 3"),
+    "fewer rows than shards": data("x,y\n1,2\n3,4\n", DATA, "having 2", "3 shards", options="--num-shards 3"),
     "fewer rows than workers": data(
         "x,y\n1,2\n", DATA, "each of 2 shards a row", "having 1", "fewer workers", options="--num-shards 2"
     ),
