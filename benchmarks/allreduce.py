@@ -60,7 +60,7 @@ def turn(launcher):
     command = [*shlex.split(launcher), sys.executable, "-m", "benchmarks.allreduce", "--worker"]
     environ = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     output = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
-    return json.loads(output[output.index(RESULT) + len(RESULT) :].splitlines()[0])
+    return json.JSONDecoder().raw_decode(output[output.index(RESULT) + len(RESULT) :])[0]
 
 
 def work():

@@ -34,7 +34,8 @@ EPILOG = """Every option is also read from the environment as DISTTRAIN_NAME (DI
 and from the TOML file of --config (batch_size = 500). The command line wins over the environment,
 and the environment over the file.
 
-Exit codes: 2 usage, 3 data, 4 storage, 5 non-finite loss, 6 another worker failed, 130 interrupted.
+Exit codes: 2 usage, 3 data, 4 storage, 5 non-finite loss, 6 another worker failed,
+130 interrupted, 143 terminated.
 
 disttrain make-data FILE writes data to train on; see disttrain make-data --help."""
 
