@@ -186,11 +186,16 @@ def index_file(reader: Reader, header: Header, cache_dir: Path, *, num_threads: 
     index = load_index(cache_dir, reader.info, header)
     if index is None:
         index = build_index(reader, header, num_threads=num_threads)
-        try:
-            save_index(cache_dir, reader.info, header, index)
-        except (OSError, DisttrainError) as error:
-            _log.warning("the index of %s is not kept and will be made again: %s", reader.info.url, error)
+        keep_index(cache_dir, reader.info, header, index)
     return index
+
+
+def keep_index(cache_dir: Path, info: FileInfo, header: Header, index: Index) -> None:
+    """Keep an index where that is possible; where it is not, say so and go on."""
+    try:
+        save_index(cache_dir, info, header, index)
+    except (OSError, DisttrainError) as error:
+        _log.warning("the index of %s is not kept and will be made again: %s", info.url, error)
 
 
 def _scan_chunks(

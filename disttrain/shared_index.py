@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 
-from disttrain.errors import DataError, DisttrainError
+from disttrain.errors import DataError
 from disttrain.header import Header
 from disttrain.index import (
     Counts,
     Index,
     index_from_counts,
     join_counts,
+    keep_index,
     load_index,
     num_chunks,
-    save_index,
     scan,
 )
 from disttrain.reader import Reader
 from disttrain.sharding import shard_range
 from disttrain.world import Backend, together
-
-_log = logging.getLogger(__name__)
 
 
 def shared_index(backend: Backend, reader: Reader, header: Header, cache_dir: Path) -> Index:
@@ -47,8 +44,5 @@ def shared_index(backend: Backend, reader: Reader, header: Header, cache_dir: Pa
         backend, lambda: index_from_counts(reader, header, join_counts([Counts(table) for table in tables]))
     )
     if world.local_rank == 0:
-        try:
-            save_index(cache_dir, reader.info, header, index)
-        except (OSError, DisttrainError) as error:
-            _log.warning("the index of %s is not kept and will be made again: %s", reader.info.url, error)
+        keep_index(cache_dir, reader.info, header, index)
     return index
