@@ -2,11 +2,13 @@
 
 DisttrainError          1   never raised itself
 ├── UsageError          2   the request cannot be met: an option, a path, a column's name, a model function
+│   └── CheckpointError 2   a checkpoint is torn, foreign or of another run; the message says why
 ├── DataError           3   a file does not hold what was expected; the message says where
 │   └── FileChanged     3   a file is no longer the one that was indexed
 ├── StorageError        4   a store did not answer, or answered wrongly
 ├── NonFiniteError      5   a loss became NaN or infinite
-└── PeerError           6   another worker failed; that worker's own error says why
+├── PeerError           6   another worker failed; that worker's own error says why
+└── HungError           7   a worker made no progress for too long; the message names it and what it was doing
 """
 
 from __future__ import annotations
@@ -22,6 +24,10 @@ class UsageError(DisttrainError):
     """What was asked for cannot be done as asked; the message says what to change."""
 
     exit_code = 2
+
+
+class CheckpointError(UsageError):
+    """A checkpoint cannot be taken: it is torn, foreign, of a newer format, or of another run."""
 
 
 class DataError(DisttrainError):
@@ -55,3 +61,9 @@ class PeerError(DisttrainError):
         super().__init__(message)
         if exit_code is not None:
             self.exit_code = exit_code
+
+
+class HungError(DisttrainError):
+    """A worker made no progress for longer than `--timeout`; the message names it and what it was doing."""
+
+    exit_code = 7
