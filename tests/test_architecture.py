@@ -14,8 +14,9 @@ LAYERS = """
     reader remote storage header newlines index sharding
     decimals kernel parsing shuffle threads readahead source
     extents cache_room epoch_cache rows stream batches
+    checkpoint
     formatting makedata
-    world shared_index optimizer local_sgd steps engine
+    world shared_index optimizer steps local_sgd engine
     backends.devices backends.local backends.horovod backends
     user_code model callbacks plan trainer
     reporting reporting.results reporting.progress reporting.files
