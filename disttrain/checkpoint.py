@@ -16,7 +16,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, Protocol, cast
 
 import ml_dtypes  # noqa: F401 - makes bfloat16 and its kin known to numpy by name
 import numpy as np
@@ -53,6 +53,16 @@ class Checkpoint:
     position: Position
     about: Mapping[str, Any]
     arrays: Mapping[str, npt.NDArray[Any]]
+
+
+class Readable(Protocol):
+    """What a checkpoint is read from: a seekable binary stream, as of `open`, or no more than this of one."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Go to a byte, counted from the start or (`io.SEEK_END`) the end; returns its place."""
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        """Fill as much of the buffer as comes at once; returns how much."""
 
 
 def file_name(position: Position) -> str:
@@ -93,8 +103,8 @@ def write_checkpoint(checkpoint: Checkpoint, stream: BinaryIO) -> None:
     stream.write(hashlib.sha256(tail).hexdigest().encode())
 
 
-def read_checkpoint(source: BinaryIO | bytes, where: str) -> Checkpoint:
-    """The checkpoint in a seekable binary stream or in bytes, every byte checked; `where` names it in errors.
+def read_checkpoint(source: Readable | bytes, where: str) -> Checkpoint:
+    """The checkpoint in a binary stream or in bytes, every byte checked; `where` names it in errors.
 
     Raises:
         CheckpointError: with the reason, for all that is not one whole checkpoint of a format that this version reads.
@@ -108,7 +118,7 @@ def read_checkpoint(source: BinaryIO | bytes, where: str) -> Checkpoint:
     return Checkpoint(Position(**content["position"]), content["about"], arrays)
 
 
-def read_about(source: BinaryIO | bytes, where: str) -> dict[str, Any]:
+def read_about(source: Readable | bytes, where: str) -> dict[str, Any]:
     """`about` of a checkpoint alone, checked, without reading its arrays; raises what `read_checkpoint` raises."""
     about: dict[str, Any] = _read_content(_Source(source, where))["about"]
     return about
@@ -200,8 +210,8 @@ def _chunks(view: memoryview) -> Iterator[memoryview]:
 class _Source:
     """What a checkpoint is read from, at any offset; short reads and faults become errors that name it."""
 
-    def __init__(self, source: BinaryIO | bytes, where: str) -> None:
-        self._stream: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else source
+    def __init__(self, source: Readable | bytes, where: str) -> None:
+        self._stream: Readable = io.BytesIO(source) if isinstance(source, bytes) else source
         self.where = where
         self.size_bytes = self._stream.seek(0, io.SEEK_END)
 
@@ -213,7 +223,7 @@ class _Source:
     def read_into(self, start: int, view: memoryview) -> None:
         self._stream.seek(start)
         while len(view):
-            count = self._stream.readinto(view)  # type: ignore[attr-defined]
+            count = self._stream.readinto(view)
             if not count:
                 raise self.damaged("it became shorter while it was read")
             view = view[count:]

@@ -47,8 +47,8 @@ class RemoteReader:
     """An object of a store that fsspec knows, read by ranges, several pieces of a large one at the same time."""
 
     def __init__(self, url: str, patience: Patience) -> None:
-        self._store = _Store(url, patience)
-        self.info = self._store.file_info()
+        self._object = _Object(url, patience)
+        self.info = self._object.file_info()
         self.block_bytes = REMOTE_BLOCK_BYTES
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
@@ -57,13 +57,13 @@ class RemoteReader:
             return
         stop = offset + len(buffer)
         starts = range(offset, stop, PIECE_BYTES)
-        pieces = self._store.fetch([(start, min(start + PIECE_BYTES, stop)) for start in starts], self.info.size_bytes)
+        pieces = self._object.fetch([(start, min(start + PIECE_BYTES, stop)) for start in starts], self.info.size_bytes)
         for start, piece in zip(starts, pieces, strict=True):
             buffer[start - offset : start - offset + len(piece)] = piece
 
     def close(self) -> None:
         """Cancel what is still being fetched; a second call does nothing."""
-        self._store.close()
+        self._object.calls.close()
 
     def __enter__(self) -> RemoteReader:
         return self
@@ -74,26 +74,22 @@ class RemoteReader:
         self.close()
 
 
-class _Store:
-    """One object in an fsspec filesystem: calls with a deadline, retried, and cancelled on close."""
+class _Object:
+    """One object of a store, as bytes: lengths checked."""
 
     def __init__(self, url: str, patience: Patience) -> None:
         self.url = url
-        self.patience = patience
-        self.fs, self.path = _filesystem(url)
+        self.calls = StoreCalls(url, patience)
+        self.fs, self.path = self.calls.fs, self.calls.path
         self.is_http = url.startswith(("http://", "https://"))
-        self._seen = False
-        self._closed = threading.Event()
-        self._running: set[Any] = set()
 
     def file_info(self) -> FileInfo:
         def attempt(timeout_s: float) -> dict[str, Any]:
             self.fs.invalidate_cache(self.path)
-            answer = self._run(self.fs._info, self.path, timeout_s) if self.fs.async_impl else self.fs.info(self.path)
-            return dict(answer)
+            return dict(self.calls.run("info", timeout_s, self.path))
 
-        info = self._patiently("the file's size", attempt)
-        self._seen = True
+        info = self.calls.patiently("give the file's size", attempt)
+        self.calls.has_answered = True
         if info.get("type") == "directory":
             raise UsageError(f"{self.url}: is a directory, expected a file")
         if info.get("size") is None:
@@ -105,7 +101,7 @@ class _Store:
 
         def attempt(timeout_s: float) -> list[bytes]:
             if self.fs.async_impl:
-                pieces = self._run(self._gather, ranges, timeout_s)
+                pieces = self.calls.finish(lambda: self._gather(ranges), timeout_s)
             else:
                 pieces = [self.fs.cat_file(self.path, start=start, end=stop) for start, stop in ranges]
             for (start, stop), piece in zip(ranges, pieces, strict=True):
@@ -113,7 +109,7 @@ class _Store:
                     raise ConnectionError(f"asked for {stop - start} bytes, got {len(piece)}")
             return list(pieces)
 
-        return self._patiently(f"bytes {ranges[0][0]} to {ranges[-1][1]} of {size_bytes}", attempt)
+        return self.calls.patiently(f"give bytes {ranges[0][0]} to {ranges[-1][1]} of {size_bytes}", attempt)
 
     async def _gather(self, ranges: list[tuple[int, int]]) -> list[bytes]:
         one = self._http_range if self.is_http else self._range
@@ -137,9 +133,29 @@ class _Store:
                 )
             return bytes(await answer.read())
 
-    def _run(self, function: Callable[[Any], Coroutine[Any, Any, T]], argument: object, timeout_s: float) -> T:
+
+class StoreCalls:
+    """Calls to an fsspec filesystem about one path: each with a deadline, retried, and cancelled on close."""
+
+    def __init__(self, url: str, patience: Patience) -> None:
+        self.url = url
+        self.patience = patience
+        self.fs, self.path = _filesystem(url)
+        self.has_answered = False  # so that what is missing now was there
+        self._closed = threading.Event()
+        self._running: set[Any] = set()
+
+    def run(self, method: str, timeout_s: float, *arguments: Any, **options: Any) -> Any:
+        """The result of one of the filesystem's methods (`info`, `cat_file`), without a second attempt."""
+        if not self.fs.async_impl:
+            return getattr(self.fs, method)(*arguments, **options)
+        return self.finish(lambda: getattr(self.fs, f"_{method}")(*arguments, **options), timeout_s)
+
+    def finish(self, work: Callable[[], Coroutine[Any, Any, T]], timeout_s: float) -> T:
+        """What a call comes to that an asynchronous filesystem awaits; TimeoutError after so many seconds."""
+
         async def limited() -> T:
-            return await asyncio.wait_for(function(argument), timeout_s)
+            return await asyncio.wait_for(work(), timeout_s)
 
         future = asyncio.run_coroutine_threadsafe(limited(), self.fs.loop)
         self._running.add(future)
@@ -151,28 +167,35 @@ class _Store:
             future.cancel()
             self._running.discard(future)
 
-    def _patiently(self, what: str, attempt: Callable[[float], T]) -> T:
+    def patiently(self, task: str, attempt: Callable[[float], T], patience: Patience | None = None) -> T:
+        """What `attempt`, called with its seconds, returns once it succeeds; `task` goes on "the store did not …".
+
+        Raises:
+            UsageError: where no second attempt would help.
+            StorageError: when the patience is used up, or once closed.
+        """
+        patience = patience or self.patience
         started = time.monotonic()
         number = 0
         while True:
             number += 1
-            left_s = self.patience.total_s - (time.monotonic() - started)
+            left_s = patience.total_s - (time.monotonic() - started)
             try:
-                return attempt(min(self.patience.attempt_s, left_s))
+                return attempt(min(patience.attempt_s, left_s))
             except BaseException as error:
                 pause_s = min(0.1 * 2**number, 5.0)
                 spent_s = time.monotonic() - started
-                self._raise_permanent(error, what)
-                if number >= self.patience.attempts or spent_s + pause_s >= self.patience.total_s:
+                self._raise_permanent(error, task)
+                if number >= patience.attempts or spent_s + pause_s >= patience.total_s:
                     message = f"{number} attempts in {spent_s:.0f} s, the last: {_describe(error)}"
-                    raise StorageError(f"{self.url}: the store did not give {what}: {message}") from error
+                    raise StorageError(f"{self.url}: the store did not {task}: {message}") from error
             self._closed.wait(pause_s)
 
-    def _raise_permanent(self, error: BaseException, what: str) -> None:
+    def _raise_permanent(self, error: BaseException, task: str) -> None:
         """Raise what no second attempt would mend."""
         if self._closed.is_set():
-            raise StorageError(f"{self.url}: closed while {what} was read") from error
-        if isinstance(error, FileNotFoundError) and self._seen:
+            raise StorageError(f"{self.url}: closed before the store could {task}") from error
+        if isinstance(error, FileNotFoundError) and self.has_answered:
             raise FileChanged(f"{self.url}: is no longer there; put it back or name another file") from error
         if isinstance(error, FileNotFoundError):
             raise UsageError(f"{self.url}: no such file") from error
@@ -186,6 +209,7 @@ class _Store:
             raise error
 
     def close(self) -> None:
+        """Cancel what is running and refuse what comes; a second call does nothing."""
         self._closed.set()
         for future in list(self._running):
             future.cancel()
@@ -201,7 +225,7 @@ def _filesystem(url: str) -> tuple[Any, str]:
     except ImportError as error:
         extra = EXTRAS.get(protocol)
         remedy = f"pip install 'disttrain[{extra}]'" if extra else str(error)
-        raise UsageError(f"{url}: reading {protocol}:// needs a package that is not installed: {remedy}") from error
+        raise UsageError(f"{url}: {protocol}:// needs a package that is not installed: {remedy}") from error
     except ValueError as error:
         raise UsageError(f"{url}: cannot be opened: {error}") from error
     return fs, str(path)

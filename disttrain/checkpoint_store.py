@@ -1,0 +1,297 @@
+"""The checkpoints of a run in one place, a local directory or any store: saved whole, pruned, found again."""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Literal, Protocol
+
+from disttrain.checkpoint import (
+    Checkpoint,
+    Position,
+    file_name,
+    position_of,
+    read_about,
+    read_checkpoint,
+    write_checkpoint,
+)
+from disttrain.errors import CheckpointError, DisttrainError, FileChanged, StorageError, UsageError
+from disttrain.reader import PATIENCE, Patience, Reader
+from disttrain.remote_files import RemoteDirectory
+from disttrain.storage import atomic_write, local_path, open_reader
+
+VALUES = "values"  # where `about` has the losses and metrics that a checkpoint was saved with
+ABANDONED_S = 3600.0  # a part that nothing was added to for so long has no writer any more
+_PART = re.compile(r"\.epoch-\d+-step-\d+\.ckpt\.(\d+)-[0-9a-f]+\.part")
+_log = logging.getLogger(__name__)
+
+Mode = Literal["min", "max"]
+
+
+def names_to_remove(
+    names: Collection[str], just_written: str, *, keep: int, values: Mapping[str, float], mode: Mode = "min"
+) -> list[str]:
+    """Which checkpoints go: all but the newest `keep`, the best by value (of equal ones the first) and the one written.
+
+    `values` has the monitored value of those checkpoints of which it is known.
+    """
+    ordered = sorted((name for name in names if position_of(name)), key=position_of)  # type: ignore[arg-type]
+    stay = {just_written, *ordered[-keep:]}
+    valued = [name for name in ordered if not math.isnan(values.get(name, math.nan))]
+    if valued:
+        stay.add((min if mode == "min" else max)(valued, key=lambda name: values[name]))
+    return [name for name in ordered if name not in stay]
+
+
+class CheckpointStore:
+    """A directory, local or of any fsspec URL, with a file for each checkpoint that is kept."""
+
+    def __init__(
+        self, url: str, *, keep: int, best_by: tuple[str, Mode] | None = None, patience: Patience = PATIENCE
+    ) -> None:
+        """Opens nothing yet: the directory is made when the first checkpoint is saved.
+
+        Args:
+            url: the directory; one that does not exist has no checkpoints.
+            keep: how many of the newest stay, at least 1.
+            best_by: the name of a monitored value, and which is best; that checkpoint stays too.
+            patience: for stores elsewhere; a large object's way up gets more time.
+        """
+        self.url = url.rstrip("/")
+        self._keep = keep
+        self._best_by = best_by
+        self._patience = patience
+        path = local_path(self.url)
+        self._is_local = path is not None
+        self._place: _Place = _LocalDirectory(path) if path is not None else RemoteDirectory(self.url, patience)
+        self._values: dict[str, float] = {}  # NaN where there is none
+        self._refused: set[str] = set()
+        self._has_warned = False
+
+    def save(self, checkpoint: Checkpoint, values: Mapping[str, float] | None = None) -> str:
+        """Save it whole or not at all, then remove what need not stay; returns its URL.
+
+        Args:
+            checkpoint: its `about` gets `values` under the key "values".
+            values: losses and metrics, by which the best is chosen.
+
+        Raises:
+            StorageError: if the place cannot take it; what was there is still there.
+            UsageError: for a store elsewhere that never will: no such bucket, no credentials.
+        """
+        name = file_name(checkpoint.position)
+        if values is not None:
+            kept = {key: float(value) for key, value in values.items()}
+            checkpoint = replace(checkpoint, about={**checkpoint.about, VALUES: kept})
+        self._place.put(name, lambda stream: write_checkpoint(checkpoint, stream))
+        self._refused.discard(name)
+        self._values[name] = self._monitored(checkpoint.about)
+        try:
+            self._prune(name)
+        except (DisttrainError, OSError) as error:
+            if not self._has_warned:
+                _log.warning("old checkpoints stay: %s", error)
+            self._has_warned = True
+        return self.url_of(name)
+
+    def newest(self, on_refused: Callable[[str, str], None]) -> Checkpoint | None:
+        """The furthest checkpoint that is whole, or None; `on_refused(name, reason)` hears of each that is not.
+
+        Raises:
+            StorageError: if a store elsewhere does not answer: what is there may well be whole.
+            UsageError: if what is there may not be read.
+        """
+        for name in reversed(self.names()):
+            try:
+                return self.load(name)
+            except (CheckpointError, FileChanged, StorageError) as error:
+                if isinstance(error, StorageError) and not self._is_local:
+                    raise
+                reason = str(error).removeprefix(f"{self.url_of(name)}: ")
+            except UsageError:
+                if name in self.names():
+                    raise
+                reason = "was removed meanwhile"
+            self._refused.add(name)
+            on_refused(name, reason)
+        return None
+
+    def load(self, name: str) -> Checkpoint:
+        """The checkpoint of a name in this directory, or at a path or URL anywhere.
+
+        Raises:
+            CheckpointError: if it is torn, damaged, foreign or of a newer format.
+            UsageError: if it is not there or may not be read.
+            StorageError: if it cannot be read.
+        """
+        url = self.url_of(name) if position_of(name) else name
+        with open_reader(url, patience=self._patience) as reader:
+            return read_checkpoint(_ReaderStream(reader), url)
+
+    def names(self) -> list[str]:
+        """The names of the checkpoints, the furthest last; whether they are whole shows when they are read."""
+        found = [name for name in self._place.names() if position_of(name)]
+        return sorted(found, key=position_of)  # type: ignore[arg-type]
+
+    def url_of(self, name: str) -> str:
+        """Where a checkpoint of this name lies."""
+        return f"{self.url}/{name}"
+
+    def remove_after(self, position: Position | None) -> None:
+        """Remove what is further than `position` (None: all), as when a run goes on from an earlier checkpoint."""
+        for name in self.names():
+            if position is None or position_of(name) > position:  # type: ignore[operator]
+                self._place.remove(name)
+
+    def close(self) -> None:
+        """Cancel what is being sent; a second call does nothing."""
+        self._place.close()
+
+    def __enter__(self) -> CheckpointStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _prune(self, just_written: str) -> None:
+        names = [name for name in self.names() if name not in self._refused]
+        if self._best_by is not None and len(names) > self._keep:
+            for name in names:
+                if name not in self._values:
+                    self._values[name] = self._read_value(name)
+        mode = self._best_by[1] if self._best_by is not None else "min"
+        for name in names_to_remove(names, just_written, keep=self._keep, values=self._values, mode=mode):
+            self._place.remove(name)
+
+    def _read_value(self, name: str) -> float:
+        """The monitored value of a checkpoint that an earlier process saved."""
+        url = self.url_of(name)
+        try:
+            with open_reader(url, patience=self._patience) as reader:
+                return self._monitored(read_about(_ReaderStream(reader), url))
+        except (CheckpointError, FileChanged):
+            return math.nan
+
+    def _monitored(self, about: Mapping[str, object]) -> float:
+        values = about.get(VALUES)
+        if self._best_by is None or not isinstance(values, Mapping):
+            return math.nan
+        return float(values.get(self._best_by[0], math.nan))
+
+
+class _Place(Protocol):
+    """What a store of files must do; RemoteDirectory does it elsewhere."""
+
+    def names(self) -> list[str]:
+        """The names of all files; none where there is no directory."""
+
+    def put(self, name: str, write: Callable[[BinaryIO], None]) -> None:
+        """Write a file whole or not at all."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+
+    def close(self) -> None:
+        """Let go."""
+
+
+class _LocalDirectory:
+    """A directory of this machine."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._is_clean = False
+
+    def names(self) -> list[str]:
+        try:
+            return os.listdir(self._path)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise UsageError(f"{self._path}: cannot be listed: {error.strerror}; name another directory") from error
+
+    def put(self, name: str, write: Callable[[BinaryIO], None]) -> None:
+        try:
+            if not self._is_clean:
+                self._remove_parts()
+            with atomic_write(self._path / name) as stream:
+                write(stream)
+            self._sync()
+        except UsageError as error:
+            raise StorageError(str(error)) from error
+        except OSError as error:
+            raise StorageError(f"{self._path / name}: cannot be written: {error.strerror}") from error
+
+    def remove(self, name: str) -> None:
+        try:
+            (self._path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"{self._path / name}: cannot be removed: {error.strerror}") from error
+
+    def close(self) -> None:
+        pass
+
+    def _sync(self) -> None:
+        """Has the directory's new entry outlive a power cut too."""
+        descriptor = os.open(self._path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot
+                raise
+        finally:
+            os.close(descriptor)
+
+    def _remove_parts(self) -> None:
+        """Removes what writers that were killed left behind; this process has not written here yet."""
+        for name in self.names():
+            match = _PART.fullmatch(name)
+            if match and not _is_being_written(self._path / name, int(match[1])):
+                with suppress(OSError):
+                    (self._path / name).unlink()
+        self._is_clean = True
+
+
+def _is_being_written(path: Path, writer: int) -> bool:
+    """Whether the process that began a part may still be at it. In a container it often has this one's number."""
+    if writer == os.getpid():
+        return False
+    try:
+        os.kill(writer, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # another user's
+    with suppress(OSError):
+        return time.time() - path.stat().st_mtime < ABANDONED_S
+    return False
+
+
+class _ReaderStream:
+    """A file of `open_reader`, read one stretch after another."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._position = 0
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        self._position = offset + (self._reader.info.size_bytes if whence == io.SEEK_END else 0)
+        return self._position
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        count = max(min(len(buffer), self._reader.info.size_bytes - self._position), 0)
+        self._reader.read_into(self._position, buffer[:count])
+        self._position += count
+        return count
