@@ -151,7 +151,7 @@ def describe() -> str:
     if named is None:
         return f"running {main_place()}"
     if not named.waits_for_threads:
-        return named.text if named.waits_for_peers else f"{named.text} ({main_place()})"
+        return named.text if named.waits_for_peers else f"{named.text}, at {main_place()}"
     workers = [one for one in current_activities() if one.thread != main.thread.name and not one.waits_for_threads]
     return f"{named.text}: {workers[0].text}" if workers else named.text
 
@@ -171,7 +171,7 @@ def _is_library(path: str) -> bool:
 
 def _show(frame: FrameType) -> str:
     name = frame.f_code.co_filename.rsplit("/", 1)[-1]
-    return f"{name}, line {frame.f_lineno}, {frame.f_code.co_name}"
+    return f"{name}:{frame.f_lineno} in {frame.f_code.co_name}"
 
 
 def _main() -> _Thread:

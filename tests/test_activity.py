@@ -115,8 +115,8 @@ def test_what_nobody_named_is_told_by_its_line():
     watcher = threading.Thread(target=lambda: (time.sleep(0.2), found.append(describe())))
     watcher.start()
     watcher.join()  # inside of the library of threads; the line that counts is this one
-    assert found[0].startswith("running test_activity.py, line ")
-    assert found[0].endswith("test_what_nobody_named_is_told_by_its_line")
+    assert found[0].startswith("running test_activity.py:")
+    assert found[0].endswith(" in test_what_nobody_named_is_told_by_its_line")
 
 
 def test_it_costs_next_to_nothing():

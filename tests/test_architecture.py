@@ -14,11 +14,13 @@ LAYERS = """
     reader remote storage header newlines index sharding
     decimals kernel parsing shuffle threads readahead source
     extents cache_room epoch_cache rows stream batches
-    checkpoint
+    remote_files checkpoint checkpoint_store checkpoint_writer resume
     formatting makedata
-    world shared_index optimizer steps local_sgd engine
+    world
+    processes verdict connections heartbeat watchers watchdog
+    shared_index optimizer steps local_sgd engine
     backends.devices backends.local backends.horovod backends
-    user_code model callbacks plan trainer
+    user_code model callbacks callback_state plan trainer
     reporting reporting.results reporting.progress reporting.files
     native_messages run cli __main__
 """

@@ -1,0 +1,207 @@
+"""Connections that carry lines of JSON, and how two processes that share a secret find each other by them."""
+
+from __future__ import annotations
+
+import fcntl
+import hmac
+import json
+import selectors
+import socket
+import struct
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+Message = dict[str, Any]
+Address = tuple[int, str]  # the family's number and the host
+
+MAX_LINE_BYTES = 1 << 16
+BACKLOG = 1024
+_SIOCGIFADDR = 0x8915  # netdevice(7): an interface's IPv4 address
+
+
+class Lines:
+    """A connection that takes and gives JSON objects, one a line, and never blocks."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        with suppress(OSError):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = connection
+        self.is_closed = False
+        self.rank = -1  # of who is at the other end, once that is known
+        self._incoming = b""
+        self._outgoing = b""
+
+    def send(self, message: Message) -> None:
+        """Sends as much as goes, and the rest with the next one."""
+        self._outgoing += json.dumps(message).encode() + b"\n"
+        try:
+            self._outgoing = self._outgoing[self.socket.send(self._outgoing) :]
+        except BlockingIOError:
+            self.is_closed |= len(self._outgoing) > MAX_LINE_BYTES
+        except OSError:
+            self.is_closed = True
+
+    def receive(self) -> list[Message]:
+        """What came since the last call; sets `is_closed` at the end, and after anything that is no line of JSON."""
+        while not self.is_closed and len(self._incoming) <= MAX_LINE_BYTES:
+            try:
+                data = self.socket.recv(MAX_LINE_BYTES)
+            except BlockingIOError:
+                break
+            except OSError:
+                data = b""
+            self.is_closed = not data
+            self._incoming += data
+        *lines, self._incoming = self._incoming.split(b"\n")
+        self.is_closed |= len(self._incoming) > MAX_LINE_BYTES
+        messages = []
+        for line in lines:
+            try:
+                message = json.loads(line)
+            except (ValueError, RecursionError):
+                message = None
+            if not isinstance(message, dict):
+                self.is_closed = True
+                break
+            messages.append(message)
+        return messages
+
+    def close(self) -> None:
+        """A second call does nothing."""
+        self.is_closed = True
+        self.socket.close()
+
+
+class Waiter:
+    """Waits for sockets, until a time or until another thread says stop."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._stop, self._stopped = socket.socketpair()
+        self._selector.register(self._stopped, selectors.EVENT_READ)
+        self.is_stopping = False
+
+    def add(self, connection: socket.socket, data: object) -> None:
+        """Watch for what comes in."""
+        self._selector.register(connection, selectors.EVENT_READ, data)
+
+    def drop(self, connection: socket.socket) -> None:
+        """Watch it no longer; before it is closed."""
+        with suppress(KeyError, ValueError):
+            self._selector.unregister(connection)
+
+    def wait(self, until_s: float) -> list[Any]:
+        """The data of those for which something came; at once when stopping."""
+        ready = self._selector.select(max(0.0, until_s - monotonic()))
+        return [key.data for key, _ in ready if key.fileobj is not self._stopped]
+
+    def stop(self) -> None:
+        """Ends waiting, now and from now on; called by another thread."""
+        self.is_stopping = True
+        with suppress(OSError):  # closed: nobody waits any more
+            self._stop.send(b"!")
+
+    def go_on(self) -> None:
+        """Waits again as before, also when stopping: for goodbyes."""
+        self.drop(self._stopped)
+
+    def close(self) -> None:
+        """Closes nothing of what was added."""
+        self._selector.close()
+        self._stop.close()
+        self._stopped.close()
+
+
+def own_addresses() -> list[Address]:
+    """This machine's addresses in all networks, the loopback's last."""
+    found = [(int(socket.AF_INET), host) for host in _ipv4_hosts()] + [(int(socket.AF_INET6), h) for h in _ipv6_hosts()]
+    with suppress(OSError):
+        found += [(int(info[0]), str(info[4][0])) for info in socket.getaddrinfo(socket.gethostname(), None)]
+    away = [address for address in dict.fromkeys(found) if not address[1].startswith("127.") and address[1] != "::1"]
+    return [*away, (int(socket.AF_INET), "127.0.0.1")]
+
+
+def _ipv4_hosts() -> Iterable[str]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        for _, name in socket.if_nameindex():
+            with suppress(OSError):  # an interface without an address
+                asked = struct.pack("256s", name.encode()[:15])
+                yield socket.inet_ntoa(fcntl.ioctl(asker.fileno(), _SIOCGIFADDR, asked)[20:24])
+
+
+def _ipv6_hosts() -> Iterable[str]:
+    """Global addresses: a link-local one means nothing elsewhere."""
+    with suppress(OSError):
+        for line in Path("/proc/net/if_inet6").read_text().splitlines():
+            digits, _, _, scope = line.split()[:4]
+            if scope == "00":
+                yield socket.inet_ntop(socket.AF_INET6, bytes.fromhex(digits))
+
+
+def listen() -> socket.socket:
+    """On all interfaces, on any free port."""
+    if socket.has_dualstack_ipv6():
+        with suppress(OSError):  # compiled in, but switched off
+            return _non_blocking(
+                socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG)
+            )
+    return _non_blocking(socket.create_server(("0.0.0.0", 0), backlog=BACKLOG))
+
+
+def _non_blocking(listener: socket.socket) -> socket.socket:
+    listener.setblocking(False)
+    return listener
+
+
+def first_to_prove(
+    addresses: list[Address], port: int, hello: Message, proof: bytes, deadline_s: float
+) -> Lines | None:
+    """A connection to whoever answers the hello with the proof; all others are closed again."""
+    trying: dict[Lines, bool] = {}  # whether the hello was sent
+    chosen = None
+    with selectors.DefaultSelector() as selector:
+        for family, host in addresses:
+            with suppress(OSError):  # a machine without IPv6
+                connection = socket.socket(family, socket.SOCK_STREAM)
+                trying[Lines(connection)] = False
+                connection.connect_ex((host, port))
+        for lines in trying:
+            selector.register(lines.socket, selectors.EVENT_WRITE, lines)
+        while chosen is None and selector.get_map() and monotonic() < deadline_s:
+            for key, _ in selector.select(max(0.0, deadline_s - monotonic())):
+                lines = key.data
+                if not trying[lines]:
+                    lines.send(hello)
+                    trying[lines] = True
+                    selector.modify(lines.socket, selectors.EVENT_READ, lines)
+                elif any(_is_proof(message, proof) for message in lines.receive()):
+                    chosen = lines
+                    break
+                if lines.is_closed:
+                    selector.unregister(lines.socket)
+    for lines in trying:
+        if lines is not chosen:
+            lines.close()
+    return chosen
+
+
+def _is_proof(message: Message, proof: bytes) -> bool:
+    return hmac.compare_digest(str(message.get("proof")).encode(), proof)
+
+
+def hello_proof(token: str, rank: object, number: object, nonce: object) -> bytes:
+    """What shows that a worker knows the token, which itself is never sent."""
+    return _digest(token, f"hello {rank} {number} {nonce}")
+
+
+def welcome_proof(token: str, nonce: object) -> bytes:
+    """What shows that the leader knows it."""
+    return _digest(token, f"welcome {nonce}")
+
+
+def _digest(token: str, text: str) -> bytes:
+    return hmac.new(token.encode(), text.encode(), "sha256").hexdigest().encode()

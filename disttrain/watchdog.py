@@ -1,0 +1,194 @@
+"""Finds the worker that hangs, says which one and what it was doing, and ends what would wait for it for ever.
+
+Every worker has a thread that tells the leader once a second what the worker is doing, beside and independent of the
+all-reduce. The leader judges the workers; the workers judge the leader by its silence.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from time import monotonic, sleep
+from types import TracebackType
+from typing import Any
+
+from disttrain import activity
+from disttrain.connections import Waiter, own_addresses
+from disttrain.heartbeat import Server
+from disttrain.processes import Process, end_at_once, is_running, kill, this_process, within
+from disttrain.verdict import Beat, Judge, Verdict
+from disttrain.watchers import Alone, Follower, Leader
+from disttrain.world import World
+
+BEAT_S = 1.0
+GRACE_S = 5.0  # in which a lost worker's connection may come back, or the all-reduce fail by itself
+LATE_S = 2.0  # later than this, the thread itself was stopped, and what it timed means nothing
+READY_S = 2.0  # how long the start waits for the leader's first answer
+SPEAK_S = 2.0
+SPEAKERS_LEAD_S = 1.5  # for which a worker that misses the leader stays, so that those who speak later see that it did
+
+Exchange = Callable[[Any], Sequence[Any]]
+
+
+class Watchdog:
+    """Watches over this worker and, on the leader, over all; use it in a `with` statement.
+
+    Starting is a collective. A `with` statement that ends by an error says no goodbye: the others then end, too, if
+    the error does not reach them by the all-reduce.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        exchange: Exchange,
+        timeout_s: float | None,
+        *,
+        on_hang: Callable[[Verdict], None] | None = None,
+        consequence: str = "the run ends",
+        grace_s: float = GRACE_S,
+    ) -> None:
+        """
+        Args:
+            world: this worker's place.
+            exchange: gives every worker's value, in the order of ranks; called once, on start.
+            timeout_s: without progress for so long, a worker hangs; None or 0 on any worker switches all watching off.
+            on_hang: called in the watching thread, after the verdict was printed and a silent process of this machine
+                was killed. None, and always on a worker that the verdict condemns: the process ends with its exit code.
+            consequence: what the printed verdict says will happen.
+            grace_s: between a worker's end and the verdict that it is lost.
+        """
+        self._world = world
+        self._exchange = exchange
+        self._timeout_s = timeout_s or 0.0
+        self._on_hang = on_hang
+        self._consequence = consequence
+        self._grace_s = grace_s
+        self._processes: Mapping[int, Process] = {}
+        self._thread: threading.Thread | None = None
+        self._says_goodbye = True
+
+    def __enter__(self) -> Watchdog:
+        world, waiter = self._world, Waiter()
+        server = Server(waiter) if world.size > 1 and world.is_leader else None
+        try:
+            facts: Sequence[Any] = [(self._timeout_s, this_process(), None)]
+            if world.size > 1:
+                offer = (own_addresses(), server.port, server.token) if server else None
+                facts = self._exchange((self._timeout_s, this_process(), offer))
+            self._timeout_s = min(timeout_s for timeout_s, _, _ in facts)
+            self._processes = {rank: process for rank, (_, process, _) in enumerate(facts)}
+            if self._timeout_s:
+                self._start(waiter, server, facts[0][2])
+        finally:
+            if self._thread is None:
+                if server is not None:
+                    server.close()
+                waiter.close()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(goodbye=error is None)
+
+    def close(self, *, goodbye: bool = True) -> None:
+        """Stops watching and being watched; a second call does nothing.
+
+        With `goodbye` the others do not miss this worker; without, they take it for one that failed.
+        """
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._says_goodbye = goodbye
+            self._waiter.stop()
+            if thread is not threading.current_thread():
+                thread.join()
+
+    def _start(self, waiter: Waiter, server: Server | None, offer: Any) -> None:
+        world, now = self._world, monotonic()
+
+        def judge(ranks: Sequence[int]) -> Judge:
+            return Judge(ranks, self._processes, now, timeout_s=self._timeout_s, grace_s=self._grace_s)
+
+        self._waiter = waiter
+        self._beat_s = min(BEAT_S, self._timeout_s / 5)
+        self._late_s = min(LATE_S, self._timeout_s / 4)
+        self._fresh_s = now
+        self._watcher: Alone | Leader | Follower
+        if world.size == 1:
+            self._watcher = Alone(waiter, judge([world.rank]), world.rank)
+        elif server is not None:
+            self._watcher = Leader(waiter, server, judge(range(world.size)), self._warn)
+        else:
+            self._watcher = Follower(waiter, offer, judge([0]), judge([world.rank]), world.rank, self._timeout_s / 3)
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+        self._thread.start()
+        self._watcher.is_ready.wait(READY_S)
+
+    def _run(self) -> None:
+        try:
+            while not self._waiter.is_stopping:
+                self._watch()
+            if self._says_goodbye:
+                self._watcher.leave()
+        except Exception:
+            self._say(f"the watchdog failed, and a worker that hangs will not be found:\n{traceback.format_exc()}")
+        finally:
+            self._watcher.close()
+            self._waiter.close()
+
+    def _watch(self) -> None:
+        """One beat: tell what this worker does, hear what the others do, judge."""
+        begun_s = monotonic()
+        until_s = begun_s + self._beat_s
+        if (verdict := self._watcher.hear(self._own_beat(begun_s), until_s)) is not None:
+            self._act(verdict, was_heard=True)
+        elif not self._waiter.is_stopping:
+            now = monotonic()
+            if now - until_s > self._late_s:
+                self._fresh_s = now
+                self._watcher.restart(now)
+            elif (verdict := self._watcher.verdict(now)) is not None:
+                self._act(verdict, was_heard=False)
+
+    def _own_beat(self, now: float) -> Beat:
+        idle_s = now - max(activity.last_progress_s(), self._fresh_s)
+        return Beat(max(0.0, idle_s), activity.describe(), activity.waits_for_peers(), activity.position())
+
+    def _act(self, verdict: Verdict, *, was_heard: bool) -> None:
+        """Says it where nobody said it before, tells the others, ends who must end; then `on_hang` has its turn."""
+        rank = self._world.rank
+        if not was_heard:
+            if self._speaks(verdict):
+                self._say(f"{verdict.text}; {self._consequence}")
+            self._watcher.tell(verdict)
+            if not self._world.is_leader and rank not in verdict.ranks:
+                sleep(SPEAKERS_LEAD_S)
+        if verdict.kind == "silent":
+            for silent in verdict.ranks:
+                if silent != rank:
+                    kill(self._processes[silent])
+        if self._on_hang is None or verdict.condemns(rank):
+            end_at_once(verdict.exit_code)
+        self._on_hang(verdict)
+        self._fresh_s = monotonic()
+        self._watcher.settle(verdict, self._fresh_s)
+
+    def _speaks(self, verdict: Verdict) -> bool:
+        """The leader speaks for all; of those who miss the leader, the lowest rank of each machine that can."""
+        rank = self._world.rank
+        if self._world.is_leader or rank in verdict.ranks:
+            return True
+        lower = [process for other, process in self._processes.items() if other < rank and other not in verdict.ranks]
+        return not any(is_running(process) for process in lower)
+
+    def _warn(self, text: str) -> None:
+        self._say(f"warning: {text}")
+
+    def _say(self, text: str) -> None:
+        where = f" rank {self._world.rank}:" if self._world.size > 1 else ""
+        start = "\n" if sys.stderr is not None and sys.stderr.isatty() else ""  # below a line of progress
+        line = f"{start}disttrain:{where} {text}\n".encode(errors="replace")
+        within(SPEAK_S, lambda: os.write(2, line))
