@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from disttrain import newlines
+from disttrain.activity import activity
 from disttrain.errors import DisttrainError, FileChanged
 from disttrain.header import Header
 from disttrain.reader import UNVERSIONED, FileInfo, Reader
@@ -111,7 +112,8 @@ def scan(reader: Reader, header: Header, start_chunk: int, stop_chunk: int, *, n
         _scan_chunks(reader, header, buffer, first, table[first - start_chunk : stop - start_chunk])
         buffers.put(buffer)
 
-    with ThreadPoolExecutor(num_threads, "index") as pool:  # map cancels what is still waiting when one fails
+    counting = activity("counting the rows of {}", reader.info.url, waits_for_threads=True)
+    with counting, ThreadPoolExecutor(num_threads, "index") as pool:  # map cancels what still waits when one fails
         for _ in pool.map(count, range(start_chunk, stop_chunk, _TASK_CHUNKS)):
             pass
     return Counts(table)
@@ -209,7 +211,8 @@ def _scan_chunks(
         stop = min(offset + len(lines) * CHUNK_BYTES, reader.info.size_bytes)
         behind = min(_LOOK_BEHIND, offset - header.rows_start)
         used = buffer[_LOOK_BEHIND - behind : _LOOK_BEHIND + stop - offset]
-        reader.read_into(offset - behind, used.data)
+        with activity("reading bytes {} to {} of {}", offset - behind, stop, reader.info.url):
+            reader.read_into(offset - behind, used.data)
         at_start = _at_line_start(reader, header, used[:behind].tobytes(), offset - behind)
         for line, start in zip(lines, range(offset, stop, CHUNK_BYTES), strict=True):
             begin = _LOOK_BEHIND + start - offset

@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from disttrain.activity import activity
 from disttrain.errors import DataError
 from disttrain.reader import Reader
 from disttrain.threads import DaemonPool
@@ -61,7 +62,7 @@ def line_blocks(
             if len(raw) < _HEADROOM + length:
                 raw = bytearray(_HEADROOM + length)
             target = memoryview(raw)[_HEADROOM : _HEADROOM + length]
-            done = pool.submit(partial(reader.read_into, offset, target))
+            done = pool.submit(partial(_read_into, reader, offset, target))
             pending.append(_Read(done, raw, offset, length, offset + length == stop))
 
     for _ in range(num_ahead + 1):
@@ -69,7 +70,8 @@ def line_blocks(
     tail = b""
     while pending:
         read = pending.popleft()
-        read.done.result()
+        with activity("waiting for the bytes from {} on of {}", read.offset, reader.info.url, waits_for_threads=True):
+            read.done.result()
         raw, end = read.raw, _HEADROOM + read.length
         cut = end if read.ends_span else raw.rfind(b"\n", _HEADROOM, end) + 1
         if not cut:  # no line ends in this block
@@ -82,6 +84,11 @@ def line_blocks(
             yield _joined(tail, read, cut)
             tail = bytes(raw[cut:end])
         read_next(raw)
+
+
+def _read_into(reader: Reader, offset: int, target: memoryview) -> None:
+    with activity("reading bytes {} to {} of {}", offset, offset + len(target), reader.info.url):
+        reader.read_into(offset, target)
 
 
 def _joined(tail: bytes, read: _Read, cut: int) -> Block:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, TypeVar
 
+from disttrain.activity import activity, touch
 from disttrain.errors import DisttrainError, FileChanged, StorageError, UsageError
 from disttrain.reader import UNVERSIONED, FileInfo, Patience
 
@@ -116,7 +117,9 @@ class _Object:
         return list(await asyncio.gather(*(one(start, stop) for start, stop in ranges)))
 
     async def _range(self, start: int, stop: int) -> bytes:
-        return bytes(await self.fs._cat_file(self.path, start=start, end=stop))
+        piece = bytes(await self.fs._cat_file(self.path, start=start, end=stop))
+        touch()
+        return piece
 
     async def _http_range(self, start: int, stop: int) -> bytes:
         """One range, refused before its body if the server sends the whole file, as fsspec's own call would return."""
@@ -131,7 +134,9 @@ class _Object:
                     f"{self.url}: the server does not serve byte ranges (status {answer.status}, expected 206); "
                     "copy the file to a disk or a store that does"
                 )
-            return bytes(await answer.read())
+            piece = bytes(await answer.read())
+        touch()
+        return piece
 
 
 class StoreCalls:
@@ -175,21 +180,22 @@ class StoreCalls:
             StorageError: when the patience is used up, or once closed.
         """
         patience = patience or self.patience
-        started = time.monotonic()
-        number = 0
-        while True:
-            number += 1
-            left_s = patience.total_s - (time.monotonic() - started)
-            try:
-                return attempt(min(patience.attempt_s, left_s))
-            except BaseException as error:
-                pause_s = min(0.1 * 2**number, 5.0)
-                spent_s = time.monotonic() - started
-                self._raise_permanent(error, task)
-                if number >= patience.attempts or spent_s + pause_s >= patience.total_s:
-                    message = f"{number} attempts in {spent_s:.0f} s, the last: {_describe(error)}"
-                    raise StorageError(f"{self.url}: the store did not {task}: {message}") from error
-            self._closed.wait(pause_s)
+        with activity("waiting for {} to {}", self.url, task):
+            started = time.monotonic()
+            number = 0
+            while True:
+                number += 1
+                left_s = patience.total_s - (time.monotonic() - started)
+                try:
+                    return attempt(min(patience.attempt_s, left_s))
+                except BaseException as error:
+                    pause_s = min(0.1 * 2**number, 5.0)
+                    spent_s = time.monotonic() - started
+                    self._raise_permanent(error, task)
+                    if number >= patience.attempts or spent_s + pause_s >= patience.total_s:
+                        message = f"{number} attempts in {spent_s:.0f} s, the last: {_describe(error)}"
+                        raise StorageError(f"{self.url}: the store did not {task}: {message}") from error
+                self._closed.wait(pause_s)
 
     def _raise_permanent(self, error: BaseException, task: str) -> None:
         """Raise what no second attempt would mend."""
