@@ -26,11 +26,13 @@ from disttrain.checkpoint import (
     write_checkpoint,
 )
 from disttrain.errors import CheckpointError, DisttrainError, FileChanged, StorageError, UsageError
-from disttrain.reader import PATIENCE, Patience, Reader
+from disttrain.reader import Patience, Reader
 from disttrain.remote_files import RemoteDirectory
 from disttrain.storage import atomic_write, local_path, open_reader
 
 VALUES = "values"  # where `about` has the losses and metrics that a checkpoint was saved with
+# Tried again for as long as this: the training goes on meanwhile. A store that is restarted is back in half a minute.
+PATIENT = Patience(attempts=1000, attempt_s=30.0, total_s=90.0)
 ABANDONED_S = 3600.0  # a part that nothing was added to for so long has no writer any more
 _PART = re.compile(r"\.epoch-\d+-step-\d+\.ckpt\.(\d+)-[0-9a-f]+\.part")
 _log = logging.getLogger(__name__)
@@ -57,7 +59,7 @@ class CheckpointStore:
     """A directory, local or of any fsspec URL, with a file for each checkpoint that is kept."""
 
     def __init__(
-        self, url: str, *, keep: int, best_by: tuple[str, Mode] | None = None, patience: Patience = PATIENCE
+        self, url: str, *, keep: int, best_by: tuple[str, Mode] | None = None, patience: Patience = PATIENT
     ) -> None:
         """Opens nothing yet: the directory is made when the first checkpoint is saved.
 
@@ -280,18 +282,29 @@ def _is_being_written(path: Path, writer: int) -> bool:
 
 
 class _ReaderStream:
-    """A file of `open_reader`, read one stretch after another."""
+    """A file of `open_reader` as a stream: many small arrays are read by the block, large ones straight into place."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._position = 0
+        self._block, self._block_start = memoryview(b""), 0
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         self._position = offset + (self._reader.info.size_bytes if whence == io.SEEK_END else 0)
         return self._position
 
     def readinto(self, buffer: memoryview, /) -> int:
-        count = max(min(len(buffer), self._reader.info.size_bytes - self._position), 0)
-        self._reader.read_into(self._position, buffer[:count])
+        left = max(self._reader.info.size_bytes - self._position, 0)
+        if len(buffer) >= self._reader.block_bytes:
+            count = min(len(buffer), left)
+            self._reader.read_into(self._position, buffer[:count])
+        else:
+            if not 0 <= self._position - self._block_start < len(self._block):
+                self._block = memoryview(bytearray(min(self._reader.block_bytes, left)))
+                self._block_start = self._position
+                self._reader.read_into(self._position, self._block)
+            found = self._block[self._position - self._block_start :][: len(buffer)]
+            count = len(found)
+            buffer[:count] = found
         self._position += count
         return count
