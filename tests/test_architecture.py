@@ -14,12 +14,12 @@ LAYERS = """
     reader remote storage header newlines index sharding
     decimals kernel parsing shuffle threads readahead source
     extents cache_room epoch_cache rows stream batches
-    remote_files checkpoint checkpoint_store checkpoint_writer resume
+    remote_files checkpoint checkpoint_store checkpoint_writer resume commits
     formatting makedata
     world
     processes verdict connections heartbeat watchers watchdog
     shared_index optimizer steps local_sgd engine
-    backends.devices backends.local backends.horovod backends
+    backends.devices backends.local backends.horovod backends.sockets backends.rendezvous backends.elastic backends
     user_code model callbacks callback_state plan trainer
     reporting reporting.results reporting.progress reporting.files
     native_messages run cli __main__
@@ -31,7 +31,7 @@ TRAINING = set(ORDER[ORDER.index("optimizer") :]) - {"backends", "cli", "__main_
 ONLY_IN = {
     "tensorflow": TRAINING,
     "keras": TRAINING,
-    "horovod": {"backends.horovod"},
+    "horovod": {"backends.horovod", "backends.rendezvous", "backends.elastic"},
     "rich": {"reporting.progress", "reporting.files", "run"},
     "argparse": {"options"},
     "pydantic": {"config", "options"},
@@ -41,7 +41,8 @@ ONLY_IN = {
 ONLY_BY = {
     "backends": {"run"},
     "backends.local": set(),  # by name, through the registry in backends
-    "backends.horovod": set(),
+    "backends.horovod": {"backends.elastic"},
+    "backends.elastic": set(),
     "options": {"cli"},
     "run": {"cli"},
     "cli": {"__main__"},

@@ -31,6 +31,8 @@ COMMANDS = [
     "launch/refresh-constraints.sh",
     "launch/horovod/build.sh",
     "launch/horovod/check.sh",
+    "launch/discovery/localhost.sh",
+    "launch/discovery/hosts-file.sh",
     ".ci/run",
 ]
 BIN = Path(sys.executable).parent

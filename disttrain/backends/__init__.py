@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
+from disttrain.commits import Commits
 from disttrain.errors import UsageError
 from disttrain.world import Backend, launched_rank
 
-# name -> (module:class, what to do where it cannot be imported)
+T = TypeVar("T")
+
+# name -> (module:function or class, what to do where it cannot be imported)
 REGISTRY = {
     "local": ("disttrain.backends.local:LocalBackend", ""),
     "horovod": (
-        "disttrain.backends.horovod:HorovodBackend",
+        "disttrain.backends.horovod:open_horovod",
         "build it for this environment with launch/install-horovod.sh",
     ),
 }
+ELASTIC = "disttrain.backends.elastic:run_elastic"
 
 
 def open_backend(name: str, environ: Mapping[str, str], *, threads: int | None, small_model: bool) -> Backend:
@@ -36,11 +41,34 @@ def open_backend(name: str, environ: Mapping[str, str], *, threads: int | None, 
         name = "horovod" if launched else "local"
     if name == "local" and launched:
         raise UsageError("--backend local under horovodrun or mpirun would train the same model in every process")
-    target, remedy = REGISTRY[name]
+    start_backend = _load(name, *REGISTRY[name])
+    backend: Backend = start_backend(threads=threads, small_model=small_model)
+    return backend
+
+
+def launched_elastic(environ: Mapping[str, str]) -> bool:
+    """Whether `horovodrun` started this worker in a run whose workers may come and go."""
+    return environ.get("HOROVOD_ELASTIC") == "1"
+
+
+def run_elastic(
+    attempt: Callable[[Backend, Commits], T],
+    environ: Mapping[str, str],
+    *,
+    threads: int | None,
+    small_model: bool,
+    say: Callable[[str], None],
+    stopping: Callable[[], bool],
+) -> T:
+    """Trains in one world after another; see `run_elastic` in elastic.py."""
+    run = _load("horovod", ELASTIC, REGISTRY["horovod"][1])
+    result: T = run(attempt, environ, threads=threads, small_model=small_model, say=say, stopping=stopping)
+    return result
+
+
+def _load(name: str, target: str, remedy: str) -> Any:
     module, attribute = target.split(":")
     try:
-        backend_class = getattr(importlib.import_module(module), attribute)
+        return getattr(importlib.import_module(module), attribute)
     except ImportError as error:
         raise UsageError(f"--backend {name}: {error}; {remedy}") from error
-    backend: Backend = backend_class(threads=threads, small_model=small_model)
-    return backend

@@ -6,8 +6,9 @@ Only Horovod's TensorFlow collectives are used; its Keras layer predates Keras 3
 from __future__ import annotations
 
 import os
+import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 # Horovod wakes up once a cycle to see what is ready to reduce; its default of 1 ms is longer than a small model's
@@ -29,18 +30,33 @@ from disttrain.world import World
 T = TypeVar("T")
 
 LEAVE_TIMEOUT_S = 5.0
+# What an operation of Horovod's says of a lost peer: in its own name, or in that of the library below it. Its node's
+# name is all that tells where the message is the bare one of a closed connection.
+_OF_HOROVOD = re.compile("horovod|gloo|nccl|mpi_|disttrain_gradients", re.IGNORECASE)
+
+
+def start_horovod(settings: Mapping[str, str] | None = None) -> HorovodBackend:
+    """Joins the other workers; `settings` go into the environment first, where Horovod reads its own."""
+    os.environ.update(settings or {})
+    hvd.init()
+    return HorovodBackend(World(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size()))
+
+
+def open_horovod(*, threads: int | None, small_model: bool) -> HorovodBackend:
+    """Joins the other workers and configures this one's devices."""
+    backend = start_horovod()
+    configure_devices(backend.world, threads=threads, small_model=small_model)
+    return backend
 
 
 class HorovodBackend:
-    """The workers that `horovodrun`, `mpirun` or an MPIJob started."""
+    """The workers that `horovodrun`, `mpirun` or an MPIJob started, from one start of Horovod to its end."""
 
     name = "horovod"
     fuses_steps = False  # XLA has no kernel for Horovod's all-reduce on CPUs
 
-    def __init__(self, *, threads: int | None, small_model: bool) -> None:
-        hvd.init()
-        self.world = World(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())
-        configure_devices(self.world, threads=threads, small_model=small_model)
+    def __init__(self, world: World) -> None:
+        self.world = world
 
     def reduce(self, flat: tf.Tensor) -> tf.Tensor:
         """Inside a graph: the sum over all workers of a float32 vector [n].
@@ -68,7 +84,9 @@ class HorovodBackend:
         """Whether an exception means that another worker is gone, rather than a fault of this one."""
         if isinstance(error, HorovodInternalError):
             return True
-        return isinstance(error, tf.errors.OpError) and "Horovod" in str(error.message)
+        if not isinstance(error, (tf.errors.UnknownError, tf.errors.AbortedError)):
+            return False
+        return _OF_HOROVOD.search(str(error)) is not None
 
     def close(self) -> None:
         """Leaves the group, so that the others stop waiting for this worker; safe to call twice."""

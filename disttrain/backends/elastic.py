@@ -1,0 +1,230 @@
+"""Elastic runs: training that goes on from the last commit, in this process, when workers are lost or join.
+
+`horovodrun --min-np ... --host-discovery-script ...` starts workers on hosts as they come; its own word for such a
+run is HOROVOD_ELASTIC. A worker that is lost shows as a failed collective in all others, hosts that come or go are told
+to one of them. Either way all end their Horovod, meet (see rendezvous.py), start it anew in another world, agree on the
+newest commit, and train on from there.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import horovod.tensorflow as hvd
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from horovod.common.elastic import notification_manager
+
+from disttrain.backends.devices import configure_devices
+from disttrain.backends.horovod import HorovodBackend, start_horovod
+from disttrain.backends.rendezvous import Rendezvous
+from disttrain.backends.sockets import Sockets, cut, open_sockets
+from disttrain.checkpoint import Checkpoint, Position
+from disttrain.commits import Commits, WorldChanged
+from disttrain.errors import PeerError
+
+T = TypeVar("T")
+
+PIECE_BYTES = 16 << 20
+# How long Gloo waits for a peer: its default of 30 s is for those that are still starting, and here all are there.
+# Horovod's threads answer within milliseconds whatever training does.
+GLOO_TIMEOUT_S = 10
+GRACE_S = 3.0
+MAX_LOSSES_WITHOUT_COMMIT = 10
+
+
+def run_elastic(
+    attempt: Callable[[HorovodBackend, Commits], T],
+    environ: Mapping[str, str],
+    *,
+    threads: int | None,
+    small_model: bool,
+    say: Callable[[str], None] = lambda message: None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> T:
+    """Calls `attempt` in one world after another until it returns in one.
+
+    Args:
+        attempt: trains from `commits.last`, the same on all workers (None: from the beginning), and keeps commits. It
+            is left by WorldChanged, or by the error of a lost peer, and then called again.
+        environ: what `horovodrun` set.
+        threads: as for `configure_devices`, as is `small_model`.
+        small_model: see there.
+        say: told on the leader, in a sentence, of each change.
+        stopping: whether this worker is to end instead of waiting for others.
+
+    Raises:
+        UsageError: where the environment is not that of an elastic run.
+        PeerError: where the run cannot go on: too few workers in time, or this one is no longer part of it.
+    """
+    commits = Commits()
+    membership = _Membership(environ, commits, stopping)
+    change: _Change | None = None
+    try:
+        while True:
+            backend = membership.join(threads=threads, small_model=small_model)
+            try:
+                share_newest(backend, commits)
+                if change is not None and backend.world.is_leader:
+                    say(change.news(backend.world.size, commits.last))
+                return attempt(backend, commits)
+            except Exception as error:
+                change = _change(error, backend, commits, change)
+            membership.leave(together=change.losses == 0)
+    except BaseException:
+        membership.cut()  # so that the others notice at once
+        raise
+    finally:
+        membership.close()
+
+
+@dataclass(frozen=True)
+class _Change:
+    """Why a world ended; `losses` counts those in a row without a commit between."""
+
+    why: str
+    size: int
+    since_s: float
+    position: Position | None
+    losses: int
+
+    def news(self, size: int, last: Checkpoint | None) -> str:
+        """What a user is told once the next world, of `size` workers, is there."""
+        where = f"epoch {last.position.epoch}, step {last.position.step:,}" if last else "the beginning"
+        seconds = time.monotonic() - self.since_s
+        return f"{self.why}: going on from {where} with {size} workers instead of {self.size}, after {seconds:.1f} s"
+
+
+def _change(error: Exception, backend: HorovodBackend, commits: Commits, before: _Change | None) -> _Change:
+    """The change that an error stands for; raises an error that stands for none."""
+    size, now_s, position = backend.world.size, time.monotonic(), commits.last.position if commits.last else None
+    if isinstance(error, WorldChanged):
+        return _Change("Hosts came or went", size, now_s, position, 0)
+    if not backend.lost_peer(error):
+        raise error
+    losses = before.losses + 1 if before is not None and before.position == position else 1
+    if losses > MAX_LOSSES_WITHOUT_COMMIT:
+        raise PeerError(f"workers were lost {losses} times without a step between") from error
+    return _Change("Lost a worker", size, now_s, position, losses)
+
+
+def share_newest(backend: HorovodBackend, commits: Commits) -> None:
+    """Gives all workers the newest commit that any of them has; where none has one, there is none."""
+    mine = commits.last
+    described = None
+    if mine is not None:
+        described = _Described(mine.position, [(k, a.dtype, a.shape) for k, a in mine.arrays.items()])
+    positions = list(backend.gather(mine.position if mine else None))
+    newest = max((position for position in positions if position is not None), default=None)
+    if newest is None:
+        return
+    root = positions.index(newest)
+    described, about = hvd.broadcast_object((described, mine.about if mine else None), root_rank=root, name="commit")
+    is_root = backend.world.rank == root
+    arrays = {}
+    for name, dtype, shape in described.arrays:
+        sent = mine.arrays[name] if is_root and mine else np.empty(shape, dtype)
+        arrays[name] = _broadcast(sent, root)
+    commits.keep(Checkpoint(described.position, about, arrays))
+
+
+@dataclass(frozen=True)
+class _Described:
+    """What a commit holds, without the numbers."""
+
+    position: Position
+    arrays: list[tuple[str, Any, tuple[int, ...]]]
+
+
+def _broadcast(array: npt.NDArray[Any], root: int) -> npt.NDArray[Any]:
+    """The array as it is on `root`; as bytes, since not every dtype can be sent, in pieces that fit into memory."""
+    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    received = np.empty_like(flat)
+    for start in range(0, len(flat), PIECE_BYTES):
+        piece = tf.constant(flat[start : start + PIECE_BYTES])
+        received[start : start + PIECE_BYTES] = hvd.broadcast(piece, root_rank=root, name="commit_arrays").numpy()
+    return received.view(array.dtype).reshape(array.shape)
+
+
+class _Membership:
+    """This worker's membership in one world after another."""
+
+    def __init__(self, environ: Mapping[str, str], commits: Commits, stopping: Callable[[], bool]) -> None:
+        self._rendezvous = Rendezvous(environ)
+        self._interface = environ.get("HOROVOD_GLOO_IFACE")
+        self._gloo_timeout_s = int(environ.get("HOROVOD_GLOO_TIMEOUT_SECONDS", GLOO_TIMEOUT_S))
+        self._commits = commits
+        self._stopping = stopping
+        self._backend: HorovodBackend | None = None
+        self._sockets: Sockets = {}
+        self._configured = False
+        self._listens = False
+
+    def join(self, *, threads: int | None, small_model: bool) -> HorovodBackend:
+        """Meets the others and starts Horovod with them."""
+        place = self._rendezvous.meet(self._stopping)
+        self._commits.changed()  # before anything new can be told
+        self._listen()
+        before = open_sockets()
+        self._backend = backend = start_horovod(
+            place.settings | {"HOROVOD_GLOO_TIMEOUT_SECONDS": str(self._gloo_timeout_s)}
+        )
+        self._sockets = {
+            descriptor: name for descriptor, name in open_sockets().items() if before.get(descriptor) != name
+        }
+        if not self._configured:  # TensorFlow takes its settings once; the local rank never changes
+            configure_devices(backend.world, threads=threads, small_model=small_model)
+            self._configured = True
+        return backend
+
+    def cut(self) -> None:
+        """Ends the connections to all other workers; a collective that waits for one fails at once, on both sides."""
+        cut(self._sockets)
+        self._sockets = {}
+
+    def leave(self, *, together: bool) -> None:
+        """Ends Horovod, to start it anew; `together` where all workers do so now, so that it can end by itself.
+
+        Horovod keeps its connections open after its end, and a peer that waits for one of them does so until Gloo's
+        timeout; cut, they let everyone go on at once, but for one that is just then waiting to send.
+
+        Raises:
+            PeerError: where Horovod does not end.
+        """
+        ending = threading.Thread(target=hvd.shutdown, name="horovod-shutdown", daemon=True)
+        if not together:
+            self.cut()
+        ending.start()
+        ending.join(GRACE_S)
+        self.cut()
+        ending.join(2.0 * self._gloo_timeout_s)
+        self._backend = None
+        if ending.is_alive():
+            raise PeerError("Horovod did not end after a worker was lost")
+
+    def close(self) -> None:
+        """Ends all that was begun; safe to call twice."""
+        if self._backend is not None:
+            self._backend.close()
+            self._backend = None
+        if self._listens:
+            notification_manager.remove_listener(self)
+            self._listens = False
+        self._rendezvous.close()
+
+    def on_hosts_updated(self, timestamp: int, result: int) -> None:
+        """Called by Horovod's listener, in a thread of its own, when hosts came or went."""
+        self._commits.want_change()
+
+    def _listen(self) -> None:
+        if self._listens:
+            return
+        address, port = self._rendezvous.launcher
+        notification_manager.init(address, port, self._interface, self._rendezvous.host, self._rendezvous.local_rank)
+        notification_manager.register_listener(self)
+        self._listens = True

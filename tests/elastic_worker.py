@@ -1,0 +1,56 @@
+"""A worker of an elastic run, for test_elastic.py: every row counts itself in a vector that all workers sum."""
+
+import os
+import sys
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from disttrain.backends.elastic import run_elastic
+from disttrain.checkpoint import Checkpoint, Position
+from disttrain.commits import WorldChanged
+
+NUM_ROWS, ROWS_PER_STEP, STEPS_PER_CALL, NUM_CALLS = 16_000, 8, 10, 200
+CALL_S = float(sys.argv[1])
+BALLAST = np.arange(100, dtype=np.float16).reshape(4, 25)
+
+
+def say(message):
+    print(f"[{os.environ['HOROVOD_HOSTNAME']} {os.getpid()}] {message}", flush=True)
+
+
+def attempt(backend, commits):
+    world, last = backend.world, commits.last
+    say(f"rank {world.rank} of {world.size}")
+    counts = tf.Variable(last.arrays["counts"] if last else tf.zeros([NUM_ROWS]))
+    assert last is None or np.array_equal(last.arrays["ballast"], BALLAST)
+    first = last.position.step if last else 0
+
+    @tf.function
+    def call(step):
+        stop = step + STEPS_PER_CALL
+        while step < stop:  # the rows of a step are the same in every world; who takes which of them is not
+            mine = tf.range(step * ROWS_PER_STEP + world.rank, (step + 1) * ROWS_PER_STEP, world.size)
+            ones = tf.scatter_nd(mine[:, None], tf.ones_like(mine, tf.float32), [NUM_ROWS])
+            counts.assign_add(backend.reduce(ones))
+            step += 1
+
+    for step in range(first, NUM_CALLS * STEPS_PER_CALL, STEPS_PER_CALL):
+        call(tf.constant(step))
+        time.sleep(CALL_S)
+        wanted = backend.sum(np.array([float(commits.change_wanted)]))[0] > 0
+        done = step + STEPS_PER_CALL
+        if wanted or done % (3 * STEPS_PER_CALL) == 0:
+            arrays = {"counts": counts.numpy(), "ballast": BALLAST, "none": np.zeros((0, 2), bool)}
+            commits.keep(Checkpoint(Position(1, done), {"by": world.rank}, arrays))
+            say(f"committed {done}")
+        if wanted:
+            raise WorldChanged
+    backend.gather("trained")
+    return counts.numpy()
+
+
+if __name__ == "__main__":
+    counts = run_elastic(attempt, os.environ, threads=1, small_model=True, say=say)
+    say(f"counted each of {len(counts)} rows once: {bool((counts == 1).all())}")

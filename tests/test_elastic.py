@@ -1,0 +1,127 @@
+"""Elastic runs under a real horovodrun: workers are killed, hosts come and go, and every row still counts once."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from command import HOROVODRUN, ROOT, environment
+
+from disttrain.backends.rendezvous import Rendezvous
+from disttrain.errors import UsageError
+
+# Names of this machine, each of which horovodrun takes for a host of its own: it bars a whole host for one death.
+HOSTS = ["localhost", "127.0.0.1", "127.1", "127.0.1", "127.0.00.1"]
+PATIENCE_S = 90
+
+
+class ElasticRun:
+    """A running horovodrun; its hosts can be changed, and its workers killed, while it runs."""
+
+    def __init__(self, directory: Path, hosts: list[str], *options: str, call_s: float = 0.05) -> None:
+        self.hosts_file, self.log = directory / "hosts.txt", directory / "log.txt"
+        self.set_hosts(hosts)
+        discovery = f"{ROOT}/launch/discovery/hosts-file.sh {self.hosts_file}"
+        command = [str(HOROVODRUN), "--gloo", "--network-interface", "lo", "-np", str(len(hosts)), *options]
+        command += ["--host-discovery-script", discovery, sys.executable]
+        command += [str(ROOT / "tests/elastic_worker.py"), str(call_s)]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=directory, env=environment(directory)
+            )
+
+    def set_hosts(self, hosts: list[str]) -> None:
+        new = self.hosts_file.with_suffix(".new")
+        new.write_text("".join(f"{host}:1\n" for host in hosts))
+        new.replace(self.hosts_file)
+
+    def text(self) -> str:
+        return self.log.read_text()
+
+    def wait_for(self, pattern: str, times: int = 1) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while len(re.findall(pattern, self.text())) < times:
+            assert time.monotonic() < deadline, f"no {pattern}: {self.text()}"
+            assert self.process.poll() is None, f"no {pattern}: {self.text()}"
+            time.sleep(0.1)
+
+    def kill(self, host: str) -> None:
+        pids = re.findall(rf"\[{re.escape(host)} (\d+)\] rank", self.text())
+        os.kill(int(pids[-1]), signal.SIGKILL)
+
+    def host_of_rank(self, rank: int) -> str:
+        return re.findall(rf"\[([\w.]+) \d+\] rank {rank} of", self.text())[-1]
+
+    def finish(self) -> str:
+        """The run's output; it must have ended well, and every worker that was left have counted every row once."""
+        assert self.process.wait(PATIENCE_S) == 0, self.text()
+        return self.text()
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(30)
+
+
+@pytest.fixture
+def start(tmp_path):
+    runs = []
+
+    def begin(*arguments, **options) -> ElasticRun:
+        runs.append(ElasticRun(tmp_path, *arguments, **options))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        run.close()
+
+
+@pytest.mark.slow
+def test_a_run_survives_the_leaders_death_and_takes_a_new_host_in(start):
+    run = start(HOSTS[:3], "--min-np", "2", "--max-np", "4")
+    run.wait_for(r"committed \d+0", times=6)
+    leader = run.host_of_rank(0)
+    run.kill(leader)
+    run.wait_for(r"rank \d of 2", times=2)
+    run.set_hosts([*HOSTS[:3], HOSTS[3]])
+    run.wait_for(r"rank \d of 3", times=6)
+    told = run.finish()
+    assert told.count("counted each of 16000 rows once: True") == 3
+    assert re.search(r"Lost a worker: going on from epoch 1, step \d+ with 2 workers instead of 3", told)
+    assert re.search(r"Hosts came or went: going on from epoch 1, step \d+ with 3 workers instead of 2", told)
+
+
+@pytest.mark.slow
+def test_two_workers_lost_at_once_and_a_new_host_that_cannot_start_do_not_end_the_run(start, tmp_path):
+    run = start(HOSTS[:4], "--min-np", "1", "--max-np", "5")
+    run.wait_for(r"committed \d+0", times=8)
+    follower = run.host_of_rank(2)
+    run.kill(run.host_of_rank(0))
+    run.kill(follower)
+    run.wait_for(r"rank \d of 2", times=2)
+    run.set_hosts([*HOSTS[:4], "no-such-host.invalid"])  # ssh to it fails
+    run.wait_for("Hosts came or went")
+    told = run.finish()
+    assert told.count("counted each of 16000 rows once: True") == 2
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_without_a_host_that_is_taken_out_and_ends_where_too_few_are_left(start):
+    run = start(HOSTS[:3], "--min-np", "2", "--max-np", "3", "--elastic-timeout", "10", call_s=0.2)
+    run.wait_for(r"committed \d+0", times=6)
+    leader = run.host_of_rank(0)
+    run.set_hosts([host for host in HOSTS[:3] if host != leader])
+    run.wait_for(r"rank \d of 2", times=2)
+    assert f"{leader}:0 is no longer among the hosts that were found" in run.text()
+    run.kill(run.host_of_rank(1))
+    assert run.process.wait(PATIENCE_S) != 0
+    assert "rows once" not in run.text()
+
+
+def test_an_elastic_run_that_horovodrun_did_not_start_is_a_usage_error():
+    with pytest.raises(UsageError, match="horovodrun --gloo --min-np"):
+        Rendezvous({"HOROVOD_ELASTIC": "1", "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"})
