@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -13,26 +14,60 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from disttrain.errors import UsageError
-from disttrain.local_sgd import WeightAverager
-from disttrain.steps import Steps, sums_over_rows
+from disttrain.local_sgd import LocalRounds
+from disttrain.steps import NO_FAULT, OWN_FAULT, Steps, sums_over_rows
 from disttrain.world import Backend
 
 Floats = npt.NDArray[np.float32]
 Totals = list[npt.NDArray[np.float64]]
 
-# A call that takes longer is cut into shorter ones, so that progress, callbacks and Ctrl-C are not kept waiting.
+# A call that takes longer is cut into shorter ones, so that progress, callbacks and signals are not kept waiting.
 CALL_TARGET_S = 0.5
+MAX_STEPS_PER_CALL = 1 << 20
+CALL_GROWTH = 8  # how much longer than the one before a call may be while nothing is known of the steps' time
+
+
+@dataclass(frozen=True)
+class Call:
+    """What one compiled call came to: `losses` and `faults` of the steps that it took, float32 [steps] each.
+
+    The losses are those of the global batch before each update; with `votes`, float32 [votes] summed over all
+    workers, they are the same on every worker.
+    """
+
+    losses: Floats
+    faults: Floats
+    votes: Floats
+
+    @property
+    def applied(self) -> npt.NDArray[np.bool_]:
+        """Which steps' updates were made: all but those whose loss or gradient was not finite, bool [steps]."""
+        return np.asarray(self.faults == NO_FAULT)
+
+    @property
+    def own_faults(self) -> npt.NDArray[np.bool_]:
+        """Which steps failed for this worker's own numbers, bool [steps]."""
+        return np.asarray(self.faults == OWN_FAULT)
 
 
 class Engine:
     """Runs supersteps of a compiled Keras model on this worker's part of each global batch.
 
-    With a backend that fuses steps, or with `sync_every` above 1, a superstep is one XLA program with the loop over
-    its steps inside; otherwise the loop is a graph with one all-reduce in every step. The short step at the end of an
-    epoch always runs as a graph: it comes once an epoch, and compiling its shape would take longer than running it.
+    With a backend that fuses steps a superstep is one XLA program with the loop over its steps inside. Otherwise the
+    loop is a graph: with one all-reduce in every step or, with `sync_every` above 1, with rounds of steps that are an
+    XLA program each and one all-reduce between them. The short step at the end of an epoch always runs as a graph: it
+    comes once an epoch, and compiling its shape would take longer than running it.
     """
 
-    def __init__(self, model: keras.Model, backend: Backend, num_features: int, sync_every: int = 1) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        backend: Backend,
+        num_features: int,
+        sync_every: int = 1,
+        *,
+        skips_nonfinite: bool = False,
+    ) -> None:
         """Builds the model's variables, optimizer and metrics on this worker alone; `synchronize` follows.
 
         Args:
@@ -41,6 +76,7 @@ class Engine:
             num_features: columns of a row that are no targets.
             sync_every: steps that each worker takes alone before weights are averaged (see local_sgd.py); 1 averages
                 the gradients of every step.
+            skips_nonfinite: leaves out a step whose loss or gradient is not finite; else the call ends before it.
         """
         self.model = model
         self._backend = backend
@@ -50,13 +86,19 @@ class Engine:
         self._sync_every = sync_every if not self._alone else 1
         reduces = not self._alone and sync_every == 1
         self._capacity = {"train": 0, "evaluate": 0}
-        self._steps_per_call: int | None = None
+        self._steps_per_call = self._sync_every
+        self._step_s = 0.0  # what a step of this worker's last call took
         _build(model, num_features)
-        self._averager = WeightAverager(backend, [*model.trainable_variables, *model.optimizer.variables])
-        steps = Steps(model, backend, num_features, reduces=reduces)
-        self._train = _Compiled(steps.train_steps, backend.fuses_steps or not reduces)
-        self._train_short = tf.function(steps.train_short_step)
-        self._evaluate = _Compiled(steps.evaluate_steps, True)
+        steps = Steps(model, backend, num_features, reduces=reduces, skips_nonfinite=skips_nonfinite)
+        rounds = LocalRounds(steps, backend.reduce, sync_every) if self._sync_every > 1 else None
+
+        def make_train(use_xla: bool) -> Callable[..., Any]:
+            train_steps: Callable[..., Any] = tf.function(steps.train_steps, jit_compile=use_xla)
+            return train_steps if rounds is None else tf.function(rounds.train_with(train_steps))
+
+        self._train = _Compiled(make_train, use_xla=backend.fuses_steps or not reduces)
+        self._train_short = make_train(False)
+        self._evaluate = _Compiled(lambda use_xla: tf.function(steps.evaluate_steps, jit_compile=use_xla), use_xla=True)
         self._evaluate_short = tf.function(steps.evaluate_steps)
         self.reset_totals()
 
@@ -68,11 +110,18 @@ class Engine:
         """Forgets what the metrics have seen."""
         self.model.reset_metrics()
         self._totals: Totals = [np.zeros(v.shape, np.float64) for v in self.model.metrics_variables]
+        self._partial: Totals = []  # what the calls of a superbatch that is not done have added
 
     @property
     def totals(self) -> Totals:
         """Sums over this worker's steps of each metric variable, float64: they add up over workers."""
-        return self._totals
+        if not self._partial:
+            return self._totals
+        return [total + state for total, state in zip(self._totals, self._partial, strict=True)]
+
+    @totals.setter
+    def totals(self, totals: Totals) -> None:
+        self._totals, self._partial = totals, []
 
     def metrics_from(self, totals: Totals) -> dict[str, float]:
         """The metrics' values for totals that were summed over all workers."""
@@ -87,53 +136,60 @@ class Engine:
         data, none = tf.zeros(shape), tf.constant(0)
         if training:
             self._capacity["train"] = shape[0]
-            self._train(data, none, none, tf.zeros(shape[:1]))
-            if self._sync_every > 1:
-                self._averager.average.get_concrete_function(tf.TensorSpec(shape[:1], tf.float32))
+            self._train(data, none, none, tf.zeros(shape[:1]), tf.zeros([1]))
         else:
             self._capacity["evaluate"] = shape[0]
             self._evaluate(data, none)
 
     def train(
-        self, data: Floats, global_rows: npt.NDArray[np.int64], *, full: bool, steps_per_call: int | None = None
-    ) -> Iterator[Floats]:
+        self,
+        data: Floats,
+        global_rows: npt.NDArray[np.int64],
+        *,
+        full: bool,
+        votes: Callable[[], Floats] = lambda: np.zeros(0, np.float32),
+        steps_per_call: int | None = None,
+    ) -> Iterator[Call]:
         """Takes one optimizer step for each of `data`'s batches.
 
         Args:
             data: float32 [steps, rows_per_step, columns], features before targets.
             global_rows: int64 [steps], the rows that all workers together give to each step.
             full: whether every held shard gives a whole batch, so that the shape is the compiled one.
+            votes: asked before each call for float32 [votes], which is summed over all workers with the gradients;
+                as many on every worker, in every call.
             steps_per_call: steps of one compiled call; None for as many as CALL_TARGET_S allows.
 
         Yields:
-            For each compiled call, its steps' losses of the global batch before each update, float32 [steps].
+            For each compiled call, what it came to; after one with a fault, unless those are skipped, no other follows.
         """
         num_steps, num_rows, _ = data.shape
         shares = self._shares(num_rows, global_rows).astype(np.float32)
-        if not full:
-            losses, states = self._train_short(tf.constant(data), tf.constant(shares))
-            self._add(states)
-            yield self._synced(losses, shares).numpy()
-            return
-        batches, weights = tf.constant(self._fill(data, "train")), tf.constant(self._fill(shares, "train"))
+        run: Callable[..., Any] = self._train_short
+        if full:
+            run, data, shares = self._train, self._fill(data, "train"), self._fill(shares, "train")
+        batches, weights = tf.constant(data), tf.constant(shares)
         start = 0
         while start < num_steps:
-            stop = min(start + self._call_length(steps_per_call, num_steps), num_steps)
+            stop = min(start + (steps_per_call or self._steps_per_call), num_steps)
+            ballot = tf.constant(np.append(votes(), np.float32(self._step_s)), tf.float32)
             begun_s = time.perf_counter()
-            losses, states = self._train(batches, tf.constant(start), tf.constant(stop), weights)
-            losses = self._synced(losses, weights).numpy()[start:stop]
-            self._steps_per_call = max(1, int(CALL_TARGET_S / (time.perf_counter() - begun_s) * (stop - start)))
+            losses, faults, summed, states = run(batches, tf.constant(start), tf.constant(stop), weights, ballot)
+            losses, faults, summed = losses.numpy()[start:stop], faults.numpy()[start:stop], summed.numpy()
+            self._time_calls((time.perf_counter() - begun_s) / (stop - start), float(summed[-1]))
+            self._partial = [state.numpy() for state in states]
             if stop == num_steps:
-                self._add(states)
+                self.totals = self.totals
             start = stop
-            yield losses
+            yield Call(losses, faults, summed[:-1])
 
     def evaluate(self, data: Floats, global_rows: npt.NDArray[np.int64], *, full: bool) -> float:
         """The sum, over `data`'s batches, of this worker's part of the loss times the rows in the global batch."""
         num_steps, num_rows, _ = data.shape
         run = self._evaluate if full else self._evaluate_short
         losses, states = run(tf.constant(self._fill(data, "evaluate") if full else data), tf.constant(num_steps))
-        self._add(states)
+        self._partial = [state.numpy() for state in states]
+        self.totals = self.totals
         weights = self._shares(num_rows, global_rows) * global_rows
         return float(np.dot(losses.numpy()[:num_steps].astype(np.float64), weights))
 
@@ -148,14 +204,16 @@ class Engine:
         """After the last epoch, what Keras's `fit` does there: weights become their averages under `use_ema`."""
         self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
 
-    def _call_length(self, wanted: int | None, num_steps: int) -> int:
-        if self._sync_every > 1:
-            return self._sync_every
-        return wanted or self._steps_per_call or num_steps
+    def _time_calls(self, own_step_s: float, summed_step_s: float) -> None:
+        """Sets the next call's steps, alike on all workers: by the workers' mean for a step of the call before.
 
-    def _synced(self, losses: tf.Tensor, shares: Any) -> tf.Tensor:
-        """With local steps, averages the weights now and makes the workers' own losses those of the global batch."""
-        return losses if self._sync_every == 1 else self._averager.average(losses * shares)
+        A time that jumps up is believed step by step: the first short step of a run is traced while it is timed.
+        """
+        self._step_s = min(own_step_s, 2 * self._step_s or own_step_s)
+        wanted = min(self._steps_per_call * CALL_GROWTH, MAX_STEPS_PER_CALL)
+        if summed_step_s:
+            wanted = min(wanted, int(CALL_TARGET_S * self._backend.world.size / summed_step_s))
+        self._steps_per_call = max(wanted // self._sync_every, 1) * self._sync_every
 
     def _shares(self, num_rows: int, global_rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """This worker's part of each step's loss: its part of the rows, or all where the loss is a sum over rows."""
@@ -170,17 +228,14 @@ class Engine:
             return array
         return np.concatenate([array, np.zeros((capacity - len(array), *array.shape[1:]), array.dtype)])
 
-    def _add(self, states: list[tf.Tensor]) -> None:
-        for total, state in zip(self._totals, states, strict=True):
-            total += state.numpy()
-
 
 class _Compiled:
-    """A function as one XLA program or, where its model has something that XLA cannot compile, as a graph."""
+    """A function with XLA or, where its model has something that XLA cannot compile, as a graph."""
 
-    def __init__(self, function: Callable[..., Any], use_xla: bool) -> None:
-        self._function = function
-        self._run = tf.function(function, jit_compile=use_xla)
+    def __init__(self, make: Callable[[bool], Callable[..., Any]], *, use_xla: bool) -> None:
+        """`make` gives the function, with XLA or without."""
+        self._make = make
+        self._run = make(use_xla)
         self._may_fall_back = use_xla
 
     def __call__(self, *arguments: tf.Tensor) -> Any:
@@ -191,7 +246,7 @@ class _Compiled:
                 raise
             reason = str(error.message).strip().splitlines()[0]
             warnings.warn(f"XLA cannot compile this model, so it runs as a graph, slower: {reason}", stacklevel=2)
-            self._run = tf.function(self._function, reduce_retracing=True)
+            self._run = self._make(False)
             result = self._run(*arguments)
         self._may_fall_back = False
         return result

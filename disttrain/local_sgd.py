@@ -7,30 +7,75 @@ SGD", arXiv:1905.03817.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from disttrain.optimizer import flatten, unflatten
-from disttrain.world import Backend
+from disttrain.steps import CallResult, Steps
 
 
-class WeightAverager:
-    """Gives all workers the mean of their weights and optimizer states, in one all-reduce."""
+class LocalRounds:
+    """Rounds of steps that each worker takes alone, each round ended by averaging weights and optimizer state."""
 
-    def __init__(self, backend: Backend, variables: Sequence[Any]) -> None:
-        """`variables`: Keras variables, in one order on all workers; integers among them are left as they are."""
-        self._reduce = backend.reduce
-        self._size = backend.world.size
+    def __init__(self, steps: Steps, reduce: Callable[[tf.Tensor], tf.Tensor], sync_every: int) -> None:
+        """`steps` do not reduce; `reduce` sums a float32 vector over all workers."""
+        self._steps = steps
+        self._reduce = reduce
+        self._sync_every = sync_every
+        model = steps.model
+        variables = [*model.trainable_variables, *model.optimizer.variables]
         self._variables = [v for v in variables if np.issubdtype(np.dtype(v.dtype), np.floating)]
-        self.average = tf.function(self._average)
 
-    def _average(self, losses: tf.Tensor) -> tf.Tensor:
-        """Averages; `losses`, this worker's parts of its steps' losses, float32 [steps], come back summed."""
+    def train_with(self, local_steps: Callable[..., CallResult]) -> Callable[..., CallResult]:
+        """What takes `Steps.train_steps`'s arguments, with `local_steps` for the steps between two averages.
+
+        Averaging within the graph that loops over the rounds costs 0.1 ms a round less than the steps it ends do
+        alone; coming back to Python for each round costs 0.5 ms.
+        """
+
+        def train_rounds(
+            data: tf.Tensor, start: tf.Tensor, stop: tf.Tensor, shares: tf.Tensor, votes: tf.Tensor
+        ) -> CallResult:
+            num_steps = data.shape[0]
+            losses, faults = tf.zeros([num_steps]), tf.zeros([num_steps])
+            summed, states = votes, self._steps.states()
+            while start < stop:
+                end = tf.minimum(start + self._sync_every, stop)
+                own_losses, own_faults, _, states = local_steps(data, start, end, shares, votes)
+                round_losses, fault, summed = self._average(own_losses * shares, own_faults, shares, start, votes)
+                losses += _placed(round_losses, start, num_steps)
+                faults += tf.ensure_shape(own_faults, [num_steps])
+                start = end if self._steps.skips_nonfinite else tf.where(fault > 0, stop, end)
+            return losses, faults, summed, states
+
+        return train_rounds
+
+    def _average(
+        self, losses: tf.Tensor, faults: tf.Tensor, shares: tf.Tensor, start: tf.Tensor, votes: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Gives all workers the mean of the variables of those that had rows in this round.
+
+        Returns the round's losses of the global batch, float32 [sync_every], the number of faults, and the votes.
+        """
+        present = tf.reduce_max(self._round(shares, start))
+        present = tf.cast(present > 0, tf.float32)
         values = [tf.convert_to_tensor(v.value) for v in self._variables]
-        *summed, losses = unflatten(self._reduce(flatten([*values, losses])), [*values, losses])
-        for variable, total in zip(self._variables, summed, strict=True):
-            variable.assign(total / self._size)
-        return losses
+        own = [*(v * tf.cast(present, v.dtype) for v in values), present, self._round(losses, start)]
+        own += [tf.reduce_sum(self._round(faults, start)), votes]
+        *totals, present, losses, fault, votes = unflatten(self._reduce(flatten(own)), own)
+        for variable, total in zip(self._variables, totals, strict=True):
+            variable.assign(total / tf.cast(present, total.dtype))
+        return losses, fault, votes
+
+    def _round(self, values: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
+        """The round's part of a value for each step, float32 [sync_every], 0 after the superbatch's end."""
+        padded = tf.pad(values, [[0, self._sync_every]])
+        return tf.ensure_shape(padded[start : start + self._sync_every], [self._sync_every])
+
+
+def _placed(values: tf.Tensor, start: tf.Tensor, length: int) -> tf.Tensor:
+    """`values` from `start` on in a vector of zeros, float32 [length]."""
+    padded = tf.pad(values, [[start, length]])
+    return tf.ensure_shape(padded[:length], [length])

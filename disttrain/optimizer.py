@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
+
+Gradient = tuple[tf.Tensor, Any]  # a gradient and the Keras variable that it belongs to
 
 
 class AllReduceOptimizer:
@@ -20,22 +23,36 @@ class AllReduceOptimizer:
         """`reduce` sums a float32 vector over all workers; None where there is only one."""
         self.inner = optimizer
         self._reduce = reduce
+        # Loss scaling meets infinite gradients as a matter of course, and leaves their steps out itself.
+        self._judges_gradients = not isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
-    def apply(self, gradients: Sequence[tf.Tensor | None], variables: Sequence[Any], loss: tf.Tensor) -> tf.Tensor:
-        """Reduces and applies this worker's part of the gradient; returns the reduced loss, a float32 scalar.
+    def reduce(
+        self, gradients: Sequence[tf.Tensor | None], variables: Sequence[Any], *others: tf.Tensor
+    ) -> tuple[list[Gradient], list[tf.Tensor]]:
+        """The global batch's gradients, and the sums over all workers of `others`, in one all-reduce.
 
         Args:
             gradients: one for each variable, already weighted by this worker's part of the global batch, so that
                 their sum over the workers is the global batch's gradient; None where a variable has none.
-            variables: the Keras variables to update.
-            loss: float32 scalar, this worker's part of the loss; it rides along in the same all-reduce.
+            variables: the Keras variables that they belong to.
+            others: tensors that ride along, such as this worker's part of the loss.
         """
         used = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
-        tensors = [tf.convert_to_tensor(g) for g, _ in used]
+        tensors = [*(tf.convert_to_tensor(g) for g, _ in used), *others]
         if self._reduce is not None:
-            *tensors, loss = unflatten(self._reduce(flatten([*tensors, loss])), [*tensors, loss])
-        self.inner.apply(tensors, [v for _, v in used])
-        return loss
+            tensors = unflatten(self._reduce(flatten(tensors)), tensors)
+        return [(g, v) for g, (_, v) in zip(tensors, used, strict=False)], tensors[len(used) :]
+
+    def accepts(self, gradients: Sequence[Gradient], loss: tf.Tensor) -> tf.Tensor:
+        """Whether the loss and all gradients are finite, a scalar bool."""
+        judged = [loss, *(g for g, _ in gradients)] if self._judges_gradients else [loss]
+        return tf.reduce_all(
+            tf.math.is_finite(flatten(judged))
+        )  # one reduction: the job's step takes 12% more with six
+
+    def apply(self, gradients: Sequence[Gradient]) -> None:
+        """Takes the step."""
+        self.inner.apply([g for g, _ in gradients], [v for _, v in gradients])
 
 
 def flatten(tensors: Sequence[tf.Tensor]) -> tf.Tensor:

@@ -2,60 +2,109 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
+import numpy as np
 import tensorflow as tf
 
 from disttrain.optimizer import AllReduceOptimizer
 from disttrain.world import Backend
 
 States = list[tf.Tensor]
+# Losses and faults of the superbatch's steps, float32 [steps] each; the votes' sums, float32 [votes]; metrics' states.
+CallResult = tuple[tf.Tensor, tf.Tensor, tf.Tensor, States]
+
+# A step's fault: none, or an update left out because this worker's own loss or gradient is not finite, or because
+# that of another worker, or only the sum over all, is not.
+NO_FAULT, OWN_FAULT, OTHER_FAULT = 0.0, 1.0, 2.0
 
 
 class Steps:
     """The graph code of one model's steps; nothing here runs in Python after it was traced."""
 
-    def __init__(self, model: keras.Model, backend: Backend, num_features: int, *, reduces: bool) -> None:
-        """`reduces`: gradients are summed over the workers in every step, each worker's weighted by its share."""
+    def __init__(
+        self, model: keras.Model, backend: Backend, num_features: int, *, reduces: bool, skips_nonfinite: bool
+    ) -> None:
+        """Reads the model's loss and optimizer.
+
+        Args:
+            model: built and compiled.
+            backend: sums over the workers.
+            num_features: columns of a row that are no targets.
+            reduces: gradients are summed over the workers in every step, each worker's weighted by its share.
+            skips_nonfinite: a step whose loss or gradient is not finite is left out, and the next one taken; else the
+                call ends there.
+        """
         self.model = model
+        self.skips_nonfinite = skips_nonfinite
         self._num_features = num_features
         self._is_leader = backend.world.is_leader
         self._reduces = reduces
         self._sums_over_rows = sums_over_rows(model)
         self._optimizer = AllReduceOptimizer(model.optimizer, backend.reduce if reduces else None)
+        self._moved = [v for v in model.non_trainable_variables if np.issubdtype(np.dtype(v.dtype), np.floating)]
+
+    def states(self) -> States:
+        """The metrics' states."""
+        return [tf.identity(v.value) for v in self.model.metrics_variables]
+
+    def train_steps(
+        self, data: tf.Tensor, start: tf.Tensor, stop: tf.Tensor, shares: tf.Tensor, votes: tf.Tensor
+    ) -> CallResult:
+        """Steps [start, stop) of a superbatch; the metrics' states are those since its step 0.
+
+        Args:
+            data: float32 [steps, rows_per_step, columns]; with no rows, this worker still takes part in every step.
+            start: the first step, int32 scalar.
+            stop: the step after the last one, int32 scalar.
+            shares: float32 [steps], this worker's part of each step's loss.
+            votes: float32 [votes], the same in each step; where gradients are reduced, summed with them.
+        """
+        for variable in self.model.metrics_variables:
+            variable.assign(tf.where(start > 0, variable.value, tf.zeros_like(variable.value)))
+        losses = tf.TensorArray(tf.float32, size=tf.shape(data)[0], element_shape=())
+        faults = tf.TensorArray(tf.float32, size=tf.shape(data)[0], element_shape=())
+        summed, step = votes, start
+        while step < stop:  # not tf.range, whose length XLA makes a constant: one compilation for every length
+            loss, fault, summed = self._step(data[step], shares[step], votes)
+            losses, faults = losses.write(step, loss), faults.write(step, fault)
+            step = step + 1 if self.skips_nonfinite else tf.where(fault > NO_FAULT, stop, step + 1)
+        return losses.stack(), faults.stack(), summed, self.states()
 
     def _split(self, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return rows[:, : self._num_features], rows[:, self._num_features :]  # [rows, features], [rows, targets]
 
-    def _states(self) -> States:
-        return [tf.identity(v.value) for v in self.model.metrics_variables]
-
-    def train_steps(
-        self, data: tf.Tensor, start: tf.Tensor, stop: tf.Tensor, shares: tf.Tensor
-    ) -> tuple[tf.Tensor, States]:
-        """Steps [start, stop) of a superbatch; the metrics' states are those since its step 0."""
-        for variable in self.model.metrics_variables:
-            variable.assign(tf.where(start > 0, variable.value, tf.zeros_like(variable.value)))
-        losses = tf.TensorArray(tf.float32, size=tf.shape(data)[0], element_shape=())
-        step = start
-        while step < stop:  # not tf.range, whose length XLA makes a constant: one compilation for every length
-            loss, gradients = self._gradients(data[step], shares[step])
-            losses = losses.write(step, self._apply(gradients, loss))
-            step += 1
-        return losses.stack(), self._states()
-
-    def train_short_step(self, data: tf.Tensor, shares: tf.Tensor) -> tuple[tf.Tensor, States]:
-        """One step in which this worker may have no row at all; it then still takes part in the all-reduce."""
-        self.model.reset_metrics()
-        has_rows = data.shape[1] > 0
-        loss, gradients = self._gradients(data[0], shares[0]) if has_rows else self._no_gradients(shares[0])
-        if has_rows or self._reduces:
-            loss = self._apply(gradients, loss)
+    def _step(self, rows: tf.Tensor, share: tf.Tensor, votes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """One step: the loss, the fault, and the votes."""
+        model = self.model
+        has_rows = rows.shape[0] > 0
+        if not has_rows and not self._reduces:
+            model.optimizer.iterations.assign_add(1)
+            return share, tf.constant(NO_FAULT), votes
+        before = [tf.identity(v.value) for v in self._moved]
+        if has_rows:
+            own_loss, own_gradients, predictions = self._gradients(rows, share)
         else:
-            self.model.optimizer.iterations.assign_add(1)
-        return loss[tf.newaxis], self._states()
+            own_loss, own_gradients, predictions = self._no_gradients(share)
+        gradients, (loss, summed) = self._optimizer.reduce(own_gradients, model.trainable_variables, own_loss, votes)
 
-    def _gradients(self, rows: tf.Tensor, share: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """This worker's part of the loss and of its gradients: its own mean times its share of the rows."""
+        def update() -> tf.Tensor:
+            self._optimizer.apply(gradients)
+            if has_rows:
+                model.compute_metrics(*self._split(rows), predictions)
+            return tf.constant(NO_FAULT)
+
+        def leave_out() -> tf.Tensor:
+            for variable, value in zip(self._moved, before, strict=True):
+                variable.assign(value)  # batch normalization has averaged the faulty rows in
+            own = [(g, None) for g in own_gradients if g is not None]
+            return tf.where(self._optimizer.accepts(own, own_loss), OTHER_FAULT, OWN_FAULT)
+
+        return loss, tf.cond(self._optimizer.accepts(gradients, loss), update, leave_out), summed
+
+    def _gradients(self, rows: tf.Tensor, share: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor], Any]:
+        """This worker's part of the loss and of its gradients, its own mean times its share; and the predictions."""
         model = self.model
         x, y = self._split(rows)
         with tf.GradientTape() as tape:
@@ -70,15 +119,11 @@ class Steps:
         gradients = tape.gradient(
             objective, [v.value for v in model.trainable_variables], unconnected_gradients=unconnected
         )
-        model.compute_metrics(x, y, predictions)
-        return tf.cast(loss, tf.float32), gradients
+        return tf.cast(loss, tf.float32), gradients, predictions
 
-    def _no_gradients(self, share: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    def _no_gradients(self, share: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor], None]:
         """Zeros, made of the share that a worker without rows has: an all-reduce of constants would be folded away."""
-        return share, [tf.cast(tf.fill(v.shape, share), v.dtype) for v in self.model.trainable_variables]
-
-    def _apply(self, gradients: list[tf.Tensor], loss: tf.Tensor) -> tf.Tensor:
-        return self._optimizer.apply(gradients, self.model.trainable_variables, loss)
+        return share, [tf.cast(tf.fill(v.shape, share), v.dtype) for v in self.model.trainable_variables], None
 
     def evaluate_steps(self, data: tf.Tensor, num_steps: tf.Tensor) -> tuple[tf.Tensor, States]:
         """The first `num_steps` batches' losses without a step, and the metrics' states over them."""
@@ -93,7 +138,7 @@ class Steps:
             model.compute_metrics(x, y, predictions)
             losses = losses.write(step, tf.cast(loss, tf.float32))
             step += 1
-        return losses.stack(), self._states()
+        return losses.stack(), self.states()
 
 
 def sums_over_rows(model: keras.Model) -> bool:

@@ -146,7 +146,8 @@ class Trainer:
         supersteps = self._engine.train(superbatch.data, global_rows, full=full)
         done = 0
         self._callbacks.on_train_batch_begin(progress.steps)
-        for losses in supersteps:
+        for call in supersteps:
+            losses = call.losses
             _check_finite(losses, epoch, progress.steps)
             progress.add(losses, global_rows[done : done + len(losses)])
             done += len(losses)
