@@ -22,13 +22,15 @@ PATIENCE_S = 90
 class ElasticRun:
     """A running horovodrun; its hosts can be changed, and its workers killed, while it runs."""
 
-    def __init__(self, directory: Path, hosts: list[str], *options: str, call_s: float = 0.05) -> None:
+    def __init__(
+        self, directory: Path, hosts: list[str], *options: str, call_s: float = 0.05, dies_in_start: str = ""
+    ) -> None:
         self.hosts_file, self.log = directory / "hosts.txt", directory / "log.txt"
         self.set_hosts(hosts)
         discovery = f"{ROOT}/launch/discovery/hosts-file.sh {self.hosts_file}"
         command = [str(HOROVODRUN), "--gloo", "--network-interface", "lo", "-np", str(len(hosts)), *options]
         command += ["--host-discovery-script", discovery, sys.executable]
-        command += [str(ROOT / "tests/elastic_worker.py"), str(call_s)]
+        command += [str(ROOT / "tests/elastic_worker.py"), str(call_s), dies_in_start]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=directory, env=environment(directory)
@@ -52,6 +54,10 @@ class ElasticRun:
     def kill(self, host: str) -> None:
         pids = re.findall(rf"\[{re.escape(host)} (\d+)\] rank", self.text())
         os.kill(int(pids[-1]), signal.SIGKILL)
+
+    def workers(self) -> set[tuple[str, str]]:
+        """Host and process number of each worker that has trained."""
+        return set(re.findall(r"\[([\w.]+) (\d+)\] rank", self.text()))
 
     def host_of_rank(self, rank: int) -> str:
         return re.findall(rf"\[([\w.]+) \d+\] rank {rank} of", self.text())[-1]
@@ -110,13 +116,26 @@ def test_two_workers_lost_at_once_and_a_new_host_that_cannot_start_do_not_end_th
 
 
 @pytest.mark.slow
+def test_a_worker_that_dies_while_the_others_start_horovod_does_not_take_them_along(start):
+    run = start(HOSTS[:2], "--min-np", "1", "--max-np", "3", dies_in_start=HOSTS[2])
+    run.wait_for(r"committed \d+0", times=4)
+    before = run.workers()
+    run.set_hosts(HOSTS[:3])
+    run.wait_for(r"rank \d of 2", times=4)
+    told = run.finish()
+    assert told.count("counted each of 16000 rows once: True") == 2
+    assert run.workers() == before  # the same processes
+    assert told.count("] committed 30\n") == 2  # and none began anew
+
+
+@pytest.mark.slow
 def test_a_run_goes_on_without_a_host_that_is_taken_out_and_ends_where_too_few_are_left(start):
     run = start(HOSTS[:3], "--min-np", "2", "--max-np", "3", "--elastic-timeout", "10", call_s=0.2)
     run.wait_for(r"committed \d+0", times=6)
     leader = run.host_of_rank(0)
     run.set_hosts([host for host in HOSTS[:3] if host != leader])
     run.wait_for(r"rank \d of 2", times=2)
-    assert f"{leader}:0 is no longer among the hosts that were found" in run.text()
+    run.wait_for(re.escape(f"{leader}:0 is no longer among the hosts that were found"))
     run.kill(run.host_of_rank(1))
     assert run.process.wait(PATIENCE_S) != 0
     assert "rows once" not in run.text()

@@ -22,8 +22,9 @@ from horovod.common.elastic import notification_manager
 
 from disttrain.backends.devices import configure_devices
 from disttrain.backends.horovod import HorovodBackend, start_horovod
-from disttrain.backends.rendezvous import Rendezvous
+from disttrain.backends.rendezvous import Place, Rendezvous
 from disttrain.backends.sockets import Sockets, cut, open_sockets
+from disttrain.backends.start_over import calling_before_abort, handed_over, start_over
 from disttrain.checkpoint import Checkpoint, Position
 from disttrain.commits import Commits, WorldChanged
 from disttrain.errors import PeerError
@@ -36,6 +37,7 @@ PIECE_BYTES = 16 << 20
 GLOO_TIMEOUT_S = 10
 GRACE_S = 3.0
 MAX_LOSSES_WITHOUT_COMMIT = 10
+MAX_FAILED_STARTS = 5
 
 
 def run_elastic(
@@ -70,6 +72,7 @@ def run_elastic(
             backend = membership.join(threads=threads, small_model=small_model)
             try:
                 share_newest(backend, commits)
+                membership.is_whole()
                 if change is not None and backend.world.is_leader:
                     say(change.news(backend.world.size, commits.last))
                 return attempt(backend, commits)
@@ -164,23 +167,52 @@ class _Membership:
         self._sockets: Sockets = {}
         self._configured = False
         self._listens = False
+        self._environ = dict(environ)  # Horovod's start changes it
+        self._failed_starts, commits.last = handed_over(environ)
 
     def join(self, *, threads: int | None, small_model: bool) -> HorovodBackend:
         """Meets the others and starts Horovod with them."""
         place = self._rendezvous.meet(self._stopping)
         self._commits.changed()  # before anything new can be told
         self._listen()
-        before = open_sockets()
-        self._backend = backend = start_horovod(
-            place.settings | {"HOROVOD_GLOO_TIMEOUT_SECONDS": str(self._gloo_timeout_s)}
-        )
-        self._sockets = {
-            descriptor: name for descriptor, name in open_sockets().items() if before.get(descriptor) != name
-        }
+        self._backend = backend = self._start(place)
         if not self._configured:  # TensorFlow takes its settings once; the local rank never changes
             configure_devices(backend.world, threads=threads, small_model=small_model)
             self._configured = True
         return backend
+
+    def _start(self, place: Place) -> HorovodBackend:
+        before = open_sockets()
+        timeout = {"HOROVOD_GLOO_TIMEOUT_SECONDS": str(self._gloo_timeout_s)}
+
+        def find_sockets() -> None:
+            self._sockets = {number: name for number, name in open_sockets().items() if before.get(number) != name}
+
+        def start_over_now() -> None:
+            if self._failed_starts < MAX_FAILED_STARTS:
+                find_sockets()
+                self.cut()
+                start_over(self._commits.last, self._environ, self._failed_starts + 1)
+
+        overdue = threading.Timer(
+            self._gloo_timeout_s, start_over_now
+        )  # with all there it takes a fraction of a second
+        overdue.daemon = True
+        overdue.start()
+        with calling_before_abort(start_over_now):
+            try:
+                backend = start_horovod(place.settings | timeout)
+            except ValueError as error:  # all that it says of a failed start
+                start_over_now()
+                raise PeerError(f"Horovod could not be started {MAX_FAILED_STARTS} times in a row") from error
+            finally:
+                overdue.cancel()
+        find_sockets()
+        return backend
+
+    def is_whole(self) -> None:
+        """Called once all workers of a world have answered each other: whatever failed before is over."""
+        self._failed_starts = 0
 
     def cut(self) -> None:
         """Ends the connections to all other workers; a collective that waits for one fails at once, on both sides."""
