@@ -19,7 +19,8 @@ LAYERS = """
     world
     processes verdict connections heartbeat watchers watchdog
     shared_index optimizer steps local_sgd engine
-    backends.devices backends.local backends.horovod backends.sockets backends.rendezvous backends.elastic backends
+    backends.devices backends.local backends.horovod
+    backends.sockets backends.rendezvous backends.start_over backends.elastic backends
     user_code model callbacks callback_state plan trainer
     reporting reporting.results reporting.progress reporting.files
     native_messages run cli __main__
