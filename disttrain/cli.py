@@ -1,7 +1,8 @@
 """The command `disttrain`: which subcommand runs, what its errors look like, and what it exits with.
 
 0 done · 1 a fault in disttrain or in your model · 2 usage · 3 data · 4 storage · 5 non-finite loss ·
-6 another worker failed · 130 interrupted · 143 terminated. See errors.py.
+6 another worker failed · 7 a worker hung · 75 stopped by a signal, with a checkpoint written · 130 interrupted ·
+143 terminated. See errors.py.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from types import FrameType
 from typing import NoReturn
 
 from disttrain.config import MakeDataConfig, TrainConfig
-from disttrain.errors import DisttrainError, PeerError
+from disttrain.errors import DisttrainError, PeerError, Stopped
 from disttrain.native_messages import native_messages_held
 from disttrain.options import build_parser, load
 from disttrain.world import launched_rank
@@ -35,7 +36,8 @@ and from the TOML file of --config (batch_size = 500). The command line wins ove
 and the environment over the file.
 
 Exit codes: 2 usage, 3 data, 4 storage, 5 non-finite loss, 6 another worker failed,
-130 interrupted, 143 terminated.
+7 a worker hung, 75 stopped by a signal with a checkpoint written (the same command
+goes on from there), 130 interrupted, 143 terminated.
 
 disttrain make-data FILE writes data to train on; see disttrain make-data --help."""
 
@@ -89,7 +91,8 @@ def _run(command: str, words: list[str], rank: int | None) -> int:
     except DisttrainError as error:
         if isinstance(error, PeerError):
             time.sleep(PEER_GRACE_S)
-        _say(error, rank)
+        if not (isinstance(error, Stopped) and rank):  # every rank stops alike: said once
+            _say(error, rank)
         return error.exit_code
     except BrokenPipeError:  # whoever read the output, such as `head`, has gone
         return 1

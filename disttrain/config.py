@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -55,10 +56,47 @@ def byte_count(value: Any) -> Any:
         return value
 
 
+_UNIT_S = {"s": 1, "m": 60, "h": 3600}
+
+
+def duration_s(value: Any) -> Any:
+    """`"90s"`, `"5m"` and `"1.5h"` in seconds; a number without a unit is of seconds."""
+    match = re.fullmatch(r"([0-9.e+]+)\s*([smh])", value.strip(), re.I) if isinstance(value, str) else None
+    try:
+        return float(match[1]) * _UNIT_S[match[2].lower()] if match else value
+    except ValueError:
+        return value
+
+
+@dataclass(frozen=True)
+class Every:
+    """How often something is done: every so many steps, or seconds, or neither, only at the ends of epochs."""
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Every | None:
+        """`1000` steps, `90s`, `5m`, `2h`, `epoch`; None for `never`.
+
+        Raises:
+            ValueError: for anything else.
+        """
+        if text in ("never", "epoch"):
+            return cls() if text == "epoch" else None
+        steps, seconds = whole_number(text), duration_s(text)
+        if isinstance(steps, int) and steps > 0:
+            return cls(steps=steps)
+        if isinstance(seconds, float) and seconds > 0:
+            return cls(seconds=seconds)
+        raise ValueError("must be a number of steps (1000), a time (90s, 5m, 2h), epoch or never")
+
+
 Words = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
 Widths = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(split_commas)]
 Delimiter = Annotated[str, BeforeValidator(written_out)]
 Count = Annotated[int, BeforeValidator(whole_number), Field(ge=1)]
+Seconds = Annotated[float, BeforeValidator(duration_s), Field(ge=0, allow_inf_nan=False)]
 Bytes = Annotated[int, BeforeValidator(byte_count), Field(ge=1)]
 
 
@@ -159,10 +197,45 @@ class TrainConfig(Settings):
         "steps that each worker takes alone before all average their weights (local SGD); 1 averages every gradient",
         1,
     )
+    on_nonfinite: Literal["stop", "skip"] = option(
+        "training",
+        "what to do before an update whose loss or gradient is NaN or infinite: end the run, or leave the update out",
+        "stop",
+    )
     callbacks: str | None = option(
         "training",
         "your own Keras callbacks, as package.module:function, which returns a list and may take rank. Default: none",
         None,
+    )
+
+    checkpoint_every: str = option(
+        "checkpoints",
+        "how often the run is kept besides at the end of each epoch: 1000 (steps), 90s, 5m, 2h; epoch for no more than "
+        "that, never for no checkpoints at all",
+        "5m",
+    )
+    checkpoint_dir: str | None = option(
+        "checkpoints",
+        "directory, local or any URL that fsspec opens. Default: checkpoints/ in the output directory",
+        None,
+    )
+    keep: Count = option("checkpoints", "how many of the newest checkpoints stay", 2)
+    keep_best: str | None = option(
+        "checkpoints",
+        "a value such as val_loss, or val_r2:max, by which the best checkpoint stays too. Default: val_loss with "
+        "--validation-data",
+        None,
+    )
+    resume: str = option(
+        "checkpoints",
+        "auto goes on from the newest checkpoint in the output directory, if there is one; never starts anew; or the "
+        "path or URL of a run's directory, of its checkpoints or of one of them",
+        "auto",
+    )
+    timeout: Seconds = option(
+        "checkpoints",
+        "time (90s, 10m) after which a worker that makes no progress ends the run, named; 0 waits for ever",
+        600.0,
     )
 
     output: Path | None = option(
@@ -179,6 +252,25 @@ class TrainConfig(Settings):
         if len(value) != 1 or not value.isascii() or value.isalnum() or value in "\"'\n\r+-.":
             raise ValueError("must be one ASCII character that no number holds, such as ',' ';' '|' or a tab")
         return value
+
+    @field_validator("checkpoint_every")
+    @classmethod
+    def _is_a_frequency(cls, value: str) -> str:
+        Every.parse(value)
+        return value
+
+    @field_validator("keep_best")
+    @classmethod
+    def _is_value_and_mode(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"\w+(:(min|max))?", value):
+            raise ValueError("must be the name of a value, such as val_loss, val_r2:max or loss:min")
+        return value
+
+    @model_validator(mode="after")
+    def _overwriting_starts_anew(self) -> TrainConfig:
+        if self.overwrite and self.resume not in ("auto", "never"):
+            raise ValueError("overwrite removes an earlier run's results, resume goes on from them: give only one")
+        return self
 
     @model_validator(mode="after")
     def _limit_is_of_a_cache(self) -> TrainConfig:

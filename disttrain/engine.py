@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +94,7 @@ class Engine:
 
         def make_train(use_xla: bool) -> Callable[..., Any]:
             train_steps: Callable[..., Any] = tf.function(steps.train_steps, jit_compile=use_xla)
-            return train_steps if rounds is None else tf.function(rounds.train_with(train_steps))
+            return train_steps if rounds is None else rounds.train_with(train_steps)
 
         self._train = _Compiled(make_train, use_xla=backend.fuses_steps or not reduces)
         self._train_short = make_train(False)
@@ -131,12 +131,13 @@ class Engine:
         self.model.reset_metrics()
         return values
 
-    def compile(self, shape: tuple[int, int, int], *, training: bool) -> None:
+    def compile(self, shape: tuple[int, int, int], *, training: bool, num_votes: int = 0) -> None:
         """Compiles the superstep of full batches, float32 [steps, rows_per_step, columns], without taking a step."""
         data, none = tf.zeros(shape), tf.constant(0)
         if training:
             self._capacity["train"] = shape[0]
-            self._train(data, none, none, tf.zeros(shape[:1]), tf.zeros([1]))
+            start = tf.constant(-self._sync_every if self._sync_every > 1 else 0)
+            self._train(data, start, none, tf.zeros(shape[:1]), tf.zeros([num_votes + 1]))
         else:
             self._capacity["evaluate"] = shape[0]
             self._evaluate(data, none)
@@ -149,7 +150,7 @@ class Engine:
         full: bool,
         votes: Callable[[], Floats] = lambda: np.zeros(0, np.float32),
         steps_per_call: int | None = None,
-    ) -> Iterator[Call]:
+    ) -> Generator[Call, None, None]:
         """Takes one optimizer step for each of `data`'s batches.
 
         Args:

@@ -8,7 +8,8 @@ DisttrainError          1   never raised itself
 ├── StorageError        4   a store did not answer, or answered wrongly
 ├── NonFiniteError      5   a loss became NaN or infinite
 ├── PeerError           6   another worker failed; that worker's own error says why
-└── HungError           7   a worker made no progress for too long; the message names it and what it was doing
+├── HungError           7   a worker made no progress for too long; the message names it and what it was doing
+└── Stopped            75   a signal stopped the run once its checkpoint was written; run it again to go on
 """
 
 from __future__ import annotations
@@ -67,3 +68,12 @@ class HungError(DisttrainError):
     """A worker made no progress for longer than `--timeout`; the message names it and what it was doing."""
 
     exit_code = 7
+
+
+class Stopped(DisttrainError):
+    """A signal stopped the run; its checkpoint is written, and the same command goes on from there.
+
+    75 is what BSD's sysexits call a temporary failure: the user is invited to try again.
+    """
+
+    exit_code = 75

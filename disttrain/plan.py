@@ -39,14 +39,17 @@ class Pass:
         """Steps of an epoch, the same on every rank."""
         return num_steps(self.source.num_rows, self.num_shards, self.batch_size)
 
-    def stream(self, shards: range, epoch: int = 1) -> AbstractContextManager[Iterator[Superbatch]]:
-        """The superbatches of these shards in an epoch's order, read ahead; stops its threads when left."""
+    def stream(
+        self, shards: range, epoch: int = 1, start_step: int = 0
+    ) -> AbstractContextManager[Iterator[Superbatch]]:
+        """The superbatches of these shards from a step of an epoch on, read ahead; stops its threads when left."""
         return superbatches(
             self.source,
             shards=shards,
             num_shards=self.num_shards,
             batch_size=self.batch_size,
             steps_per_superbatch=min(self.steps_per_execution, self.num_steps),
+            start_step=start_step,
             order=replace(self.order, epoch=epoch),
             cache=self.cache,
         )

@@ -3,69 +3,50 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from keras.callbacks import CallbackList
 
-from disttrain.engine import Engine
-from disttrain.errors import NonFiniteError
+from disttrain.activity import activity, note_position
+from disttrain.callback_state import capture_callbacks, restore_callbacks
+from disttrain.checkpoint import Checkpoint, Position
+from disttrain.commits import WorldChanged
+from disttrain.engine import Call, Engine
+from disttrain.errors import NonFiniteError, Stopped
+from disttrain.keeper import Keeper, Wishes
+from disttrain.located import describe_batch
 from disttrain.parsing import compile_kernels
 from disttrain.plan import Pass
 from disttrain.sharding import shards_of_rank
 from disttrain.shuffle import compile_permutation
+from disttrain.standing import EpochResult, Progress, Standing
+from disttrain.state import capture_state, restore_state
 from disttrain.stream import Superbatch
-from disttrain.world import Backend
-
-
-@dataclass(frozen=True)
-class EpochResult:
-    """What one epoch came to, over all workers. `epoch` counts from 1; the names of `values` are Keras's."""
-
-    epoch: int
-    values: dict[str, float]
-    rows: int
-    seconds: float
-
-    @property
-    def rows_per_s(self) -> float:
-        """Rows trained on per second, validation apart."""
-        return self.rows / self.seconds
+from disttrain.world import Backend, together
 
 
 class Reporter(Protocol):
     """What a run tells while it goes on; only the leader has one that speaks."""
 
-    def epoch_begins(self, epoch: int) -> None:
-        """Epoch `epoch`, counted from 1, is about to read its first row."""
+    def says(self, message: str) -> None:
+        """A sentence for the user."""
+
+    def epoch_begins(self, epoch: int, rows: int) -> None:
+        """Epoch `epoch`, counted from 1, is about to read its first row, or the one after the `rows` that are done."""
 
     def steps_done(self, step: int, rows: int, loss: float) -> None:
         """So many of the epoch's steps and rows are done, at this mean loss so far."""
 
+    def steps_skipped(self, step: int, count: int) -> None:
+        """Of the steps up to `step`, `count` more were left out for numbers that are not finite."""
+
     def epoch_ends(self, result: EpochResult) -> None:
         """The epoch's training and validation are done."""
-
-
-@dataclass
-class _Progress:
-    """What an epoch has come to so far, over all workers."""
-
-    steps: int = 0
-    rows: int = 0
-    loss_sum: float = 0.0
-
-    def add(self, losses: npt.NDArray[np.float32], global_rows: npt.NDArray[np.int64]) -> None:
-        """Counts steps with these losses, float32 [steps], and rows, int64 [steps]."""
-        self.steps += len(losses)
-        self.rows += int(global_rows.sum())
-        self.loss_sum += float(np.dot(losses.astype(np.float64), global_rows))
-
-    @property
-    def loss(self) -> float:
-        """The mean loss of the rows so far."""
-        return self.loss_sum / self.rows
 
 
 class Trainer:
@@ -79,6 +60,9 @@ class Trainer:
         callbacks: CallbackList,
         training: Pass,
         validation: Pass | None,
+        keeper: Keeper,
+        *,
+        skips_nonfinite: bool = False,
     ) -> None:
         self._engine = engine
         self._backend = backend
@@ -86,73 +70,189 @@ class Trainer:
         self._callbacks = callbacks
         self._training = training
         self._validation = validation
+        self._keeper = keeper
+        self._skips_nonfinite = skips_nonfinite
+        self._standing = Standing()
+        self._begun_s = 0.0
         world = backend.world
         self._shards = shards_of_rank(training.num_shards, world.size, world.rank)
 
     def compile(self) -> float:
         """Compiles the parser and the supersteps before the first epoch's clock starts; returns the seconds taken."""
         begun_s = time.perf_counter()
-        compile_kernels()
-        if self._training.order.mode != "none":
-            compile_permutation()
-        if shape := self._training.full_shape(self._shards):
-            self._engine.compile(shape, training=True)
-        if self._validation is not None and (shape := self._validation.full_shape(self._shards)):
-            self._engine.compile(shape, training=False)
+        with activity("compiling"):
+            compile_kernels()
+            if self._training.order.mode != "none":
+                compile_permutation()
+            if shape := self._training.full_shape(self._shards):
+                self._engine.compile(shape, training=True, num_votes=len(self._keeper.votes()))
+            if self._validation is not None and (shape := self._validation.full_shape(self._shards)):
+                self._engine.compile(shape, training=False)
         return time.perf_counter() - begun_s
 
-    def run(self, epochs: int) -> list[EpochResult]:
+    def run(
+        self, epochs: int, resumed: Checkpoint | None = None, *, learning_rate: float | None = None
+    ) -> list[EpochResult]:
         """All epochs' results, the same on every worker; fewer than `epochs` where a callback stops the training.
 
         Callbacks see each superstep as one batch, whose number is that of its last step, as with Keras's own
         `steps_per_execution`.
 
+        Args:
+            epochs: how many there are to be in all.
+            resumed: a checkpoint to go on from; all workers have its `about`, and rank 0 its arrays too.
+            learning_rate: replaces the one that the checkpoint's optimizer had.
+
         Raises:
-            NonFiniteError: when a step's loss is NaN or infinite, on every worker at the same step.
+            NonFiniteError: when a step's loss or gradient is NaN or infinite, at the same step on every worker.
+            Stopped: at a border where a signal was noticed, once all is handed to the keeper.
+            WorldChanged: in an elastic run, at a border where workers are to come or go.
         """
-        results = []
         self._engine.model.stop_training = False
         self._callbacks.on_train_begin()
-        for epoch in range(1, epochs + 1):
-            results.append(self._epoch(epoch))
-            if self._engine.model.stop_training:
-                break
+        if resumed is not None:
+            self._restore(resumed, learning_rate)
+        standing = self._standing
+        while not standing.is_done(epochs):
+            self._epoch(is_last=standing.epoch == epochs)
         self._engine.finalize()
-        self._callbacks.on_train_end(results[-1].values)
-        return results
+        self._callbacks.on_train_end(standing.results[-1].values)
+        return standing.results
 
-    def _epoch(self, epoch: int) -> EpochResult:
-        self._reporter.epoch_begins(epoch)
-        self._callbacks.on_epoch_begin(epoch - 1)
-        begun_s = time.perf_counter()
+    def _restore(self, checkpoint: Checkpoint, learning_rate: float | None) -> None:
+        self._standing = Standing.from_json(checkpoint.about["standing"])
         self._engine.reset_totals()
-        progress = _Progress()
-        with self._training.stream(self._shards, epoch) as stream:
-            for superbatch in stream:
-                self._train_on(superbatch, progress, epoch)
+        restore_state(self._engine, self._backend, checkpoint.arrays or None)
+        others = {name: checkpoint.arrays[name] for name in set(checkpoint.arrays) - set(checkpoint.about["state"])}
+        arrays = self._backend.gather(others if self._backend.world.is_leader else None)[0]
+        for message in restore_callbacks(self._callbacks, checkpoint.about["callbacks"], arrays or {}):
+            self._reporter.says(message)
+        if learning_rate is not None:
+            self._engine.model.optimizer.learning_rate = learning_rate
+
+    def _epoch(self, *, is_last: bool) -> None:
+        standing = self._standing
+        epoch, progress = standing.epoch, standing.progress
+        self._reporter.epoch_begins(epoch, progress.rows)
+        if not progress.steps:
+            self._callbacks.on_epoch_begin(epoch - 1)
+            self._engine.reset_totals()
+        self._begun_s = time.perf_counter() - progress.seconds
+        stops = self._train_epoch(epoch, progress)
         totals = [self._backend.sum(total) for total in self._engine.totals]
-        seconds = time.perf_counter() - begun_s
+        progress.seconds = time.perf_counter() - self._begun_s
+        if self._validation is not None:
+            self._keeper.keep(self._checkpoint, must=True)
+            if stops:
+                raise self._stopped()
         values = {"loss": progress.loss, **self._engine.metrics_from(totals)}
         self._engine.average_state()
         values.update({f"val_{name}": value for name, value in self._validate().items()})
-        self._callbacks.on_epoch_end(epoch - 1, values)
-        result = EpochResult(epoch, values, progress.rows, seconds)
+        with activity("in the callbacks of an epoch's end"):
+            self._callbacks.on_epoch_end(epoch - 1, values)
+        result = EpochResult(epoch, values, progress.rows, progress.seconds, progress.skipped_steps)
+        standing.results.append(result)
+        standing.progress = Progress()
+        standing.stopped_early = bool(self._engine.model.stop_training)
+        self._engine.reset_totals()
         self._reporter.epoch_ends(result)
-        return result
+        self._keeper.keep(self._checkpoint, must=True, values=values)
+        if stops and not is_last and not standing.stopped_early:
+            raise self._stopped()
 
-    def _train_on(self, superbatch: Superbatch, progress: _Progress, epoch: int) -> None:
+    def _train_epoch(self, epoch: int, progress: Progress) -> bool:
+        """The steps that are left of an epoch; whether the run is asked to stop at their end."""
+        note_position(epoch, progress.steps)
+        wishes = Wishes(stop=False, checkpoint=False, change=False)
+        with self._training.stream(self._shards, epoch, progress.steps) as stream:
+            for superbatch in self._arriving(stream, progress):
+                for call, global_rows in self._train_on(superbatch, progress):
+                    self._check(call, superbatch, progress)
+                    progress.add(call, global_rows)
+                    self._tell(call, progress)
+                    wishes = Wishes.of(call.votes)
+                    if progress.steps < self._training.num_steps:
+                        self._heed(wishes)
+                self._callbacks.on_train_batch_end(progress.steps - 1, {"loss": progress.loss})
+        return wishes.stop
+
+    def _arriving(self, stream: Iterator[Superbatch], progress: Progress) -> Iterator[Superbatch]:
+        while True:
+            with activity("waiting for the rows of step {}", progress.steps, waits_for_threads=True):
+                superbatch = next(stream, None)
+            if superbatch is None:
+                return
+            yield superbatch
+
+    def _train_on(self, superbatch: Superbatch, progress: Progress) -> Iterator[tuple[Call, npt.NDArray[np.int64]]]:
+        """Each compiled call on a superbatch, with the rows of its steps' global batches."""
         global_rows = self._training.global_rows(superbatch.first_step, superbatch.num_steps)
         full = self._training.is_full(self._shards, superbatch)
-        supersteps = self._engine.train(superbatch.data, global_rows, full=full)
-        done = 0
+        calls = self._engine.train(superbatch.data, global_rows, full=full, votes=self._keeper.votes)
         self._callbacks.on_train_batch_begin(progress.steps)
-        for call in supersteps:
-            losses = call.losses
-            _check_finite(losses, epoch, progress.steps)
-            progress.add(losses, global_rows[done : done + len(losses)])
-            done += len(losses)
-            self._reporter.steps_done(progress.steps, progress.rows, progress.loss)
-        self._callbacks.on_train_batch_end(progress.steps - 1, {"loss": progress.loss})
+        waits = self._backend.world.size > 1
+        done = 0
+        with closing(calls):
+            while True:
+                with activity("training from step {}", progress.steps, waits_for_peers=waits):
+                    call = next(calls, None)
+                if call is None:
+                    return
+                yield call, global_rows[done : done + len(call.losses)]
+                done += len(call.losses)
+
+    def _tell(self, call: Call, progress: Progress) -> None:
+        note_position(self._standing.epoch, progress.steps)
+        self._keeper.steps_done(len(call.losses))
+        if skipped := int(np.count_nonzero(~call.applied)):
+            self._reporter.steps_skipped(progress.steps, skipped)
+        self._reporter.steps_done(progress.steps, progress.rows, progress.loss)
+
+    def _heed(self, wishes: Wishes) -> None:
+        """Between two calls: does what all workers agreed on."""
+        if wishes.stop or wishes.checkpoint or wishes.change:
+            self._standing.progress.seconds = time.perf_counter() - self._begun_s
+            self._keeper.keep(self._checkpoint, must=wishes.stop)
+        if wishes.stop:
+            raise self._stopped()
+        if wishes.change:
+            raise WorldChanged
+
+    def _stopped(self) -> Stopped:
+        standing = self._standing
+        return Stopped(f"stopped in epoch {standing.epoch}, after step {standing.progress.steps:,}")
+
+    def _checkpoint(self) -> Checkpoint:
+        """Where the run stands now; all workers call it together."""
+        state = capture_state(self._engine, self._backend, wanted=self._keeper.wants_state)
+        callbacks, arrays = capture_callbacks(self._callbacks)
+        standing = self._standing
+        steps = standing.progress.steps
+        position = Position(standing.epoch, steps) if steps else Position(standing.epoch - 1, self._training.num_steps)
+        about = {"standing": asdict(standing), "callbacks": callbacks, "state": sorted(state)}
+        return Checkpoint(position, about, {**state, **arrays})
+
+    def _check(self, call: Call, superbatch: Superbatch, progress: Progress) -> None:
+        """Ends the run before a step whose numbers are not finite, unless such steps are to be skipped."""
+        bad = np.flatnonzero(~call.applied)
+        if not len(bad) or self._skips_nonfinite:
+            return
+        step, loss = progress.steps + int(bad[0]), call.losses[bad[0]]
+        own = bool(call.own_faults[bad[0]])
+        owned = any(self._backend.gather(own))
+
+        def blame() -> None:
+            if own or not owned:
+                rows = superbatch.data[step - superbatch.first_step]
+                what = f"the loss became {loss}" if not np.isfinite(loss) else "a gradient is not finite"
+                where = describe_batch(self._training, self._shards, self._standing.epoch, step, rows)
+                raise NonFiniteError(
+                    f"epoch {self._standing.epoch}, step {step + 1}: {what}, before the update{where}; "
+                    "lower --learning-rate, look for extreme values in the data, or leave such steps out with "
+                    "--on-nonfinite skip"
+                )
+
+        together(self._backend, blame)
 
     def _validate(self) -> dict[str, float]:
         if self._validation is None:
@@ -160,8 +260,11 @@ class Trainer:
         self._callbacks.on_test_begin()
         self._engine.reset_totals()
         loss_sum = 0.0
-        with self._validation.stream(self._shards) as stream:
+        with self._validation.stream(self._shards) as stream, activity("validating", waits_for_threads=True):
             for superbatch in stream:
+                if self._keeper.is_stopping:  # the epoch's steps are kept already
+                    raise self._stopped()
+                note_position(self._standing.epoch, self._standing.progress.steps)
                 if superbatch.data.shape[1]:
                     global_rows = self._validation.global_rows(superbatch.first_step, superbatch.num_steps)
                     full = self._validation.is_full(self._shards, superbatch)
@@ -171,13 +274,3 @@ class Trainer:
         values = {"loss": float(summed[0]) / self._validation.source.num_rows, **self._engine.metrics_from(totals)}
         self._callbacks.on_test_end(values)
         return values
-
-
-def _check_finite(losses: npt.NDArray[np.float32], epoch: int, first_step: int) -> None:
-    bad = np.flatnonzero(~np.isfinite(losses))
-    if len(bad):
-        step = first_step + int(bad[0]) + 1
-        raise NonFiniteError(
-            f"epoch {epoch}, step {step}: the loss became {losses[bad[0]]}; lower --learning-rate, "
-            "or look for extreme values in the data"
-        )

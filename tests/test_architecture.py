@@ -21,8 +21,9 @@ LAYERS = """
     shared_index optimizer steps local_sgd engine
     backends.devices backends.local backends.horovod
     backends.sockets backends.rendezvous backends.start_over backends.elastic backends
-    user_code model callbacks callback_state plan trainer
+    user_code model callbacks callback_state plan located standing state stopping keeper trainer
     reporting reporting.results reporting.progress reporting.files
+    resume_point inputs
     native_messages run cli __main__
 """
 ORDER = LAYERS.split()
@@ -33,7 +34,7 @@ ONLY_IN = {
     "tensorflow": TRAINING,
     "keras": TRAINING,
     "horovod": {"backends.horovod", "backends.rendezvous", "backends.elastic"},
-    "rich": {"reporting.progress", "reporting.files", "run"},
+    "rich": {"reporting.progress", "reporting.files", "inputs", "run"},
     "argparse": {"options"},
     "pydantic": {"config", "options"},
     "fsspec": {"remote"},

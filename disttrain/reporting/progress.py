@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from disttrain.reporting.results import RunDirectory
-from disttrain.trainer import EpochResult
+from disttrain.standing import EpochResult
 
 LINE_EVERY_S = 5.0
 
@@ -42,10 +42,16 @@ def show_values(values: Mapping[str, float]) -> str:
 class SilentReporter:
     """The reporter of every rank but the leader's."""
 
-    def epoch_begins(self, epoch: int) -> None:
+    def says(self, message: str) -> None:
+        """Says nothing."""
+
+    def epoch_begins(self, epoch: int, rows: int) -> None:
         """Says nothing."""
 
     def steps_done(self, step: int, rows: int, loss: float) -> None:
+        """Says nothing."""
+
+    def steps_skipped(self, step: int, count: int) -> None:
         """Says nothing."""
 
     def epoch_ends(self, result: EpochResult) -> None:
@@ -68,7 +74,9 @@ class ProgressReporter:
         self._num_rows = num_rows
         self._epoch = 0
         self._epoch_begun_s = 0.0
+        self._rows_before = 0
         self._next_line_s = 0.0
+        self._skipped_in = 0  # the epoch in which it was last said
         self._live: Progress | None = None
         self._task: TaskID | None = None
         if console.is_terminal:
@@ -78,9 +86,14 @@ class ProgressReporter:
             )  # fmt: skip
             self._live.start()
 
-    def epoch_begins(self, epoch: int) -> None:
+    def says(self, message: str) -> None:
+        """Prints a line."""
+        self._console.print(message)
+
+    def epoch_begins(self, epoch: int, rows: int) -> None:
         """Starts the epoch's clock and bar."""
         self._epoch_begun_s = time.monotonic()
+        self._rows_before = rows
         if not self._epoch:
             self._next_line_s = self._epoch_begun_s + LINE_EVERY_S
         self._epoch = epoch
@@ -92,7 +105,7 @@ class ProgressReporter:
     def steps_done(self, step: int, rows: int, loss: float) -> None:
         """Moves the bar on; every few seconds keeps a record and, off a terminal, prints a line."""
         now_s = time.monotonic()
-        rate = rows / max(now_s - self._epoch_begun_s, 1e-9)
+        rate = (rows - self._rows_before) / max(now_s - self._epoch_begun_s, 1e-9)
         left_s = (self._num_rows - rows + (self._epochs - self._epoch) * self._num_rows) / rate
         state = (
             f"step {step:,}/{self._num_steps:,} · loss {show_number(loss)} · {show_rate(rate)} · "
@@ -107,11 +120,21 @@ class ProgressReporter:
             if self._live is None:
                 self._console.print(f"epoch {self._epoch}/{self._epochs} · {state}")
 
+    def steps_skipped(self, step: int, count: int) -> None:
+        """Says so once an epoch, and keeps a record of each time."""
+        self._directory.append_metrics({"event": "skipped", "epoch": self._epoch, "step": step, "count": count})
+        if self._skipped_in != self._epoch:
+            self._skipped_in = self._epoch
+            self._console.print(
+                f"epoch {self._epoch}: a loss or gradient is not finite, its update is left out (before step {step:,})"
+            )
+
     def epoch_ends(self, result: EpochResult) -> None:
         """Prints the epoch's line and keeps it in history.csv and metrics.jsonl."""
+        skipped = f" · {result.skipped_steps:,} steps left out" if result.skipped_steps else ""
         self._console.print(
             f"epoch {result.epoch}/{self._epochs} · {show_values(result.values)} · {show_rate(result.rows_per_s)} · "
-            f"{show_time(result.seconds)}"
+            f"{show_time(result.seconds)}{skipped}"
         )
         self._directory.write_epoch(result)
         self._directory.append_metrics(

@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,10 +19,11 @@ from typing import Any
 import keras
 
 from disttrain.errors import UsageError
+from disttrain.standing import EpochResult
 from disttrain.storage import atomic_write
-from disttrain.trainer import EpochResult
 
 MODEL = "model.keras"
+CHECKPOINTS = "checkpoints"  # where a run's checkpoints lie, unless it was told otherwise
 RESULTS = (MODEL, "config.json", "history.csv", "metrics.jsonl")
 
 
@@ -35,19 +36,27 @@ def default_directory(data: str) -> Path:
 class RunDirectory:
     """Writes the results of one run; only the leader has one.
 
-    A context manager: a run that fails before its first epoch ends takes back what it wrote, so that the same command
-    can be given again.
+    A context manager: a run that fails before anything is kept takes back what it wrote, so that the same command can
+    be given again.
     """
 
-    def __init__(self, path: Path, *, overwrite: bool) -> None:
+    def __init__(
+        self, path: Path, *, overwrite: bool, goes_on: bool = False, earlier: Sequence[EpochResult] = ()
+    ) -> None:
         """Makes the directory.
 
+        Args:
+            path: where it is, or is to be.
+            overwrite: whether the results of an earlier run may go.
+            goes_on: whether the results that are there are this run's own.
+            earlier: the epochs that are done already.
+
         Raises:
-            UsageError: if it cannot be written, or holds the results of an earlier run and `overwrite` is false.
+            UsageError: if it cannot be written, or holds the results of another run and `overwrite` is false.
         """
         self.path = path
         present = [name for name in RESULTS if (path / name).exists()]
-        if present and not overwrite:
+        if present and not overwrite and not goes_on:
             raise UsageError(
                 f"--output {path}: already holds {', '.join(present)}; name another directory or add --overwrite"
             )
@@ -58,9 +67,10 @@ class RunDirectory:
                 pass
         except OSError as error:
             raise UsageError(f"--output {path}: cannot be written: {error.strerror}; name another directory") from error
-        for name in present:
+        for name in present if not goes_on else ():
             (path / name).unlink()
-        self._epochs: list[EpochResult] = []
+        self._epochs = list(earlier)
+        self._goes_on = goes_on
 
     def __enter__(self) -> RunDirectory:
         return self
@@ -68,7 +78,7 @@ class RunDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None or self._epochs:
+        if kind is None or self._epochs or self._goes_on or (self.path / CHECKPOINTS).exists():
             return
         for name in RESULTS:
             (self.path / name).unlink(missing_ok=True)
@@ -95,11 +105,11 @@ class RunDirectory:
         self._epochs.append(result)
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["epoch", *result.values, "rows", "seconds", "rows_per_s"])
+        skips = any(epoch.skipped_steps for epoch in self._epochs)
+        writer.writerow(["epoch", *result.values, "rows", "seconds", "rows_per_s", *["skipped_steps"] * skips])
         for epoch in self._epochs:
-            writer.writerow(
-                [epoch.epoch, *epoch.values.values(), epoch.rows, f"{epoch.seconds:.3f}", f"{epoch.rows_per_s:.0f}"]
-            )
+            speed = [epoch.rows, f"{epoch.seconds:.3f}", f"{epoch.rows_per_s:.0f}"]
+            writer.writerow([epoch.epoch, *epoch.values.values(), *speed, *[epoch.skipped_steps] * skips])
         with atomic_write(self.path / "history.csv") as stream:
             stream.write(text.getvalue().encode())
 

@@ -1,0 +1,113 @@
+"""What a run reads: its files opened and indexed by all workers together, their passes planned, their rows cached."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from rich.console import Console
+
+from disttrain.cache_room import show_bytes
+from disttrain.config import TrainConfig
+from disttrain.epoch_cache import RowCache, open_cache
+from disttrain.header import read_header
+from disttrain.makedata import SAMPLE_ROWS, make_sample
+from disttrain.plan import Pass, steps_per_superbatch
+from disttrain.sharding import shards_of_rank
+from disttrain.shared_index import shared_index
+from disttrain.shuffle import EpochOrder
+from disttrain.source import Source, choose_columns
+from disttrain.storage import open_reader
+from disttrain.world import Backend, together
+
+SLOW_INDEX_S = 2.0
+
+
+class Inputs:
+    """The files of one run; what they hold open, `stack` closes."""
+
+    def __init__(
+        self, config: TrainConfig, backend: Backend, cache_dir: Path, console: Console, stack: ExitStack
+    ) -> None:
+        self.config = config
+        self.backend = backend
+        self.cache_dir = cache_dir
+        self.console = console
+        self.stack = stack
+
+    def training_data(self) -> str:
+        """The file to train on; the sample, made by one worker a machine, where none is named."""
+        if self.config.data is not None:
+            return self.config.data
+        is_maker = self.backend.world.local_rank == 0
+        made = together(self.backend, lambda: make_sample(self.cache_dir) if is_maker else None)
+        sample = made or make_sample(self.cache_dir)
+        self.console.print(f"No --data: training on the built-in sample, y = x, {SAMPLE_ROWS:,} rows")
+        return str(sample)
+
+    def open(self, url: str, like: Source | None = None) -> Source:
+        """Opens and indexes a file; a validation file must have the columns of the training file."""
+        config = self.config
+
+        def open_source() -> Source:
+            return Source.open(
+                url,
+                features=like.feature_names if like else config.features or None,
+                targets=like.target_names if like else config.targets or None,
+                header=config.header,
+                delimiter=config.delimiter,
+                cache_dir=self.cache_dir,
+                make_index=lambda reader, header: shared_index(self.backend, reader, header, self.cache_dir),
+            )
+
+        together(self.backend, lambda: check_columns(url, config, like))
+        begun_s = time.monotonic()
+        source = self.stack.enter_context(together(self.backend, open_source))
+        seconds = time.monotonic() - begun_s
+        if seconds > SLOW_INDEX_S:
+            self.console.print(f"Indexed {url}: {source.num_rows:,} rows in {seconds:.1f} s; kept for the next run")
+        return source
+
+    def plan(self, source: Source, num_shards: int, order: EpochOrder) -> Pass:
+        """One way through a file, for these shards, in this order."""
+        config = self.config
+        most_held = len(shards_of_rank(num_shards, self.backend.world.size, 0))
+        steps = steps_per_superbatch(
+            source, most_held, config.batch_size, config.steps_per_execution, multiple_of=config.sync_every
+        )
+        return Pass(source, num_shards, config.batch_size, steps, order, self._cache(source, order))
+
+    def _cache(self, source: Source, order: EpochOrder) -> RowCache | None:
+        config, world = self.config, self.backend.world
+        if config.cache is None:
+            return None
+        part = 1.0 if order.mode == "global" else world.local_size / world.size  # of the rows comes to this machine
+        planned_rows = math.ceil(source.num_rows * part)
+        cache = open_cache(
+            config.cache.expanduser(),
+            source,
+            limit_bytes=config.cache_limit,
+            planned_rows=planned_rows,
+            warns=world.local_rank == 0,
+        )
+        if cache is not None:
+            self.stack.enter_context(cache)
+            self.console.print(
+                f"Cache {cache.path}: {show_bytes(planned_rows * source.num_columns * 4)} for {planned_rows:,} rows, "
+                f"of which {cache.num_rows:,} are there"
+            )
+        return cache
+
+
+def check_columns(url: str, config: TrainConfig, like: Source | None) -> None:
+    """Raises what is wrong with a file's name, header or columns, before the workers index it together."""
+    with open_reader(url) as reader:
+        header = read_header(reader, mode=config.header, delimiter=config.delimiter)
+        choose_columns(
+            header.names,
+            like.feature_names if like else config.features or None,
+            like.target_names if like else config.targets or None,
+            where=url,
+        )

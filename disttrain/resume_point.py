@@ -1,0 +1,132 @@
+"""Where a run goes on from: the newest checkpoint of its directory, or one that was named, if it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from disttrain.checkpoint import Checkpoint, Position, file_name, position_of
+from disttrain.checkpoint_store import CheckpointStore, Mode
+from disttrain.config import TrainConfig
+from disttrain.errors import UsageError
+from disttrain.plan import Pass
+from disttrain.reporting.results import CHECKPOINTS, MODEL
+from disttrain.resume import differences, refuse
+from disttrain.standing import Standing
+from disttrain.state import describe_variables
+from disttrain.storage import local_path
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a run's results and its checkpoints go, and what it was told to go on from, if that is elsewhere."""
+
+    output: Path
+    checkpoints: str
+    named_elsewhere: str | None = None
+
+    @classmethod
+    def of(cls, config: TrainConfig, default_output: Path) -> Places:
+        """The places that the options name; `--resume RUN` alone goes on in that run's own directory."""
+        named = None if config.resume in ("auto", "never") else config.resume.rstrip("/")
+        output, path = config.output, local_path(named) if named is not None else None
+        if path is not None and (path / CHECKPOINTS).is_dir():
+            output, named = output or path, str(path / CHECKPOINTS)
+        output = output or default_output
+        checkpoints = config.checkpoint_dir or str(output / CHECKPOINTS)
+        return cls(output, checkpoints, None if named == checkpoints else named)
+
+
+def find_checkpoint(places: Places, config: TrainConfig, say: Callable[[str], None]) -> Checkpoint | None:
+    """The checkpoint to go on from; None to start anew. Whatever is passed over is said, with the reason.
+
+    Raises:
+        UsageError: if there are checkpoints, but none can be taken, or starting anew would remove them unasked.
+        StorageError: if a store does not answer.
+    """
+    if config.overwrite or (config.checkpoint_every == "never" and config.resume == "auto"):
+        return None
+    place = places.named_elsewhere or places.checkpoints
+    directory, _, name = place.rpartition("/")
+    if position_of(name) is not None:
+        with CheckpointStore(directory, keep=config.keep) as store:
+            return store.load(name)
+    with CheckpointStore(place, keep=config.keep) as store:
+        if config.resume == "never":
+            if store.names():
+                raise UsageError(f"{place}: holds checkpoints of an earlier run; name another place or add --overwrite")
+            return None
+        found = store.newest(lambda name, reason: say(f"Passed over checkpoint {name}: {reason}"))
+        if found is None and (store.names() or config.resume != "auto"):
+            raise UsageError(f"{place}: has no checkpoint that can be taken; --overwrite starts anew")
+    return found
+
+
+def best_by(config: TrainConfig) -> tuple[str, Mode] | None:
+    """The monitored value by which the best checkpoint stays, and which is best."""
+    if config.keep_best is None:
+        return ("val_loss", "min") if config.validation_data else None
+    name, _, mode = config.keep_best.partition(":")
+    return name, "max" if mode == "max" else "min"
+
+
+def show_position(position: Position) -> str:
+    """`epoch 3, step 1,200`."""
+    return f"epoch {position.epoch}, step {position.step:,}"
+
+
+def describe_run(config: TrainConfig, training: Pass, model: keras.Model, places: Places) -> dict[str, Any]:
+    """What a checkpoint tells of the run that wrote it: what must be the same to go on from it, and its options."""
+    source = training.source
+    return {
+        "data": {source.url: source.info.fingerprint},
+        "num_rows": source.num_rows,
+        "features": list(source.feature_names),
+        "targets": list(source.target_names),
+        "num_shards": training.num_shards,
+        "batch_size": training.batch_size,
+        "shuffle": config.shuffle,
+        "seed": config.seed,
+        "model": describe_variables(model.variables),
+        "loss": _loss_name(model),
+        "optimizer_class": type(model.optimizer).__name__,
+        "optimizer": describe_variables(model.optimizer.variables),
+        "learning_rate": config.learning_rate,
+        "output": str(places.output),
+        "options": config.model_dump(mode="json"),
+    }
+
+
+def check_same_run(places: Places, checkpoint: Checkpoint, run: Mapping[str, Any]) -> None:
+    """Raises CheckpointError with what differs between the run of a checkpoint and this one, if anything does."""
+    found = differences(checkpoint.about["run"], run)
+    if found:
+        where = (places.named_elsewhere or places.checkpoints).rstrip("/")
+        name = file_name(checkpoint.position)
+        raise refuse(where if where.endswith(name) else f"{where}/{name}", found)
+
+
+def is_finished(places: Places, checkpoint: Checkpoint, epochs: int) -> bool:
+    """Whether a run that would go on has nothing left to do: its last epoch is done and its model is there."""
+    standing = Standing.from_json(checkpoint.about["standing"])
+    return places.named_elsewhere is None and standing.is_done(epochs) and (places.output / MODEL).exists()
+
+
+def kept_setting(checkpoint: Checkpoint | None, name: str, otherwise: Any) -> Any:
+    """What the run of a checkpoint had for a setting."""
+    return otherwise if checkpoint is None else checkpoint.about["run"][name]
+
+
+def new_learning_rate(config: TrainConfig, checkpoint: Checkpoint | None) -> float | None:
+    """The learning rate that was asked for, if it is another than the checkpoint's run began with."""
+    before = kept_setting(checkpoint, "learning_rate", config.learning_rate)
+    return config.learning_rate if config.learning_rate != before else None
+
+
+def _loss_name(model: keras.Model) -> str:
+    loss = model.loss
+    return loss if isinstance(loss, str) else str(getattr(loss, "name", None) or getattr(loss, "__name__", loss))

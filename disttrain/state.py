@@ -1,0 +1,98 @@
+"""The numbers of a run in training: read on all workers into arrays, and put back on the same or another world size."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from disttrain.engine import Engine
+from disttrain.world import Backend
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def capture_state(engine: Engine, backend: Backend, *, wanted: bool) -> Arrays:
+    """What training has come to, between two compiled calls; all workers call it, and those get it who want it.
+
+    Returns:
+        `weights/N` and `optimizer/N`: the variables, the same on all workers. `worker/N`: the other variables (the
+        statistics of batch normalization, the states of dropout), [world size, ...]. `totals/N`: the sums over all
+        workers of what the metrics have seen in this epoch, float64. `random/N`: the state of Python's and NumPy's
+        global random numbers, [world size, ...].
+    """
+    model = engine.model
+    workers = backend.gather([*(v.numpy() for v in model.non_trainable_variables), *_random_state()])
+    totals = [backend.sum(np.asarray(total)) for total in engine.totals]
+    if not wanted:
+        return {}
+    num_others = len(model.non_trainable_variables)
+    joined = [np.stack(values) for values in zip(*workers, strict=True)]
+    return {
+        **_named("weights", [v.numpy() for v in model.trainable_variables]),
+        **_named("optimizer", [v.numpy() for v in model.optimizer.variables]),
+        **_named("worker", joined[:num_others]),
+        **_named("totals", totals),
+        **_named("random", joined[num_others:]),
+    }
+
+
+def restore_state(engine: Engine, backend: Backend, arrays: Mapping[str, npt.NDArray[Any]] | None) -> None:
+    """Puts back what `capture_state` gave; all workers call it, and only rank 0 needs `arrays`.
+
+    On another world size than before, each worker gets the mean of the workers' statistics, and rank 0's of what is
+    not a floating-point number.
+    """
+    model = engine.model
+    own = None
+    if arrays is not None and backend.world.is_leader:
+        for kind, variables in (("weights", model.trainable_variables), ("optimizer", model.optimizer.variables)):
+            for variable, value in zip(variables, _listed(arrays, kind), strict=True):
+                variable.assign(value)
+        own = [_listed(arrays, kind) for kind in ("worker", "totals", "random")]
+    engine.synchronize()
+    shared = backend.gather(own)[0]
+    if shared is None:
+        return
+    workers, totals, randoms = shared
+    for variable, values in zip(model.non_trainable_variables, workers, strict=True):
+        variable.assign(_of_worker(values, backend))
+    engine.totals = [total if backend.world.is_leader else np.zeros_like(total) for total in totals]
+    _set_random_state([_of_worker(values, backend) for values in randoms])
+
+
+def describe_variables(variables: Sequence[Any]) -> list[list[Any]]:
+    """[path, shape, dtype] of each variable."""
+    return [[v.path, list(v.shape), str(v.dtype)] for v in variables]
+
+
+def _named(kind: str, values: Sequence[npt.NDArray[Any]]) -> Arrays:
+    return {f"{kind}/{number:05d}": np.array(value) for number, value in enumerate(values)}
+
+
+def _listed(arrays: Mapping[str, npt.NDArray[Any]], kind: str) -> list[npt.NDArray[Any]]:
+    return [arrays[name] for name in sorted(arrays) if name.startswith(f"{kind}/")]
+
+
+def _of_worker(values: npt.NDArray[Any], backend: Backend) -> npt.NDArray[Any]:
+    """This worker's part of `values`, [world size when captured, ...]."""
+    if len(values) == backend.world.size:
+        return np.asarray(values[backend.world.rank])
+    if np.issubdtype(values.dtype, np.floating):
+        return np.asarray(values.mean(axis=0, dtype=np.float64), values.dtype)
+    return np.asarray(values[0])
+
+
+def _random_state() -> list[npt.NDArray[Any]]:
+    _, python, _ = random.getstate()
+    _, keys, position, _, _ = np.random.get_state(legacy=True)
+    return [np.array(python, np.uint64), np.append(keys, position).astype(np.uint64)]
+
+
+def _set_random_state(state: Sequence[npt.NDArray[Any]]) -> None:
+    python, numpys = state
+    random.setstate((3, tuple(python.tolist()), None))
+    np.random.set_state(("MT19937", numpys[:-1].astype(np.uint32), int(numpys[-1]), 0, 0.0))
