@@ -9,6 +9,7 @@ import os
 import re
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 # Horovod wakes up once a cycle to see what is ready to reduce; its default of 1 ms is longer than a small model's
@@ -24,6 +25,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from horovod.common.exceptions import HorovodInternalError
 
+from disttrain.activity import activity
 from disttrain.backends.devices import configure_devices
 from disttrain.world import World
 
@@ -70,15 +72,18 @@ class HorovodBackend:
 
     def sum(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """The sum over all workers of a float64 array of one shape everywhere."""
-        return np.asarray(hvd.allreduce(tf.constant(values, tf.float64), op=hvd.Sum, name="sum"))
+        with _waiting("a sum"):
+            return np.asarray(hvd.allreduce(tf.constant(values, tf.float64), op=hvd.Sum, name="sum"))
 
     def gather(self, value: T) -> Sequence[T]:
         """Every worker's value, in the order of ranks."""
-        return list(hvd.allgather_object(value, name="gather"))
+        with _waiting("a gathering"):
+            return list(hvd.allgather_object(value, name="gather"))
 
     def broadcast(self, variables: Sequence[Any]) -> None:
         """Gives Keras variables the values that they have on rank 0."""
-        hvd.broadcast_variables([variable.value for variable in variables], root_rank=0)
+        with _waiting("a broadcast"):
+            hvd.broadcast_variables([variable.value for variable in variables], root_rank=0)
 
     def lost_peer(self, error: BaseException) -> bool:
         """Whether an exception means that another worker is gone, rather than a fault of this one."""
@@ -93,3 +98,7 @@ class HorovodBackend:
         leaving = threading.Thread(target=hvd.shutdown, name="horovod-shutdown", daemon=True)
         leaving.start()
         leaving.join(LEAVE_TIMEOUT_S)  # where a peer is gone, shutting down can wait for it for ever
+
+
+def _waiting(what: str) -> AbstractContextManager[None]:
+    return activity("waiting for the other workers in {}", what, waits_for_peers=True)
