@@ -58,7 +58,7 @@ def test_a_run_tells_what_it_does_in_plain_lines(results):
 def test_the_results_are_all_there(results):
     directory, _ = results
     names = {path.name for path in directory.iterdir()}
-    assert names == {"model.keras", "config.json", "history.csv", "metrics.jsonl"}
+    assert names == {"model.keras", "config.json", "history.csv", "metrics.jsonl", "checkpoints"}
 
 
 def test_a_run_is_named_after_its_data_and_time(results):
@@ -173,10 +173,10 @@ def test_a_launcher_that_gives_its_worker_a_terminal_still_gets_plain_lines(plac
     assert "epoch 2/2 · loss" in shown
 
 
-def started(place, processes=None, **extra):
+def started(place, *more, processes=None, **extra):
     """An endless run that is in the middle of its epochs."""
     process = subprocess.Popen(
-        command_line(*ENDLESS, "--overwrite", processes=processes), cwd=place, env=environment(place, **extra),
+        command_line(*ENDLESS, "--overwrite", *more, processes=processes), cwd=place, env=environment(place, **extra),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     for line in process.stdout:
@@ -192,10 +192,21 @@ STOPS = {
 }
 
 
-@pytest.mark.parametrize("word", ["interrupted", pytest.param("terminated", marks=pytest.mark.slow)])
-def test_a_run_that_is_stopped_says_so_in_one_line_and_leaves_no_model(place, word):
-    number, code = STOPS[word]
+def test_a_run_that_is_interrupted_keeps_a_checkpoint_and_says_how_to_go_on(place):
     process = started(place)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert re.fullmatch(r"disttrain: stopped in epoch \d+, after step \d+; to go on: the same command again\n", said)
+    assert "checkpoints" in {path.name for path in (place / "endless").iterdir()}
+    assert not (place / "endless" / "model.keras").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("word", STOPS)
+def test_a_run_that_keeps_no_checkpoints_ends_at_once_with_one_line_and_no_model(place, word):
+    number, code = STOPS[word]
+    process = started(place, "--checkpoint-every", "never")
     process.send_signal(number)
     _, said = process.communicate(timeout=30)
     assert (process.returncode, said) == (code, f"disttrain: {word}\n")

@@ -75,6 +75,9 @@ SAMPLES = {
     "output": "out",
     "cache": "rows",
     "cache_dir": "cache",
+    "on_nonfinite": "skip",
+    "keep_best": "val_r2:max",
+    "resume": "runs/a",
 }
 BESIDE = {"cache_limit": ("--cache", "rows")}  # what an option means nothing without
 
