@@ -1,0 +1,106 @@
+"""No silent wait: a rank that is stopped or stalls in a real run is named within `--timeout`, and all ranks end."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import psutil
+import pytest
+from command import command_line, disttrain, environment, regression_rows, write_csv
+
+TIMEOUT_S = 12  # compiling on a busy machine takes half of it
+ROWS = 6000
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("hangs")
+    write_csv(directory / "data.csv", *regression_rows(ROWS))
+    return directory
+
+
+def mpirun(*arguments):
+    """Ranks started by Open MPI itself, whose collectives wait for a stopped peer for ever."""
+    launcher = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "2", "--bind-to", "none"]
+    return [*launcher, sys.executable, "-m", "disttrain", *map(str, arguments)]
+
+
+LAUNCHERS = {"gloo": partial(command_line, processes=2), "mpi": mpirun}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("launcher", "stopped"), [("gloo", 0), ("gloo", 1), ("mpi", 1)])
+def test_a_stopped_rank_ends_the_run_and_is_named(place, launcher, stopped):
+    output = f"{launcher}{stopped}"
+    arguments = ("--data", "data.csv", "--epochs", 100_000, "--batch-size", 30, "--timeout", TIMEOUT_S)
+    command = LAUNCHERS[launcher](*arguments, "--output", output)
+    run = subprocess.Popen(
+        command, cwd=place, env=environment(place), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in run.stdout:
+        if "epoch 2/" in line:
+            break
+    ranks = [p for p in psutil.Process(run.pid).children(recursive=True) if p.cmdline()[1:3] == ["-m", "disttrain"]]
+    (victim,) = [process for process in ranks if rank_of(process) == stopped]
+    os.kill(victim.pid, signal.SIGSTOP)
+    begun_s = time.monotonic()
+    _, said = run.communicate(timeout=60)
+    assert time.monotonic() - begun_s < TIMEOUT_S + 10
+    assert run.returncode != 0
+    assert re.search(rf"rank {stopped} \(.*pid {victim.pid}\) has not been heard of for \d+ s", said), said
+    assert psutil.wait_procs(ranks, timeout=10)[1] == []
+
+
+def rank_of(process):
+    environ = process.environ()
+    return int(environ.get("HOROVOD_RANK", environ.get("OMPI_COMM_WORLD_RANK")))
+
+
+class StallingHandler(SimpleHTTPRequestHandler):
+    """Serves byte ranges until `stalls` is set; from then on it takes requests and never answers."""
+
+    stalls = threading.Event()
+
+    def do_GET(self):
+        if self.stalls.is_set():
+            threading.Event().wait(60)
+            return
+        first, last = map(int, re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"]).groups())
+        with open(self.translate_path(self.path), "rb") as stream:
+            stream.seek(first)
+            content = stream.read(last + 1 - first)
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{last}/*")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture(scope="module")
+def store(place):
+    handler = partial(StallingHandler, directory=str(place))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/data.csv"
+        server.shutdown()
+
+
+@pytest.mark.slow
+def test_a_stalled_store_ends_the_run_and_what_was_read_is_named(place, store):
+    done = disttrain(place, "--data", store, "--epochs", 1, "--output", "once")  # makes the index
+    assert done.returncode == 0, done.stderr
+    StallingHandler.stalls.set()
+    done = disttrain(place, "--data", store, "--epochs", 1, "--timeout", TIMEOUT_S, "--output", "stalled")
+    assert done.returncode == 7, done.stderr
+    (said,) = done.complaints
+    assert re.search(rf"made no progress for \d+ s while waiting for {store} to give bytes \d+ to \d+", said), said
