@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,9 +119,19 @@ class Engine:
             return self._totals
         return [total + state for total, state in zip(self._totals, self._partial, strict=True)]
 
-    @totals.setter
-    def totals(self, totals: Totals) -> None:
-        self._totals, self._partial = totals, []
+    def capture_totals(self) -> tuple[Totals, list[npt.NDArray[Any]]]:
+        """The totals of the superbatches that are done, and the metrics' states since: none, or one a variable."""
+        return self._totals, self._partial
+
+    def restore_totals(self, totals: Totals, partial: Sequence[npt.NDArray[Any]] = ()) -> None:
+        """Puts back what `capture_totals` gave."""
+        self._totals, self._partial = totals, list(partial)
+        for variable, state in zip(self.model.metrics_variables, self._partial, strict=False):
+            variable.assign(state)
+
+    def _fold(self) -> None:
+        """A superbatch is done: what its calls added belongs to the totals."""
+        self._totals, self._partial = self.totals, []
 
     def metrics_from(self, totals: Totals) -> dict[str, float]:
         """The metrics' values for totals that were summed over all workers."""
@@ -148,6 +158,7 @@ class Engine:
         global_rows: npt.NDArray[np.int64],
         *,
         full: bool,
+        before: int = 0,
         votes: Callable[[], Floats] = lambda: np.zeros(0, np.float32),
         steps_per_call: int | None = None,
     ) -> Generator[Call, None, None]:
@@ -157,6 +168,8 @@ class Engine:
             data: float32 [steps, rows_per_step, columns], features before targets.
             global_rows: int64 [steps], the rows that all workers together give to each step.
             full: whether every held shard gives a whole batch, so that the shape is the compiled one.
+            before: steps of the same superbatch that an earlier process took; where the totals that it left were put
+                back, the metrics come out as if this process had taken them.
             votes: asked before each call for float32 [votes], which is summed over all workers with the gradients;
                 as many on every worker, in every call.
             steps_per_call: steps of one compiled call; None for as many as CALL_TARGET_S allows.
@@ -164,13 +177,17 @@ class Engine:
         Yields:
             For each compiled call, what it came to; after one with a fault, unless those are skipped, no other follows.
         """
-        num_steps, num_rows, _ = data.shape
-        shares = self._shares(num_rows, global_rows).astype(np.float32)
+        shares = self._shares(data.shape[1], global_rows).astype(np.float32)
+        if before:
+            data, shares = (np.concatenate([np.zeros((before, *a.shape[1:]), a.dtype), a]) for a in (data, shares))
+        else:
+            self._fold()
+        num_steps = len(data)
         run: Callable[..., Any] = self._train_short
         if full:
             run, data, shares = self._train, self._fill(data, "train"), self._fill(shares, "train")
         batches, weights = tf.constant(data), tf.constant(shares)
-        start = 0
+        start = before
         while start < num_steps:
             stop = min(start + (steps_per_call or self._steps_per_call), num_steps)
             ballot = tf.constant(np.append(votes(), np.float32(self._step_s)), tf.float32)
@@ -180,7 +197,7 @@ class Engine:
             self._time_calls((time.perf_counter() - begun_s) / (stop - start), float(summed[-1]))
             self._partial = [state.numpy() for state in states]
             if stop == num_steps:
-                self.totals = self.totals
+                self._fold()
             start = stop
             yield Call(losses, faults, summed[:-1])
 
@@ -190,7 +207,7 @@ class Engine:
         run = self._evaluate if full else self._evaluate_short
         losses, states = run(tf.constant(self._fill(data, "evaluate") if full else data), tf.constant(num_steps))
         self._partial = [state.numpy() for state in states]
-        self.totals = self.totals
+        self._fold()
         weights = self._shares(num_rows, global_rows) * global_rows
         return float(np.dot(losses.numpy()[:num_steps].astype(np.float64), weights))
 

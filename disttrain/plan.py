@@ -48,7 +48,7 @@ class Pass:
             shards=shards,
             num_shards=self.num_shards,
             batch_size=self.batch_size,
-            steps_per_superbatch=min(self.steps_per_execution, self.num_steps),
+            steps_per_superbatch=self._steps_per_superbatch,
             start_step=start_step,
             order=replace(self.order, epoch=epoch),
             cache=self.cache,
@@ -67,6 +67,15 @@ class Pass:
         num_full = num_full_steps(self.source.num_rows, self.num_shards, self.batch_size)
         steps = min(self.steps_per_execution, self.num_steps, num_full)
         return (steps, len(shards) * self.batch_size, self.source.num_columns) if steps else None
+
+    def steps_before(self, superbatch: Superbatch) -> int:
+        """Steps between where this superbatch would begin in a whole epoch and where it does begin."""
+        num_full = num_full_steps(self.source.num_rows, self.num_shards, self.batch_size)
+        return superbatch.first_step % self._steps_per_superbatch if superbatch.first_step < num_full else 0
+
+    @property
+    def _steps_per_superbatch(self) -> int:
+        return min(self.steps_per_execution, self.num_steps)
 
     def is_full(self, shards: range, superbatch: Superbatch) -> bool:
         """Whether each of these shards gives a whole batch to each of the superbatch's steps."""

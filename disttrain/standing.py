@@ -44,7 +44,8 @@ class Progress:
         self.steps += len(applied)
         self.rows += int(global_rows.sum())
         self.loss_rows += int(global_rows[applied].sum())
-        self.loss_sum += float(np.dot(call.losses[applied].astype(np.float64), global_rows[applied]))
+        losses = call.losses[applied].astype(np.float64) * global_rows[applied]
+        self.loss_sum = float(np.cumsum(np.append(self.loss_sum, losses))[-1])  # one by one, wherever the calls were cut
         self.skipped_steps += int(np.count_nonzero(~applied))
 
     @property

@@ -20,23 +20,25 @@ def capture_state(engine: Engine, backend: Backend, *, wanted: bool) -> Arrays:
 
     Returns:
         `weights/N` and `optimizer/N`: the variables, the same on all workers. `worker/N`: the other variables (the
-        statistics of batch normalization, the states of dropout), [world size, ...]. `totals/N`: the sums over all
-        workers of what the metrics have seen in this epoch, float64. `random/N`: the state of Python's and NumPy's
-        global random numbers, [world size, ...].
+        statistics of batch normalization, the states of dropout), [world size, ...]. `totals/N`: what the metrics have
+        seen in this epoch, float64 [world size, ...]; in the middle of a superbatch, up to where it began, and
+        `partial/N` since. `random/N`: the state of Python's and NumPy's global random numbers, [world size, ...].
     """
     model = engine.model
-    workers = backend.gather([*(v.numpy() for v in model.non_trainable_variables), *_random_state()])
-    totals = [backend.sum(np.asarray(total)) for total in engine.totals]
+    totals, partial = engine.capture_totals()
+    own = {
+        **_named("worker", [v.numpy() for v in model.non_trainable_variables]),
+        **_named("totals", totals),
+        **_named("partial", partial),
+        **_named("random", _random_state()),
+    }
+    workers = backend.gather(own)
     if not wanted:
         return {}
-    num_others = len(model.non_trainable_variables)
-    joined = [np.stack(values) for values in zip(*workers, strict=True)]
     return {
         **_named("weights", [v.numpy() for v in model.trainable_variables]),
         **_named("optimizer", [v.numpy() for v in model.optimizer.variables]),
-        **_named("worker", joined[:num_others]),
-        **_named("totals", totals),
-        **_named("random", joined[num_others:]),
+        **{name: np.stack([arrays[name] for arrays in workers]) for name in own},
     }
 
 
@@ -52,15 +54,17 @@ def restore_state(engine: Engine, backend: Backend, arrays: Mapping[str, npt.NDA
         for kind, variables in (("weights", model.trainable_variables), ("optimizer", model.optimizer.variables)):
             for variable, value in zip(variables, _listed(arrays, kind), strict=True):
                 variable.assign(value)
-        own = [_listed(arrays, kind) for kind in ("worker", "totals", "random")]
+        own = [_listed(arrays, kind) for kind in ("worker", "totals", "partial", "random")]
     engine.synchronize()
     shared = backend.gather(own)[0]
     if shared is None:
         return
-    workers, totals, randoms = shared
+    workers, totals, partial, randoms = shared
     for variable, values in zip(model.non_trainable_variables, workers, strict=True):
         variable.assign(_of_worker(values, backend))
-    engine.totals = [total if backend.world.is_leader else np.zeros_like(total) for total in totals]
+    if totals and len(totals[0]) != backend.world.size:
+        totals, partial = [_of_leader(total, backend) for total in _added(totals, partial)], []
+    engine.restore_totals(*([_of_worker(values, backend) for values in kind] for kind in (totals, partial)))
     _set_random_state([_of_worker(values, backend) for values in randoms])
 
 
@@ -84,6 +88,17 @@ def _of_worker(values: npt.NDArray[Any], backend: Backend) -> npt.NDArray[Any]:
     if np.issubdtype(values.dtype, np.floating):
         return np.asarray(values.mean(axis=0, dtype=np.float64), values.dtype)
     return np.asarray(values[0])
+
+
+def _added(totals: Sequence[npt.NDArray[Any]], partial: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    return [total + state for total, state in zip(totals, partial, strict=True)] if partial else list(totals)
+
+
+def _of_leader(values: npt.NDArray[Any], backend: Backend) -> npt.NDArray[Any]:
+    """For each worker of this run its part: the leader the sum of all parts there were, the others nothing."""
+    parts = np.zeros((backend.world.size, *values.shape[1:]), values.dtype)
+    parts[0] = values.sum(axis=0)
+    return parts
 
 
 def _random_state() -> list[npt.NDArray[Any]]:

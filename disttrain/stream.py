@@ -55,10 +55,14 @@ class Epoch:
         """(first step, number of steps) of each superbatch.
 
         The same on every rank: full steps are packed; the step in which any shard of the file is short stands alone.
+        Wherever it starts, superbatches end where those from step 0 on do.
         """
         full = num_full_steps(self.num_rows, self.num_shards, self.batch_size)
-        for first in range(self.start_step, full, self.steps_per_superbatch):
-            yield first, min(self.steps_per_superbatch, full - first)
+        first = self.start_step
+        while first < full:
+            stop = min(first - first % self.steps_per_superbatch + self.steps_per_superbatch, full)
+            yield first, stop - first
+            first = stop
         for step in range(max(full, self.start_step), num_steps(self.num_rows, self.num_shards, self.batch_size)):
             yield step, 1
 

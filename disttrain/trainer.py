@@ -171,9 +171,10 @@ class Trainer:
                     progress.add(call, global_rows)
                     self._tell(call, progress)
                     wishes = Wishes.of(call.votes)
+                    if progress.steps == superbatch.first_step + superbatch.num_steps:  # before it is kept as done
+                        self._callbacks.on_train_batch_end(progress.steps - 1, {"loss": progress.loss})
                     if progress.steps < self._training.num_steps:
                         self._heed(wishes)
-                self._callbacks.on_train_batch_end(progress.steps - 1, {"loss": progress.loss})
         return wishes.stop
 
     def _arriving(self, stream: Iterator[Superbatch], progress: Progress) -> Iterator[Superbatch]:
@@ -188,7 +189,8 @@ class Trainer:
         """Each compiled call on a superbatch, with the rows of its steps' global batches."""
         global_rows = self._training.global_rows(superbatch.first_step, superbatch.num_steps)
         full = self._training.is_full(self._shards, superbatch)
-        calls = self._engine.train(superbatch.data, global_rows, full=full, votes=self._keeper.votes)
+        before = self._training.steps_before(superbatch)
+        calls = self._engine.train(superbatch.data, global_rows, full=full, before=before, votes=self._keeper.votes)
         self._callbacks.on_train_batch_begin(progress.steps)
         waits = self._backend.world.size > 1
         done = 0
@@ -262,15 +264,17 @@ class Trainer:
         loss_sum = 0.0
         with self._validation.stream(self._shards) as stream, activity("validating", waits_for_threads=True):
             for superbatch in stream:
-                if self._keeper.is_stopping:  # the epoch's steps are kept already
-                    raise self._stopped()
+                if self._keeper.is_stopping:  # then all stop below: the epoch's steps are kept already
+                    break
                 note_position(self._standing.epoch, self._standing.progress.steps)
                 if superbatch.data.shape[1]:
                     global_rows = self._validation.global_rows(superbatch.first_step, superbatch.num_steps)
                     full = self._validation.is_full(self._shards, superbatch)
                     loss_sum += self._engine.evaluate(superbatch.data, global_rows, full=full)
         totals = [self._backend.sum(total) for total in self._engine.totals]
-        summed = self._backend.sum(np.array([loss_sum]))
+        summed = self._backend.sum(np.array([loss_sum, float(self._keeper.is_stopping)]))
+        if summed[1]:
+            raise self._stopped()
         values = {"loss": float(summed[0]) / self._validation.source.num_rows, **self._engine.metrics_from(totals)}
         self._callbacks.on_test_end(values)
         return values
