@@ -1,0 +1,137 @@
+"""Models and callbacks for runs that are stopped and killed: each row counts itself, so none is lost or used twice."""
+
+import os
+import random
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+NUM_ROWS = 2003  # column x0 of the data is the number of the row
+
+
+@keras.saving.register_keras_serializable("counting")
+class Counted(keras.layers.Layer):
+    """Counts in training how often each row came, and passes the features on without the row's number.
+
+    Each worker counts its own rows; at an epoch's end all take the mean, as of the statistics of batch normalization.
+    """
+
+    def build(self, shape):
+        counts = {"shape": (NUM_ROWS,), "initializer": "zeros", "dtype": "float64"}
+        self.counts = self.add_weight(name="counts", trainable=False, **counts)
+
+    def call(self, x, training=False):
+        if training:
+            self.counts.assign_add(tf.reduce_sum(rows_as_ones(x, tf.float64), axis=0))
+        return x[:, 1:]
+
+
+@keras.saving.register_keras_serializable("counting")
+class Weighed(keras.layers.Layer):
+    """Passes the features on, and a column that is 0 but whose gradient is -1 for the row's own weight."""
+
+    def build(self, shape):
+        self.counts = self.add_weight(name="counts", shape=(NUM_ROWS,), initializer="zeros")
+
+    def call(self, x):
+        own = tf.linalg.matvec(rows_as_ones(x, tf.float32), tf.convert_to_tensor(self.counts))[:, None]
+        return x[:, 1:], tf.stop_gradient(own) - own
+
+
+@keras.saving.register_keras_serializable("counting")
+class SummedLoss(keras.losses.Loss):
+    """Adds up over rows: with plain SGD and a learning rate of 1, each row adds exactly 1 to its own weight."""
+
+    def __init__(self, reduction="sum", **options):
+        super().__init__(reduction=reduction, **options)
+
+    def call(self, y, predicted):
+        return 1e-4 * tf.square(y[:, 0] - predicted[:, 0]) + predicted[:, 1]
+
+
+def rows_as_ones(x, dtype):
+    return tf.one_hot(tf.cast(x[:, 0], tf.int32), NUM_ROWS, dtype=dtype)
+
+
+def counted(num_features):
+    """Learns with Adam; counts by a variable of each worker."""
+    dense = keras.layers.Dense
+    model = keras.Sequential([keras.Input((num_features,)), Counted(name="rows"), dense(200, "relu"), dense(1)])
+    model.compile(keras.optimizers.Adam(), loss="mae", metrics=["mse"])
+    return model
+
+
+def random_parts(num_features):
+    """Has all that a run can have of its own on each worker: batch normalization, dropout, counts."""
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((num_features,)),
+            Counted(name="rows"),
+            layers.Dense(16, "relu"),
+            layers.BatchNormalization(),
+            layers.Dropout(0.2),
+            layers.Dense(1),
+        ]
+    )
+    model.compile(keras.optimizers.Adam(0.01), loss="mae", metrics=["mse", "mae"])
+    return model
+
+
+def weighed(num_features):
+    """Counts by weights, which do not depend on the number of workers."""
+    inputs = keras.Input((num_features,))
+    features, own = Weighed(name="rows")(inputs)
+    hidden = keras.layers.Dense(16, "tanh")(features)
+    outputs = keras.layers.Concatenate()([keras.layers.Dense(1)(hidden), own])
+    model = keras.Model(inputs, outputs)
+    model.compile(keras.optimizers.SGD(1.0), loss=SummedLoss())
+    return model
+
+
+class Slow(keras.callbacks.Callback):
+    """Takes time wherever it is called, and says where it is."""
+
+    def __init__(self, seconds):
+        super().__init__()
+        self.seconds = seconds
+
+    def say(self, what):
+        print(f"({what})", flush=True)
+        time.sleep(self.seconds)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.say("trains")
+
+    def on_test_begin(self, logs=None):
+        self.say("validates")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.say("ends an epoch")
+
+
+class Noisy(keras.callbacks.Callback):
+    """Draws from the global random numbers, which belong to the state of a run too."""
+
+    def __init__(self):
+        super().__init__()
+        self.drawn = []
+
+    def on_train_begin(self, logs=None):
+        random.seed(5)
+        np.random.seed(5)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.drawn = [random.random(), float(np.random.normal())]
+
+
+def slow():
+    return [Slow(float(os.environ.get("SLOW_S", "0.02")))]
+
+
+def mindful():
+    callbacks = keras.callbacks
+    stopping = callbacks.EarlyStopping(monitor="val_loss", patience=4, restore_best_weights=True)
+    return [*slow(), Noisy(), stopping, callbacks.ReduceLROnPlateau(monitor="val_loss", patience=0, min_delta=0.2)]
