@@ -21,6 +21,7 @@ from disttrain.config import MakeDataConfig, TrainConfig
 from disttrain.errors import DisttrainError, PeerError, Stopped
 from disttrain.native_messages import native_messages_held
 from disttrain.options import build_parser, load
+from disttrain.storage import local_path, stat
 from disttrain.world import launched_rank
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
@@ -106,6 +107,10 @@ def _train(words: list[str], environ: Mapping[str, str]) -> Callable[[], None]:
     config = load(TrainConfig, build_parser(TrainConfig, "disttrain", TRAIN, EPILOG), words, environ)
 
     def work() -> None:
+        if launched_rank(environ) is None:  # several workers look together
+            for url in filter(None, (config.data, config.validation_data)):
+                if local_path(url) is not None:
+                    stat(url)
         with native_messages_held("TF_CPP_MIN_LOG_LEVEL" in environ):
             from disttrain.run import run_training  # TensorFlow takes seconds to import: only when it is needed
         run_training(config, environ)

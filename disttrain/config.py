@@ -197,6 +197,12 @@ class TrainConfig(Settings):
         "steps that each worker takes alone before all average their weights (local SGD); 1 averages every gradient",
         1,
     )
+    timeout: Seconds = option(
+        "training",
+        "time (90s, 10m) after which a worker that makes no progress ends the run, named; longer than the model takes "
+        "to compile; 0 waits for ever",
+        600,
+    )
     on_nonfinite: Literal["stop", "skip"] = option(
         "training",
         "what to do before an update whose loss or gradient is NaN or infinite: end the run, or leave the update out",
@@ -231,11 +237,6 @@ class TrainConfig(Settings):
         "auto goes on from the newest checkpoint in the output directory, if there is one; never starts anew; or the "
         "path or URL of a run's directory, of its checkpoints or of one of them",
         "auto",
-    )
-    timeout: Seconds = option(
-        "checkpoints",
-        "time (90s, 10m) after which a worker that makes no progress ends the run, named; 0 waits for ever",
-        600.0,
     )
 
     output: Path | None = option(
