@@ -45,7 +45,7 @@ class Progress:
         self.rows += int(global_rows.sum())
         self.loss_rows += int(global_rows[applied].sum())
         losses = call.losses[applied].astype(np.float64) * global_rows[applied]
-        self.loss_sum = float(np.cumsum(np.append(self.loss_sum, losses))[-1])  # one by one, wherever the calls were cut
+        self.loss_sum = float(np.cumsum(np.append(self.loss_sum, losses))[-1])  # one by one: calls are cut anywhere
         self.skipped_steps += int(np.count_nonzero(~applied))
 
     @property

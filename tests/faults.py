@@ -1,4 +1,4 @@
-"""Runs that are stopped, killed and damaged while they go on, and what is left of them, held against undisturbed ones."""
+"""Runs that are stopped, killed and damaged while they go on, and what they come to, held against undisturbed ones."""
 
 import os
 import re

@@ -33,6 +33,14 @@ def default_directory(data: str) -> Path:
     return Path("runs") / f"{stem or 'data'}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
+def check_free(path: Path) -> None:
+    """Raises UsageError if a directory holds the results of a run."""
+    if present := [name for name in RESULTS if (path / name).exists()]:
+        raise UsageError(
+            f"--output {path}: already holds {', '.join(present)}; name another directory or add --overwrite"
+        )
+
+
 class RunDirectory:
     """Writes the results of one run; only the leader has one.
 
@@ -55,11 +63,8 @@ class RunDirectory:
             UsageError: if it cannot be written, or holds the results of another run and `overwrite` is false.
         """
         self.path = path
-        present = [name for name in RESULTS if (path / name).exists()]
-        if present and not overwrite and not goes_on:
-            raise UsageError(
-                f"--output {path}: already holds {', '.join(present)}; name another directory or add --overwrite"
-            )
+        if not overwrite and not goes_on:
+            check_free(path)
         self._made = [place for place in (path, *path.parents) if not place.exists()]
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -67,8 +72,8 @@ class RunDirectory:
                 pass
         except OSError as error:
             raise UsageError(f"--output {path}: cannot be written: {error.strerror}; name another directory") from error
-        for name in present if not goes_on else ():
-            (path / name).unlink()
+        for name in RESULTS if not goes_on else ():
+            (path / name).unlink(missing_ok=True)
         self._epochs = list(earlier)
         self._goes_on = goes_on
 
@@ -106,10 +111,12 @@ class RunDirectory:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         skips = any(epoch.skipped_steps for epoch in self._epochs)
-        writer.writerow(["epoch", *result.values, "rows", "seconds", "rows_per_s", *["skipped_steps"] * skips])
+        names = list(dict.fromkeys(name for epoch in (result, *self._epochs) for name in epoch.values))
+        writer.writerow(["epoch", *names, "rows", "seconds", "rows_per_s", *["skipped_steps"] * skips])
         for epoch in self._epochs:
             speed = [epoch.rows, f"{epoch.seconds:.3f}", f"{epoch.rows_per_s:.0f}"]
-            writer.writerow([epoch.epoch, *epoch.values.values(), *speed, *[epoch.skipped_steps] * skips])
+            values = [epoch.values.get(name, "") for name in names]  # a checkpoint does not keep their order
+            writer.writerow([epoch.epoch, *values, *speed, *[epoch.skipped_steps] * skips])
         with atomic_write(self.path / "history.csv") as stream:
             stream.write(text.getvalue().encode())
 
