@@ -27,7 +27,8 @@ def place(tmp_path_factory):
     directory = tmp_path_factory.mktemp("command")
     made = disttrain(directory, "make-data", "data.csv", "--rows", "2e3")
     assert (made.returncode, made.stdout) == (0, ""), made.stderr
-    assert re.fullmatch(r"writing data.csv: done, 2,000 rows · .* MB/s\n", made.stderr), made.stderr
+    *_, said = made.stderr.splitlines(keepends=True)  # on a slow machine, compiling takes as long as a line of progress
+    assert re.fullmatch(r"writing data.csv: done, 2,000 rows · .* MB/s\n", said), made.stderr
     return directory
 
 
