@@ -90,6 +90,7 @@ def _run(command: str, words: list[str], rank: int | None) -> int:
     try:
         work()
     except DisttrainError as error:
+        rank = launched_rank(os.environ)  # in an elastic run not always the one that it began with
         if isinstance(error, PeerError):
             time.sleep(PEER_GRACE_S)
         if not (isinstance(error, Stopped) and rank):  # every rank stops alike: said once

@@ -3,19 +3,61 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
 
-from disttrain.checkpoint import Checkpoint
+from disttrain.checkpoint import Checkpoint, Position
 
 
 class WorldChanged(Exception):  # not an error: how training stops at an agreed border, to go on in another world
     """All workers have stopped at the same superstep border, because workers are to come or go."""
 
 
+@dataclass(frozen=True)
+class Change:
+    """How the world before this one ended: `num_before` workers, at `began_s` of this process's monotonic clock.
+
+    `was_loss`: a worker was lost, rather than all having agreed that workers come or go.
+    """
+
+    was_loss: bool
+    num_before: int
+    began_s: float
+
+    @property
+    def seconds(self) -> float:
+        """Since then."""
+        return monotonic() - self.began_s
+
+    def why(self, num_workers: int) -> str:
+        """What happened, now that there are `num_workers`."""
+        if self.was_loss:
+            num_lost = self.num_before - num_workers
+            return f"Lost {num_lost} workers" if num_lost > 1 else "Lost a worker"
+        if num_workers == self.num_before:
+            return "Hosts came or went"
+        num_moved = abs(num_workers - self.num_before)
+        who = f"{num_moved} workers" if num_moved > 1 else "A worker"
+        return f"{who} {'joined' if num_workers > self.num_before else 'left'}"
+
+    def news(self, num_workers: int, position: Position | None) -> str:
+        """What a user is told once all can go on from `position`, that of the last commit."""
+        where = f"epoch {position.epoch}, step {position.step:,}" if position is not None else "the beginning"
+        workers = f"{num_workers} workers" if num_workers > 1 else "1 worker"
+        before = f" instead of {self.num_before}" if num_workers != self.num_before else ""
+        return f"{self.why(num_workers)}: going on from {where} with {workers}{before}, after {self.seconds:.1f} s"
+
+
 class Commits:
-    """The last commit of one worker, and whether it was told that hosts came or go; any thread may tell."""
+    """The last commit of one worker, and whether it was told that hosts came or went; any thread may tell."""
 
     def __init__(self) -> None:
         self.last: Checkpoint | None = None
+        self.change: Change | None = None  # that led to the present world; the same on all workers
+        self.output: str | None = None  # the directory that this run has made its own
+        self.abandon: Callable[[], None] = lambda: None
+        """Ends the connections between the workers, so that whatever waits for another one fails at once."""
         self._wanted = threading.Event()
 
     def keep(self, checkpoint: Checkpoint) -> None:

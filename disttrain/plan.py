@@ -79,7 +79,7 @@ class Pass:
 
     def is_full(self, shards: range, superbatch: Superbatch) -> bool:
         """Whether each of these shards gives a whole batch to each of the superbatch's steps."""
-        return superbatch.data.shape[1] == len(shards) * self.batch_size and len(shards) > 0
+        return bool(superbatch.data.shape[1] == len(shards) * self.batch_size)
 
 
 def steps_per_superbatch(

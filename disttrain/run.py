@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import keras
@@ -13,21 +18,21 @@ from rich.console import Console
 
 import disttrain
 from disttrain.activity import activity
-from disttrain.backends import open_backend
+from disttrain.backends import launched_elastic, open_backend, run_elastic
 from disttrain.callbacks import build_callbacks
-from disttrain.checkpoint import Checkpoint
+from disttrain.checkpoint import Checkpoint, Position
 from disttrain.checkpoint_store import CheckpointStore
 from disttrain.checkpoint_writer import CheckpointWriter
-from disttrain.commits import Commits
+from disttrain.commits import Commits, WorldChanged
 from disttrain.config import Every, TrainConfig, default_cache_dir
 from disttrain.engine import Engine
-from disttrain.errors import DataError, PeerError, Stopped, UsageError
+from disttrain.errors import DataError, NonFiniteError, PeerError, Stopped, UsageError
 from disttrain.inputs import Inputs
 from disttrain.keeper import Keeper
 from disttrain.model import build_model, num_dense_weights
 from disttrain.plan import Pass
 from disttrain.reporting.progress import ProgressReporter, SilentReporter, show_rate, show_values
-from disttrain.reporting.results import RunDirectory, default_directory
+from disttrain.reporting.results import RunDirectory, check_free, default_directory
 from disttrain.resume_point import (
     Places,
     best_by,
@@ -48,6 +53,7 @@ from disttrain.watchdog import Watchdog
 from disttrain.world import Backend, launched_rank, together
 
 SMALL_MODEL_WEIGHTS = 100_000
+SIGNALS_S = 0.5  # in which a signal to a launcher reaches all its workers
 LAST_CHECKPOINT_S = 300.0  # how long a stopped run waits for its last checkpoint
 
 
@@ -60,6 +66,9 @@ def run_training(config: TrainConfig, environ: Mapping[str, str]) -> None:
     """
     num_weights = num_dense_weights(len(config.features) or 1, config.hidden, len(config.targets) or 1)
     small_model = config.model is None and num_weights <= SMALL_MODEL_WEIGHTS
+    if launched_elastic(environ) and config.backend != "local":
+        _train_elastic(config, environ, small_model=small_model)
+        return
     backend = open_backend(config.backend, environ, threads=config.threads, small_model=small_model)
     try:
         with Watchdog(backend.world, backend.gather, config.timeout), ExitStack() as stack:
@@ -72,8 +81,65 @@ def run_training(config: TrainConfig, environ: Mapping[str, str]) -> None:
         backend.close()
 
 
+def _train_elastic(config: TrainConfig, environ: Mapping[str, str], *, small_model: bool) -> None:
+    """Trains in one world after another, as workers are lost or join, with all objects but the commits made anew.
+
+    A signal to all workers ends the run, as it does any run. One to some of them, as when a host is preempted, ends
+    only those, at the next border of supersteps, and the others go on from there. A worker that hangs is ended by the
+    watchdog; where the others wait for each other's connections, these are cut, and all meet anew.
+    """
+    stop = StopSignals()
+
+    def attempt(backend: Backend, commits: Commits) -> None:
+        if commits.change is not None:
+            _forget_models()
+        watchdog = Watchdog(
+            backend.world,
+            backend.gather,
+            config.timeout,
+            on_hang=lambda verdict: commits.abandon(),
+            consequence="the run goes on from its last commit without whoever cannot",
+        )
+        with watchdog, ExitStack() as stack:
+            try:
+                _Run(config, environ, backend, stack, _Elastic(commits, stop, whole)).train()
+            except (Stopped, WorldChanged):
+                watchdog.close()  # all leave, so nobody is to be missed
+                raise
+
+    with ExitStack() as whole:
+        if config.checkpoint_every != "never":
+            whole.enter_context(stop)
+        run_elastic(attempt, environ, threads=config.threads, small_model=small_model, stopping=lambda: stop.asked)
+
+
+@dataclass(frozen=True)
+class _Elastic:
+    """What outlasts the worlds of an elastic run; what it holds open, `stack` closes."""
+
+    commits: Commits
+    stop: StopSignals
+    stack: ExitStack
+
+
+def _forget_models() -> None:
+    """Lets Keras free earlier worlds' models, and name the next one's variables, loss and metrics as it did theirs."""
+    policy = keras.config.dtype_policy()
+    keras.utils.clear_session()
+    keras.config.set_dtype_policy(policy)
+
+
+def _take_back(
+    directory: RunDirectory, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+) -> None:
+    """What an elastic run wrote before it failed; only where it failed for all, and does not go on on others."""
+    fails_all = getattr(error, "exit_code", 0) in (UsageError.exit_code, DataError.exit_code, NonFiniteError.exit_code)
+    if fails_all and not (directory.path / "history.csv").exists():
+        directory.__exit__(kind, error, trace)
+
+
 class _Run:
-    """One run's objects; what they hold open, `stack` closes."""
+    """One run's objects, or those of one world of an `elastic` run; what they hold open, `stack` closes."""
 
     def __init__(
         self,
@@ -81,12 +147,14 @@ class _Run:
         environ: Mapping[str, str],
         backend: Backend,
         stack: ExitStack,
-        commits: Commits | None = None,
+        elastic: _Elastic | None = None,
     ) -> None:
         self.config = config
         self.backend = backend
         self.stack = stack
-        self.commits = commits
+        self.elastic = elastic
+        self.commits = elastic.commits if elastic is not None else None
+        self.owns_output = False  # whether the run made its directory already, in an earlier world
         plain = False if launched_rank(environ) is not None else None  # mpirun gives rank 0 a terminal of its own
         self.console = Console(quiet=not backend.world.is_leader, force_terminal=plain, highlight=False, soft_wrap=True)
         cache_dir = config.cache_dir or default_cache_dir(environ)
@@ -95,7 +163,7 @@ class _Run:
     def train(self) -> None:
         config, world = self.config, self.backend.world
         data = self.inputs.training_data()
-        places = Places.of(config, default_directory(data))
+        places = self._places(data)
         checkpoint = self._find_checkpoint(places)
         training_source = self.inputs.open(data)
         validation_data = config.validation_data
@@ -108,33 +176,51 @@ class _Run:
         if checkpoint is not None:
             together(self.backend, lambda: check_same_run(places, checkpoint, run))
             if self.backend.gather(is_finished(places, checkpoint, config.epochs))[0]:
-                self.console.print(f"{places.output}: trained already; --epochs adds epochs, --overwrite starts anew")
+                if not self.owns_output:
+                    self.console.print(
+                        f"{places.output}: trained already; --epochs adds epochs, --overwrite starts anew"
+                    )
                 return
         engine.synchronize()
         callbacks = together(
             self.backend,
             lambda: build_callbacks(config.callbacks, world, engine.model, config.epochs, training.num_steps),
         )
+        self._claim(places, checkpoint)
         directory = together(self.backend, lambda: self._directory(places, data, checkpoint))
         keeper, writer = together(self.backend, lambda: self._keeper(directory, places, checkpoint, run))
         reporter = self._reporter(directory, training)
-        self._announce(data, training, checkpoint)
+        if self.commits is None or self.commits.change is None:
+            self._announce(data, training, checkpoint)
         trainer = Trainer(
             engine, self.backend, reporter, callbacks, training, validation, keeper,
             skips_nonfinite=config.on_nonfinite == "skip",
         )  # fmt: skip
         seconds = trainer.compile()
-        self.console.print(f"Compiled the superstep in {seconds:.1f} s")
+        if not self._tell_change(directory, checkpoint):
+            self.console.print(f"Compiled the superstep in {seconds:.1f} s")
         try:
             results = trainer.run(config.epochs, checkpoint, learning_rate=new_learning_rate(config, checkpoint))
         except Stopped as stopped:
+            self._part()
             self._wait_for(writer)
             raise Stopped(f"{stopped}; to go on: {self._how_to_go_on(places)}") from stopped
         finally:
             reporter.close()
-        if directory is not None:
-            with activity("writing the model"):
-                self._finish(results, directory, engine)
+        # All wait for the leader: an elastic run ends with the first worker that ends.
+        together(self.backend, lambda: self._finish(results, directory, engine))
+
+    def _places(self, data: str) -> Places:
+        """Where results and checkpoints go: in an elastic run the same in all its worlds, though the clock goes on."""
+        default = str(default_directory(data))
+        if self.commits is None:
+            return Places.of(self.config, Path(default))
+        last = self.commits.last
+        own = last.about["run"]["output"] if last is not None else self.commits.output
+        told = self.backend.gather((own, default))
+        claimed = next((own for own, _ in told if own is not None), None)
+        self.owns_output = claimed is not None
+        return Places.of(self.config, Path(claimed or told[0][1]))
 
     def _find_checkpoint(self, places: Places) -> Checkpoint | None:
         """Where to go on from: all workers get what it tells, and the leader its numbers too."""
@@ -169,15 +255,19 @@ class _Run:
         return engine, training, validation
 
     def _directory(self, places: Places, data: str, checkpoint: Checkpoint | None) -> RunDirectory | None:
+        goes_on = self.owns_output or (checkpoint is not None and places.named_elsewhere is None)
         if not self.backend.world.is_leader:
             return None
         directory = RunDirectory(
             places.output,
             overwrite=self.config.overwrite,
-            goes_on=checkpoint is not None and places.named_elsewhere is None,
+            goes_on=goes_on,
             earlier=Standing.from_json(checkpoint.about["standing"]).results if checkpoint is not None else (),
         )
-        self.stack.enter_context(directory)
+        if self.elastic is None:
+            self.stack.enter_context(directory)
+        else:
+            self.elastic.stack.push(partial(_take_back, directory))
         resolved = self.config.model_dump(mode="json") | {"data": data, "output": str(directory.path)}
         versions = {module.__name__: module.__version__ for module in (disttrain, tf, keras, np)}
         directory.write_config(
@@ -188,9 +278,10 @@ class _Run:
     def _keeper(
         self, directory: RunDirectory | None, places: Places, checkpoint: Checkpoint | None, run: Mapping[str, Any]
     ) -> tuple[Keeper, CheckpointWriter | None]:
-        config, writer, stop = self.config, None, StopSignals(self._say_stopping)
+        config, writer = self.config, None
         every = Every.parse(config.checkpoint_every)
-        if every is not None:
+        stop = self.elastic.stop if self.elastic is not None else StopSignals(self._say_stopping)
+        if every is not None and self.elastic is None:
             self.stack.enter_context(stop)
         if every is not None and directory is not None:
             store = CheckpointStore(places.checkpoints, keep=config.keep, best_by=best_by(config))
@@ -198,6 +289,39 @@ class _Run:
             self.stack.enter_context(writer)
             store.remove_after(checkpoint.position if checkpoint is not None else None)
         return Keeper(every or Every(), writer, stop, lambda: {"run": run}, self.commits), writer
+
+    def _claim(self, places: Places, checkpoint: Checkpoint | None) -> None:
+        """In an elastic run, all remember that the directory is theirs before the leader writes there and is lost."""
+        if self.commits is None:
+            return
+        is_new = not self.owns_output and (checkpoint is None or places.named_elsewhere is not None)
+        checks = is_new and self.backend.world.is_leader and not self.config.overwrite
+        together(self.backend, lambda: check_free(places.output) if checks else None)
+        self.commits.output = str(places.output)
+
+    def _tell_change(self, directory: RunDirectory | None, checkpoint: Checkpoint | None) -> bool:
+        """Says why there is another world than before, if there is, and keeps a record of it."""
+        change = self.commits.change if self.commits is not None else None
+        if change is not None and directory is not None:
+            size, position = self.backend.world.size, checkpoint.position if checkpoint is not None else Position(1, 0)
+            self.console.print(change.news(size, checkpoint.position if checkpoint is not None else None))
+            directory.append_metrics(
+                {"event": "world", "why": change.why(size), "workers": size, "workers_before": change.num_before}
+                | {"epoch": position.epoch, "step": position.step, "seconds": round(change.seconds, 3)}
+            )
+        return change is not None
+
+    def _part(self) -> None:
+        """At a border where some workers of an elastic run were asked to stop, others not: those go on without them."""
+        if self.elastic is None:
+            return
+        time.sleep(SIGNALS_S)
+        asked = self.elastic.stop.asked
+        if all(self.backend.gather(asked)):
+            return
+        if asked:
+            raise Stopped("this worker was asked to stop, and leaves; the others go on")
+        raise WorldChanged
 
     def _wait_for(self, writer: CheckpointWriter | None) -> None:
         """All workers stay until the leader's last checkpoint is written: launchers end a run with its first worker."""
@@ -242,8 +366,11 @@ class _Run:
         if checkpoint is not None:
             self.console.print(f"Going on from the checkpoint of {show_position(checkpoint.position)}")
 
-    def _finish(self, results: list[EpochResult], directory: RunDirectory, engine: Engine) -> None:
-        model_path = directory.write_model(engine.model)
+    def _finish(self, results: list[EpochResult], directory: RunDirectory | None, engine: Engine) -> None:
+        if directory is None:
+            return
+        with activity("writing the model"):
+            model_path = directory.write_model(engine.model)
         rate = sum(result.rows for result in results) / sum(result.seconds for result in results)
         self.console.print(f"Done: {show_values(results[-1].values)} · {show_rate(rate)}")
         self.console.print(f"Model: {model_path}")

@@ -86,7 +86,7 @@ class Trainer:
                 compile_permutation()
             if shape := self._training.full_shape(self._shards):
                 self._engine.compile(shape, training=True, num_votes=len(self._keeper.votes()))
-            if self._validation is not None and (shape := self._validation.full_shape(self._shards)):
+            if self._validation is not None and (shape := self._validation.full_shape(self._shards)) and shape[1]:
                 self._engine.compile(shape, training=False)
         return time.perf_counter() - begun_s
 

@@ -24,6 +24,8 @@ def say(message):
 def attempt(backend, commits):
     world, last = backend.world, commits.last
     say(f"rank {world.rank} of {world.size}")
+    if commits.change is not None and world.is_leader:
+        say(commits.change.news(world.size, last.position if last else None))
     counts = tf.Variable(last.arrays["counts"] if last else tf.zeros([NUM_ROWS]))
     assert last is None or np.array_equal(last.arrays["ballast"], BALLAST)
     first = last.position.step if last else 0
@@ -55,5 +57,5 @@ def attempt(backend, commits):
 if __name__ == "__main__":
     if os.environ["HOROVOD_HOSTNAME"] in DIES_IN_START:
         elastic.start_horovod = lambda settings: os._exit(9)
-    counts = elastic.run_elastic(attempt, os.environ, threads=1, small_model=True, say=say)
+    counts = elastic.run_elastic(attempt, os.environ, threads=1, small_model=True)
     say(f"counted each of {len(counts)} rows once: {bool((counts == 1).all())}")

@@ -3,82 +3,44 @@
 import os
 import re
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from command import HOROVODRUN, ROOT, environment
+from command import ROOT
+from elastic_run import HOSTS, PATIENCE_S, ElasticRun
 
 from disttrain.backends.rendezvous import Rendezvous
 from disttrain.errors import UsageError
 
-# Names of this machine, each of which horovodrun takes for a host of its own: it bars a whole host for one death.
-HOSTS = ["localhost", "127.0.0.1", "127.1", "127.0.1", "127.0.00.1"]
-PATIENCE_S = 90
 
-
-class ElasticRun:
-    """A running horovodrun; its hosts can be changed, and its workers killed, while it runs."""
+class CountingRun(ElasticRun):
+    """A run of elastic_worker.py, whose workers say where they are."""
 
     def __init__(
         self, directory: Path, hosts: list[str], *options: str, call_s: float = 0.05, dies_in_start: str = ""
     ) -> None:
-        self.hosts_file, self.log = directory / "hosts.txt", directory / "log.txt"
-        self.set_hosts(hosts)
-        discovery = f"{ROOT}/launch/discovery/hosts-file.sh {self.hosts_file}"
-        command = [str(HOROVODRUN), "--gloo", "--network-interface", "lo", "-np", str(len(hosts)), *options]
-        command += ["--host-discovery-script", discovery, sys.executable]
-        command += [str(ROOT / "tests/elastic_worker.py"), str(call_s), dies_in_start]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=directory, env=environment(directory)
-            )
-
-    def set_hosts(self, hosts: list[str]) -> None:
-        new = self.hosts_file.with_suffix(".new")
-        new.write_text("".join(f"{host}:1\n" for host in hosts))
-        new.replace(self.hosts_file)
-
-    def text(self) -> str:
-        return self.log.read_text()
-
-    def wait_for(self, pattern: str, times: int = 1) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while len(re.findall(pattern, self.text())) < times:
-            assert time.monotonic() < deadline, f"no {pattern}: {self.text()}"
-            assert self.process.poll() is None, f"no {pattern}: {self.text()}"
-            time.sleep(0.1)
+        command = [sys.executable, str(ROOT / "tests/elastic_worker.py"), str(call_s), dies_in_start]
+        super().__init__(directory, hosts, *options, command=command)
 
     def kill(self, host: str) -> None:
         pids = re.findall(rf"\[{re.escape(host)} (\d+)\] rank", self.text())
         os.kill(int(pids[-1]), signal.SIGKILL)
 
-    def workers(self) -> set[tuple[str, str]]:
+    def have_trained(self) -> set[tuple[str, str]]:
         """Host and process number of each worker that has trained."""
         return set(re.findall(r"\[([\w.]+) (\d+)\] rank", self.text()))
 
     def host_of_rank(self, rank: int) -> str:
         return re.findall(rf"\[([\w.]+) \d+\] rank {rank} of", self.text())[-1]
 
-    def finish(self) -> str:
-        """The run's output; it must have ended well, and every worker that was left have counted every row once."""
-        assert self.process.wait(PATIENCE_S) == 0, self.text()
-        return self.text()
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(30)
-
 
 @pytest.fixture
 def start(tmp_path):
     runs = []
 
-    def begin(*arguments, **options) -> ElasticRun:
-        runs.append(ElasticRun(tmp_path, *arguments, **options))
+    def begin(*arguments, **options) -> CountingRun:
+        runs.append(CountingRun(tmp_path, *arguments, **options))
         return runs[-1]
 
     yield begin
@@ -98,7 +60,7 @@ def test_a_run_survives_the_leaders_death_and_takes_a_new_host_in(start):
     told = run.finish()
     assert told.count("counted each of 16000 rows once: True") == 3
     assert re.search(r"Lost a worker: going on from epoch 1, step \d+ with 2 workers instead of 3", told)
-    assert re.search(r"Hosts came or went: going on from epoch 1, step \d+ with 3 workers instead of 2", told)
+    assert re.search(r"A worker joined: going on from epoch 1, step \d+ with 3 workers instead of 2", told)
 
 
 @pytest.mark.slow
@@ -119,12 +81,12 @@ def test_two_workers_lost_at_once_and_a_new_host_that_cannot_start_do_not_end_th
 def test_a_worker_that_dies_while_the_others_start_horovod_does_not_take_them_along(start):
     run = start(HOSTS[:2], "--min-np", "1", "--max-np", "3", dies_in_start=HOSTS[2])
     run.wait_for(r"committed \d+0", times=4)
-    before = run.workers()
+    before = run.have_trained()
     run.set_hosts(HOSTS[:3])
     run.wait_for(r"rank \d of 2", times=4)
     told = run.finish()
     assert told.count("counted each of 16000 rows once: True") == 2
-    assert run.workers() == before  # the same processes
+    assert run.have_trained() == before  # the same processes
     assert told.count("] committed 30\n") == 2  # and none began anew
 
 

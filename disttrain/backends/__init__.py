@@ -57,12 +57,11 @@ def run_elastic(
     *,
     threads: int | None,
     small_model: bool,
-    say: Callable[[str], None],
     stopping: Callable[[], bool],
 ) -> T:
     """Trains in one world after another; see `run_elastic` in elastic.py."""
     run = _load("horovod", ELASTIC, REGISTRY["horovod"][1])
-    result: T = run(attempt, environ, threads=threads, small_model=small_model, say=say, stopping=stopping)
+    result: T = run(attempt, environ, threads=threads, small_model=small_model, stopping=stopping)
     return result
 
 

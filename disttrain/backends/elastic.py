@@ -26,8 +26,8 @@ from disttrain.backends.rendezvous import Place, Rendezvous
 from disttrain.backends.sockets import Sockets, cut, open_sockets
 from disttrain.backends.start_over import calling_before_abort, handed_over, start_over
 from disttrain.checkpoint import Checkpoint, Position
-from disttrain.commits import Commits, WorldChanged
-from disttrain.errors import PeerError
+from disttrain.commits import Change, Commits, WorldChanged
+from disttrain.errors import DataError, NonFiniteError, PeerError, Stopped, UsageError
 
 T = TypeVar("T")
 
@@ -38,6 +38,8 @@ GLOO_TIMEOUT_S = 10
 GRACE_S = 3.0
 MAX_LOSSES_WITHOUT_COMMIT = 10
 MAX_FAILED_STARTS = 5
+# What all workers would fail of, one after the other, if they went on.
+_ENDS_ALL = (UsageError, DataError, NonFiniteError)
 
 
 def run_elastic(
@@ -46,74 +48,81 @@ def run_elastic(
     *,
     threads: int | None,
     small_model: bool,
-    say: Callable[[str], None] = lambda message: None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> T:
     """Calls `attempt` in one world after another until it returns in one.
 
     Args:
         attempt: trains from `commits.last`, the same on all workers (None: from the beginning), and keeps commits. It
-            is left by WorldChanged, or by the error of a lost peer, and then called again.
+            is left by WorldChanged, or by the error of a lost peer, and then called again; `commits.change` says why.
+            Where it raises Stopped on some workers and WorldChanged on all others, those go on without the former.
         environ: what `horovodrun` set.
         threads: as for `configure_devices`, as is `small_model`.
         small_model: see there.
-        say: told on the leader, in a sentence, of each change.
         stopping: whether this worker is to end instead of waiting for others.
 
     Raises:
         UsageError: where the environment is not that of an elastic run.
-        PeerError: where the run cannot go on: too few workers in time, or this one is no longer part of it.
+        PeerError: where the run cannot go on: too few workers in time, or this one is no longer part of it, or another
+            one found what would fail on all of them alike.
+        Stopped: where it was to end while it waited for others.
     """
     commits = Commits()
     membership = _Membership(environ, commits, stopping)
-    change: _Change | None = None
+    losses = _Losses()
     try:
         while True:
             backend = membership.join(threads=threads, small_model=small_model)
             try:
                 share_newest(backend, commits)
+                commits.change = _share_change(backend, commits.change)
                 membership.is_whole()
-                if change is not None and backend.world.is_leader:
-                    say(change.news(backend.world.size, commits.last))
                 return attempt(backend, commits)
+            except Stopped:
+                membership.leave(together=True)
+                raise
             except Exception as error:
-                change = _change(error, backend, commits, change)
-            membership.leave(together=change.losses == 0)
-    except BaseException:
-        membership.cut()  # so that the others notice at once
+                commits.change = _change(error, backend)
+                losses.count(commits)
+            membership.leave(together=not commits.change.was_loss)
+    except BaseException as error:
+        membership.fail(error)
         raise
     finally:
         membership.close()
 
 
-@dataclass(frozen=True)
-class _Change:
-    """Why a world ended; `losses` counts those in a row without a commit between."""
-
-    why: str
-    size: int
-    since_s: float
-    position: Position | None
-    losses: int
-
-    def news(self, size: int, last: Checkpoint | None) -> str:
-        """What a user is told once the next world, of `size` workers, is there."""
-        where = f"epoch {last.position.epoch}, step {last.position.step:,}" if last else "the beginning"
-        seconds = time.monotonic() - self.since_s
-        return f"{self.why}: going on from {where} with {size} workers instead of {self.size}, after {seconds:.1f} s"
-
-
-def _change(error: Exception, backend: HorovodBackend, commits: Commits, before: _Change | None) -> _Change:
+def _change(error: Exception, backend: HorovodBackend) -> Change:
     """The change that an error stands for; raises an error that stands for none."""
-    size, now_s, position = backend.world.size, time.monotonic(), commits.last.position if commits.last else None
-    if isinstance(error, WorldChanged):
-        return _Change("Hosts came or went", size, now_s, position, 0)
-    if not backend.lost_peer(error):
+    is_agreed = isinstance(error, WorldChanged)
+    if not is_agreed and not backend.lost_peer(error):
         raise error
-    losses = before.losses + 1 if before is not None and before.position == position else 1
-    if losses > MAX_LOSSES_WITHOUT_COMMIT:
-        raise PeerError(f"workers were lost {losses} times without a step between") from error
-    return _Change("Lost a worker", size, now_s, position, losses)
+    return Change(not is_agreed, backend.world.size, time.monotonic())
+
+
+def _share_change(backend: HorovodBackend, change: Change | None) -> Change | None:
+    """The change as the lowest rank that saw it tells; workers that have just been started saw none."""
+    now_s = time.monotonic()
+    told = backend.gather((change.was_loss, change.num_before, change.seconds) if change is not None else None)
+    for was_loss, num_before, seconds in filter(None, told):
+        return Change(was_loss, num_before, now_s - seconds)
+    return None
+
+
+class _Losses:
+    """Counts losses in a row without a commit between: a run that only loses workers is to end."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._position: Position | None = None
+
+    def count(self, commits: Commits) -> None:
+        """After a change; raises PeerError where there were too many."""
+        position = commits.last.position if commits.last else None
+        is_another = commits.change is None or not commits.change.was_loss or position != self._position
+        self._number, self._position = 1 if is_another else self._number + 1, position
+        if self._number > MAX_LOSSES_WITHOUT_COMMIT:
+            raise PeerError(f"workers were lost {self._number} times without a step between")
 
 
 def share_newest(backend: HorovodBackend, commits: Commits) -> None:
@@ -169,6 +178,7 @@ class _Membership:
         self._listens = False
         self._environ = dict(environ)  # Horovod's start changes it
         self._failed_starts, commits.last = handed_over(environ)
+        commits.abandon = self.cut
 
     def join(self, *, threads: int | None, small_model: bool) -> HorovodBackend:
         """Meets the others and starts Horovod with them."""
@@ -218,6 +228,12 @@ class _Membership:
         """Ends the connections to all other workers; a collective that waits for one fails at once, on both sides."""
         cut(self._sockets)
         self._sockets = {}
+
+    def fail(self, error: BaseException) -> None:
+        """Lets the others notice at once that this worker ends and, where they would fail alike, why."""
+        if isinstance(error, _ENDS_ALL):
+            self._rendezvous.fail(error.exit_code)
+        self.cut()
 
     def leave(self, *, together: bool) -> None:
         """Ends Horovod, to start it anew; `together` where all workers do so now, so that it can end by itself.

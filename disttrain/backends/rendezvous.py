@@ -18,12 +18,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from horovod.runner.http.http_server import RendezvousServer
 
-from disttrain.errors import PeerError, UsageError
+from disttrain.errors import PeerError, Stopped, UsageError
 
 # All who were answered together are there within milliseconds, and those being started are not within seconds.
 ROLL_CALL_S = 2.0
@@ -79,8 +80,11 @@ class Rendezvous:
 
         Raises:
             PeerError: where this worker is no longer part of the run, `horovodrun` is gone, new workers do not come in
-                time, or the wait was to end.
+                time, or another worker said that all would fail.
+            Stopped: where the wait was to end.
         """
+        if failed := self._poll("failed", 0.0):
+            raise PeerError(f"{failed['key']} failed, and all others would", exit_code=failed["exit_code"])
         deadline = time.monotonic() + NEW_WORKERS_S
         while True:
             answer = self._ask(deadline, stopping)
@@ -91,6 +95,11 @@ class Rendezvous:
             go = self._let_go(size) if rank == 0 else self._poll("go", LEADER_S)
             if go:
                 return Place(answer, (go["address"], go["port"]))
+
+    def fail(self, exit_code: int) -> None:
+        """Tells all others not to go on without this worker; they must not have noticed its end before."""
+        with suppress(PeerError):  # horovodrun is gone, and so nobody goes on
+            self._put("failed", {"key": self.key, "exit_code": exit_code})
 
     def close(self) -> None:
         """Ends the leader's server, if this worker had one; safe to call twice."""
@@ -111,9 +120,10 @@ class Rendezvous:
 
         threading.Thread(target=ask, name="rendezvous", daemon=True).start()
         while not answers:
-            if stopping() or time.monotonic() > deadline:
-                why = "was stopped" if stopping() else f"gave up after {NEW_WORKERS_S:.0f} s"
-                raise PeerError(f"{self.key} {why} while waiting for workers that were being started")
+            if stopping():
+                raise Stopped(f"{self.key} was stopped while waiting for workers that were being started")
+            if time.monotonic() > deadline:
+                raise PeerError(f"{self.key} waited {NEW_WORKERS_S:.0f} s for workers that were being started")
             time.sleep(POLL_S)
         if isinstance(answers[0], Exception):
             raise PeerError(f"horovodrun ended, or ends the run: {answers[0]}") from answers[0]

@@ -1,0 +1,73 @@
+"""A running horovodrun whose hosts can be changed, and whose workers can be signalled, while it runs."""
+
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+from command import HOROVODRUN, ROOT, environment
+
+# Names of this machine, each of which horovodrun takes for a host of its own: it bars a whole host for one death.
+HOSTS = ["localhost", "127.0.0.1", "127.1", "127.0.1", "127.0.00.1"]
+PATIENCE_S = 90
+
+
+class ElasticRun:
+    """horovodrun with a worker on each of `hosts`, at most `max_np` of them; `command` is what a worker runs."""
+
+    def __init__(self, directory: Path, hosts: list[str], *options: str, command: list[str], **extra: str) -> None:
+        self.hosts_file, self.log = directory / "hosts.txt", directory / f"log-{time.monotonic_ns()}.txt"
+        self.set_hosts(hosts)
+        discovery = f"{ROOT}/launch/discovery/hosts-file.sh {self.hosts_file}"
+        words = [str(HOROVODRUN), "--gloo", "--network-interface", "lo", "-np", str(len(hosts)), *options]
+        words += ["--host-discovery-script", discovery, *command]
+        environ = environment(directory, **extra)
+        environ["PYTHONPATH"] += os.pathsep + str(ROOT / "tests")
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                words, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=directory, env=environ
+            )
+
+    def set_hosts(self, hosts: list[str]) -> None:
+        new = self.hosts_file.with_suffix(".new")
+        new.write_text("".join(f"{host}:1\n" for host in hosts))
+        new.replace(self.hosts_file)
+
+    def text(self) -> str:
+        return self.log.read_text()
+
+    def wait_for(self, pattern: str, times: int = 1) -> float:
+        """Waits until the run has said so; returns the seconds that it took."""
+        begun_s = time.monotonic()
+        while len(re.findall(pattern, self.text())) < times:
+            assert time.monotonic() - begun_s < PATIENCE_S, f"no {pattern}: {self.text()}"
+            assert self.process.poll() is None, f"no {pattern}: {self.text()}"
+            time.sleep(0.02)
+        return time.monotonic() - begun_s
+
+    def workers(self) -> dict[int, int]:
+        """The processes of the workers by the ranks that they were started with."""
+        found = {}
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                if "HOROVOD_RANK" in (environ := process.environ()) and process.name().startswith("python"):
+                    found[int(environ["HOROVOD_RANK"])] = process.pid
+            except psutil.Error:
+                continue
+        return found
+
+    def signal(self, rank: int, number: int) -> None:
+        """Sends a signal to the worker that was started with this rank."""
+        os.kill(self.workers()[rank], number)
+
+    def finish(self) -> str:
+        """The run's output; it must have ended well."""
+        assert self.process.wait(PATIENCE_S) == 0, self.text()
+        return self.text()
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(30)
