@@ -135,3 +135,67 @@ def test_evaluation_equals_keras_evaluate(backend):
     loss, mae = model.evaluate(x, y, batch_size=ROWS, verbose=0)
     assert loss_sum / ROWS == pytest.approx(loss, rel=1e-5)
     assert engine.metrics_from(engine.totals)["mae"] == pytest.approx(mae, rel=1e-5)
+
+
+def batch_with(value):
+    """Three batches, of which the second has a target that makes loss or gradient what it must not be."""
+    x, y = regression_rows(3 * BATCH)
+    rows = np.concatenate([x, y], axis=1).reshape(3, BATCH, 4)
+    rows[1, 7, 3] = value
+    return rows
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_call_ends_before_an_update_that_is_not_finite(backend, value):
+    rows = batch_with(value)
+    engine = Engine(network(keras.layers.Dense(8, "relu")), backend, 3)
+    (call,) = engine.train(rows, np.full(3, BATCH), full=True, steps_per_call=3)
+    assert call.applied.tolist()[:2] == [True, False]
+    assert call.own_faults[1]
+    keras.utils.set_random_seed(3)
+    expected = Engine(network(keras.layers.Dense(8, "relu")), backend, 3)
+    list(expected.train(rows[:1], np.full(1, BATCH), full=True))
+    for ours, theirs in zip(engine.model.get_weights(), expected.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Rooted(keras.layers.Layer):
+    """The root of a number's size, whose gradient is infinite at 0 though the value is not."""
+
+    def call(self, x):
+        return keras.ops.sqrt(keras.ops.abs(x))
+
+
+def test_a_gradient_alone_that_is_not_finite_is_found(backend):
+    rows = batch_with(0.0)
+    rows[1, :, :3] = 0.0  # so that the layer before the root gives 0
+    engine = Engine(network(keras.layers.Dense(1, use_bias=False), Rooted()), backend, 3)
+    (call,) = engine.train(rows, np.full(3, BATCH), full=True, steps_per_call=3)
+    assert call.applied.tolist()[:2] == [True, False]
+    assert np.isfinite(call.losses[1])
+
+
+def test_skipped_steps_change_nothing_and_the_next_ones_are_taken(backend):
+    rows = batch_with(np.nan)
+    engine = Engine(network(keras.layers.BatchNormalization()), backend, 3, skips_nonfinite=True)
+    (call,) = engine.train(rows, np.full(3, BATCH), full=True, steps_per_call=3)
+    assert call.applied.tolist() == [True, False, True]
+    keras.utils.set_random_seed(3)
+    expected = Engine(network(keras.layers.BatchNormalization()), backend, 3)
+    list(expected.train(rows[[0, 2]], np.full(2, BATCH), full=True))
+    for ours, theirs in zip(engine.model.get_weights(), expected.model.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_loss_scaling_goes_on_leaving_out_what_overflows_itself(backend):
+    """Its first scale, 2^15, is made so large that the first gradients overflow; the loss is finite all the time."""
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01), initial_scale=1e38)
+    engine = Engine(network(optimizer=optimizer), backend, 3)
+    before = engine.model.get_weights()
+    x, y = regression_rows(200 * BATCH)
+    rows = np.concatenate([x, y], axis=1).reshape(200, BATCH, 4)
+    calls = list(engine.train(rows, np.full(200, BATCH), full=True))
+    assert all(call.applied.all() for call in calls)
+    assert float(optimizer.dynamic_scale.numpy()) < 1e38
+    assert any((ours != theirs).any() for ours, theirs in zip(engine.model.get_weights(), before, strict=True))
