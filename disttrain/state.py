@@ -62,10 +62,11 @@ def restore_state(engine: Engine, backend: Backend, arrays: Mapping[str, npt.NDA
     workers, totals, partial, randoms = shared
     for variable, values in zip(model.non_trainable_variables, workers, strict=True):
         variable.assign(_of_worker(values, backend))
-    if totals and len(totals[0]) != backend.world.size:
+    rank, size = backend.world.rank, backend.world.size
+    if totals and len(totals[0]) != size:
         totals, partial = [_of_leader(total, backend) for total in _added(totals, partial)], []
     engine.restore_totals(*([_of_worker(values, backend) for values in kind] for kind in (totals, partial)))
-    _set_random_state([_of_worker(values, backend) for values in randoms])
+    _set_random_state([values[rank if len(values) == size else 0] for values in randoms])
 
 
 def describe_variables(variables: Sequence[Any]) -> list[list[Any]]:
@@ -102,12 +103,15 @@ def _of_leader(values: npt.NDArray[Any], backend: Backend) -> npt.NDArray[Any]:
 
 
 def _random_state() -> list[npt.NDArray[Any]]:
-    _, python, _ = random.getstate()
-    _, keys, position, _, _ = np.random.get_state(legacy=True)
-    return [np.array(python, np.uint64), np.append(keys, position).astype(np.uint64)]
+    """Both generators' integers, and the normal number that each may have drawn ahead, or NaN."""
+    _, python, python_ahead = random.getstate()
+    _, keys, position, has_ahead, ahead = np.random.get_state(legacy=True)
+    normals = [np.nan if python_ahead is None else python_ahead, ahead if has_ahead else np.nan]
+    return [np.array(python, np.uint64), np.append(keys, position).astype(np.uint64), np.array(normals)]
 
 
 def _set_random_state(state: Sequence[npt.NDArray[Any]]) -> None:
-    python, numpys = state
-    random.setstate((3, tuple(python.tolist()), None))
-    np.random.set_state(("MT19937", numpys[:-1].astype(np.uint32), int(numpys[-1]), 0, 0.0))
+    python, numpys, (python_ahead, ahead) = state
+    random.setstate((3, tuple(python.tolist()), None if np.isnan(python_ahead) else float(python_ahead)))
+    drawn_ahead = (0, 0.0) if np.isnan(ahead) else (1, float(ahead))
+    np.random.set_state(("MT19937", numpys[:-1].astype(np.uint32), int(numpys[-1]), *drawn_ahead))

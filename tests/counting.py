@@ -124,7 +124,7 @@ class Noisy(keras.callbacks.Callback):
         np.random.seed(5)
 
     def on_train_batch_end(self, batch, logs=None):
-        self.drawn = [random.random(), float(np.random.normal())]
+        self.drawn = [random.gauss(0, 1), float(np.random.normal())]
 
 
 def slow():

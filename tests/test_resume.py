@@ -8,6 +8,9 @@ import pytest
 from command import history
 from faults import STOPPED, Run, assert_same_end, checkpoints, row_counts, run, write_data
 
+from disttrain.checkpoint import position_of
+
+HOROVODRUN_FAILED = 1  # whatever its workers' exit codes are
 COMMON = (
     "--data", "data.csv", "--validation-data", "validation.csv", "--batch-size", 10, "--num-shards", 4,
     "--shuffle", "global", "--checkpoint-every", 10,
@@ -40,3 +43,49 @@ def test_a_run_stopped_twice_ends_as_one_that_never_was_to_the_bit(place):
     assert "Going on from the checkpoint of epoch 4, step " in run(place, *options, "--output", "stopped")
     assert_same_end(place / "stopped", place / "whole")
     assert (row_counts(place / "stopped") == 6).all()
+
+
+@pytest.mark.slow
+def test_two_workers_that_average_weights_now_and_then_go_on_to_the_bit_however_they_are_told_to_stop(place):
+    """First one of the workers gets SIGTERM, then horovodrun itself, as on a machine that is taken away."""
+    options = (*COMMON, "--steps-per-execution", 8, "--sync-every", 4, "--epochs", 3)
+    options += ("--model", "counting:random_parts", "--callbacks", "counting:mindful")
+    run(place, *options, "--output", "whole2", processes=2)
+    stopped = Run(place, *options, "--output", "stopped2", processes=2)
+    stopped.wait_for("(trains)", 6)
+    os.kill(stopped.workers()[1], signal.SIGTERM)
+    assert "rank 0: stopped in epoch 1, after step " in stopped.finish(HOROVODRUN_FAILED)
+    again = Run(place, *options, "--output", "stopped2", processes=2)
+    again.wait_for("(validates)", 2)
+    again.wait_for("(trains)", again.text().count("(trains)") + 4)
+    again.process.terminate()
+    assert "rank 0: stopped in epoch 2, after step " in again.finish(HOROVODRUN_FAILED)
+    run(place, *options, "--output", "stopped2", processes=2)
+    assert_same_end(place / "stopped2", place / "whole2")
+    assert (row_counts(place / "stopped2") == 3 / 2).all()  # the mean of the two
+
+
+def is_within(run, epoch, num_steps):
+    """Whether the newest checkpoint is of the middle of an epoch."""
+    positions = [position_of(path.name) for path in checkpoints(run / "checkpoints")]
+    return bool(positions) and positions[-1].epoch == epoch and positions[-1].step < num_steps
+
+
+@pytest.mark.slow
+def test_a_run_of_three_shards_goes_on_with_one_two_and_three_workers(place):
+    options = ("--data", "data.csv", "--validation-data", "validation.csv", "--batch-size", 10, "--shuffle", "shard")
+    options += ("--epochs", 4, "--checkpoint-every", 7, "--model", "counting:weighed", "--callbacks", "counting:slow")
+    options += ("--steps-per-execution", 9)
+    run(place, *options, "--num-shards", 3, "--output", "alone")
+    for epoch, processes in ((1, None), (2, 2), (3, 3)):
+        resumed = () if processes else ("--num-shards", 3)
+        part = Run(place, *options, *resumed, "--output", "moved", processes=processes)
+        part.wait_until(lambda epoch=epoch: is_within(place / "moved", epoch, num_steps=67), f"within epoch {epoch}")
+        os.killpg(part.process.pid, signal.SIGKILL)
+        part.process.wait(10)
+    told = run(place, *options, "--output", "moved", processes=2)
+    assert "Going on from the checkpoint of epoch 3, step " in told
+    assert "2 workers, 3 x 10 rows a step" in told
+    assert (row_counts(place / "moved") == 4).all()
+    for name in ("loss", "val_loss"):
+        np.testing.assert_allclose(history(place / "moved")[name], history(place / "alone")[name], rtol=1e-5)
