@@ -49,7 +49,7 @@ from disttrain.source import Source
 from disttrain.standing import EpochResult, Standing
 from disttrain.stopping import StopSignals
 from disttrain.trainer import Trainer
-from disttrain.watchdog import Watchdog
+from disttrain.watching.watchdog import Watchdog
 from disttrain.world import Backend, launched_rank, together
 
 SMALL_MODEL_WEIGHTS = 100_000

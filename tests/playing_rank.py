@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from disttrain.activity import activity, note_position, touch
-from disttrain.watchdog import Watchdog
+from disttrain.watching.watchdog import Watchdog
 from disttrain.world import World
 
 FOR_EVER = 1e9

@@ -17,7 +17,8 @@ LAYERS = """
     remote_files checkpoint checkpoint_store checkpoint_writer resume commits
     formatting makedata
     world
-    processes verdict connections heartbeat watchers watchdog
+    watching watching.processes watching.verdict watching.connections watching.heartbeat watching.watchers
+    watching.watchdog
     shared_index optimizer steps local_sgd engine
     backends.devices backends.local backends.horovod
     backends.sockets backends.rendezvous backends.start_over backends.elastic backends

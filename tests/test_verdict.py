@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from disttrain.processes import Process, is_running, kill, this_process
-from disttrain.verdict import Beat, Judge, Verdict
+from disttrain.watching.processes import Process, is_running, kill, this_process
+from disttrain.watching.verdict import Beat, Judge, Verdict
 
 # -- whom to end
 

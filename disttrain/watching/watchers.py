@@ -9,9 +9,9 @@ from dataclasses import replace
 from time import monotonic
 from typing import Any
 
-from disttrain.connections import Message, Waiter
-from disttrain.heartbeat import Link, Server
-from disttrain.verdict import Beat, Judge, Verdict
+from disttrain.watching.connections import Message, Waiter
+from disttrain.watching.heartbeat import Link, Server
+from disttrain.watching.verdict import Beat, Judge, Verdict
 
 WARN_S = 10.0  # after which a worker that was never heard of is warned about
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from disttrain.errors import HungError, PeerError
-from disttrain.processes import Process
+from disttrain.watching.processes import Process
 
 Kind = Literal["stalled", "silent", "lost", "network"]
 

@@ -6,7 +6,7 @@ import hmac
 import secrets
 from time import monotonic
 
-from disttrain.connections import (
+from disttrain.watching.connections import (
     Address,
     Lines,
     Message,

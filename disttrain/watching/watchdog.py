@@ -16,11 +16,11 @@ from types import TracebackType
 from typing import Any
 
 from disttrain import activity
-from disttrain.connections import Waiter, own_addresses
-from disttrain.heartbeat import Server
-from disttrain.processes import Process, end_at_once, is_running, kill, this_process, within
-from disttrain.verdict import Beat, Judge, Verdict
-from disttrain.watchers import Alone, Follower, Leader
+from disttrain.watching.connections import Waiter, own_addresses
+from disttrain.watching.heartbeat import Server
+from disttrain.watching.processes import Process, end_at_once, is_running, kill, this_process, within
+from disttrain.watching.verdict import Beat, Judge, Verdict
+from disttrain.watching.watchers import Alone, Follower, Leader
 from disttrain.world import World
 
 BEAT_S = 1.0

@@ -1,0 +1,1 @@
+"""Watching the ranks of a run: who hangs is found, named and ended."""
