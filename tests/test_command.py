@@ -56,10 +56,13 @@ def test_a_run_tells_what_it_does_in_plain_lines(results):
         assert re.search(pattern, text), text
 
 
+RESULTS = {"model.keras", "config.json", "history.csv", "metrics.jsonl", "checkpoints"}
+
+
 def test_the_results_are_all_there(results):
     directory, _ = results
     names = {path.name for path in directory.iterdir()}
-    assert names == {"model.keras", "config.json", "history.csv", "metrics.jsonl", "checkpoints"}
+    assert names == RESULTS
 
 
 def test_a_run_is_named_after_its_data_and_time(results):
@@ -207,11 +210,11 @@ def test_a_run_that_is_interrupted_keeps_a_checkpoint_and_says_how_to_go_on(plac
 @pytest.mark.parametrize("word", STOPS)
 def test_a_run_that_keeps_no_checkpoints_ends_at_once_with_one_line_and_no_model(place, word):
     number, code = STOPS[word]
-    process = started(place, "--checkpoint-every", "never")
+    process = started(place, "--checkpoint-every", "never", "--output", "never")
     process.send_signal(number)
     _, said = process.communicate(timeout=30)
     assert (process.returncode, said) == (code, f"disttrain: {word}\n")
-    assert {path.name for path in (place / "endless").iterdir()} == {"config.json", "history.csv", "metrics.jsonl"}
+    assert {path.name for path in (place / "never").iterdir()} == {"config.json", "history.csv", "metrics.jsonl"}
 
 
 @pytest.mark.slow
@@ -277,4 +280,4 @@ def test_data_that_is_interrupted_in_the_making_leaves_nothing_behind(tmp_path):
 def test_two_workers_speak_with_one_voice(place):
     run = trained(place, "two", "--data", "data.csv", "--epochs", 2, processes=2)
     assert json.loads((run / "config.json").read_text())["world_size"] == 2
-    assert {path.name for path in run.iterdir()} == {"model.keras", "config.json", "history.csv", "metrics.jsonl"}
+    assert {path.name for path in run.iterdir()} == RESULTS
