@@ -11,20 +11,23 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import keras
 
-from disttrain.errors import UsageError
+from disttrain.checkpoint_store import CheckpointStore
+from disttrain.errors import StorageError, UsageError
 from disttrain.standing import EpochResult
 from disttrain.storage import atomic_write
 
 MODEL = "model.keras"
 CHECKPOINTS = "checkpoints"  # where a run's checkpoints lie, unless it was told otherwise
-RESULTS = (MODEL, "config.json", "history.csv", "metrics.jsonl")
+HISTORY = "history.csv"
+METRICS = "metrics.jsonl"
+RESULTS = (MODEL, "config.json", HISTORY, METRICS)
 
 
 def default_directory(data: str) -> Path:
@@ -34,11 +37,36 @@ def default_directory(data: str) -> Path:
 
 
 def check_free(path: Path) -> None:
-    """Raises UsageError if a directory holds the results of a run."""
-    if present := [name for name in RESULTS if (path / name).exists()]:
+    """Raises UsageError if a directory holds the results of a run, unless there is nothing in them to lose."""
+    present = [name for name in RESULTS if (path / name).exists()]
+    if present and not _came_to_nothing(path):
         raise UsageError(
             f"--output {path}: already holds {', '.join(present)}; name another directory or add --overwrite"
         )
+
+
+def _came_to_nothing(path: Path) -> bool:
+    """Whether the run in a directory was killed before its first checkpoint: the same command must be taken again."""
+    if (path / MODEL).exists():
+        return False
+    try:
+        config = json.loads((path / "config.json").read_bytes())
+        if config["checkpoint_every"] == "never":
+            return not (path / HISTORY).exists()
+        place = config["checkpoint_dir"] or str(path / CHECKPOINTS)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    with CheckpointStore(place, keep=1) as store:
+        return not store.names()
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Makes what a disk refuses a StorageError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error.strerror or error}; make room") from error
 
 
 class RunDirectory:
@@ -99,11 +127,12 @@ class RunDirectory:
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Adds one line to metrics.jsonl, in a single write."""
         line = json.dumps({"time_s": round(time.time(), 3), **record}).encode() + b"\n"
-        descriptor = os.open(self.path / "metrics.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            os.write(descriptor, line)
-        finally:
-            os.close(descriptor)
+        with _disk_errors(self.path / METRICS):
+            descriptor = os.open(self.path / METRICS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                os.write(descriptor, line)
+            finally:
+                os.close(descriptor)
 
     def write_epoch(self, result: EpochResult) -> None:
         """Keeps history.csv, a row for every epoch so far."""
@@ -117,14 +146,15 @@ class RunDirectory:
             speed = [epoch.rows, f"{epoch.seconds:.3f}", f"{epoch.rows_per_s:.0f}"]
             values = [epoch.values.get(name, "") for name in names]  # a checkpoint does not keep their order
             writer.writerow([epoch.epoch, *values, *speed, *[epoch.skipped_steps] * skips])
-        with atomic_write(self.path / "history.csv") as stream:
+        with atomic_write(self.path / HISTORY) as stream:
             stream.write(text.getvalue().encode())
 
     def write_model(self, model: keras.Model) -> Path:
         """Saves the model as Keras does, and returns where."""
-        with tempfile.TemporaryDirectory() as scratch, atomic_write(self.path / MODEL) as stream:
+        path = self.path / MODEL
+        with _disk_errors(path), tempfile.TemporaryDirectory() as scratch, atomic_write(path) as stream:
             saved = Path(scratch) / MODEL
             model.save(saved)
             with saved.open("rb") as source:
                 shutil.copyfileobj(source, stream)
-        return self.path / MODEL
+        return path
