@@ -10,7 +10,7 @@ from typing import Any
 
 from disttrain.errors import CheckpointError
 
-ANEW = "start anew with --resume never"
+ANEW = "start anew with --overwrite"
 MOST_WEIGHTS = 5  # of those that differ are shown
 
 
@@ -39,9 +39,10 @@ def differences(kept: Mapping[str, Any], now: Mapping[str, Any]) -> list[Differe
             optimizer_class: a string.
         now: the same of this run; tuples count as lists.
     """
-    found = []
+    found: list[Difference] = []
     for name, compare in _COMPARED.items():
-        if name in kept and name in now:
+        follows = name == "optimizer" and any(difference.name == "model" for difference in found)
+        if name in kept and name in now and not follows:
             difference = compare(name, _plain(kept[name]), _plain(now[name]))
             if difference is not None:
                 found.append(difference)
