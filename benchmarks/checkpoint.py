@@ -55,9 +55,7 @@ def parse_options():
     )
     parser.add_argument("--model", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--every", nargs="+", default=list(EVERY), help="values of --checkpoint-every; first never")
-    parser.add_argument(
-        "--seconds", type=float, default=65.0, help="of an epoch: one checkpoint at one a minute [65]"
-    )
+    parser.add_argument("--seconds", type=float, default=65.0, help="of an epoch: one checkpoint at one a minute [65]")
     parser.add_argument("--repeats", type=int, default=3, help="rounds [3]")
     parser.add_argument("--json", help="also write the results here")
     options = parser.parse_args()
