@@ -27,14 +27,19 @@ COMMANDS = [
     "launch/quickstart.sh",
     "launch/test.sh",
     "launch/setup.sh",
+    "launch/local.sh",
+    "launch/horovod.sh",
+    "launch/mpi.sh",
     "launch/install-horovod.sh",
     "launch/refresh-constraints.sh",
     "launch/horovod/build.sh",
     "launch/horovod/check.sh",
     "launch/discovery/localhost.sh",
     "launch/discovery/hosts-file.sh",
+    "launch/discovery/job.sh",
     ".ci/run",
 ]
+SOURCED = ["launch/workers.sh", "launch/horovod/environment.sh"]
 BIN = Path(sys.executable).parent
 
 
@@ -54,14 +59,14 @@ def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> subproces
 
 
 def test_shellcheck_finds_nothing() -> None:
-    scripts = [*COMMANDS, "launch/horovod/environment.sh"]
+    scripts = [*COMMANDS, *SOURCED, "launch/slurm.sbatch"]
     checked = run(BIN / "shellcheck", "--external-sources", *scripts)
     assert (checked.stdout, checked.returncode) == ("", 0)
 
 
 def test_every_script_is_checked() -> None:
     scripts = {path.relative_to(ROOT).as_posix() for path in (ROOT / "launch").rglob("*.sh")} | {".ci/run"}
-    assert scripts == {*COMMANDS, "launch/horovod/environment.sh"}
+    assert scripts == {*COMMANDS, *SOURCED}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Trains with one worker per GPU or slot, on one machine or several, by Open MPI's mpirun.
+set -euo pipefail
+
+usage="usage: launch/mpi.sh [OPTIONS] [-- ARGUMENTS]
+
+Runs 'python -m disttrain ARGUMENTS' in every worker. Hosts are those of -H, else of
+--hostfile, else of the scheduler's job (Slurm, PBS), else this machine.
+
+  -np N                  workers (default: the hosts' slots; on this machine its GPUs,
+                         or 2 without one)
+  -H A:2,B:2             hosts and their slots
+  --hostfile FILE        a line 'HOST:SLOTS' or 'HOST slots=SLOTS' for each host
+  --network-interface I  the interface between the hosts, of one name on all of them
+  --ssh-port PORT        of all other hosts (default: 22)
+  --ssh-key FILE         private key for them (default: ssh's own)
+  --dry-run              print the command, and do not run it
+
+environment: DISTTRAIN_NP, _HOSTS, _HOSTS_FILE, _NETWORK_INTERFACE, _SSH_PORT, _SSH_KEY
+  stand for these options; DISTTRAIN_MPIRUN_FLAGS holds more flags for mpirun, split at
+  spaces; PYTHON is the Python of all hosts.
+
+SIGTERM and Ctrl-C let the workers write a checkpoint first, and then it ends with 75.
+Exit codes are disttrain's: see python -m disttrain --help."
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=launch/workers.sh
+. "$root/launch/workers.sh"
+
+read_arguments "$@"
+mpirun=$(command -v mpirun) ||
+  fail "there is no mpirun; run: apt-get install openmpi-bin libopenmpi-dev, and then launch/install-horovod.sh"
+[[ $("$mpirun" --version) == *"Open MPI"* ]] || fail "$mpirun is not that of Open MPI; run: apt-get install openmpi-bin"
+places='import importlib.util as u; print(*u.find_spec("horovod").submodule_search_locations)'
+horovod=$("$python" -c "$places" 2>/dev/null) || horovod='' # one without MPI would take each worker for the only one
+grep -qs libmpi "$horovod"/tensorflow/mpi_lib*.so ||
+  fail "$python has no Horovod with MPI; run: launch/install-horovod.sh $python"
+find_hosts
+
+command=(env "PYTHONPATH=$PYTHONPATH")
+if [ "$(id -u)" = 0 ]; then command+=(OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1); fi # as in containers
+command+=("$mpirun" -np "$np")
+# In a Slurm job mpirun takes the job's nodes by itself, and starts there by srun; elsewhere by ssh.
+[ -n "${SLURM_JOB_NODELIST:-}" ] && [ -z "${DISTTRAIN_HOSTS:-}${DISTTRAIN_HOSTS_FILE:-}" ] || command+=(-H "$hosts")
+command+=(--bind-to none --map-by slot) # else each worker gets one core, for its reading threads too
+command+=(-mca pml ob1 -mca btl '^openib') # TCP and shared memory; openib fails with threads, and NCCL needs no help
+interface=${DISTTRAIN_NETWORK_INTERFACE:-} # else it tries them all, and waits for those that lead nowhere
+if [ -n "$interface" ]; then
+  command+=(-mca btl_tcp_if_include "$interface" -mca oob_tcp_if_include "$interface" -x "NCCL_SOCKET_IFNAME=$interface")
+fi
+ssh="-o BatchMode=yes${DISTTRAIN_SSH_PORT:+ -p $DISTTRAIN_SSH_PORT}${DISTTRAIN_SSH_KEY:+ -i $DISTTRAIN_SSH_KEY}"
+command+=(-mca plm_rsh_args "$ssh") # BatchMode: a missing key is an error, not a question nobody sees
+passed='^(PATH|PYTHONPATH|LD_LIBRARY_PATH|(DISTTRAIN|AWS|GOOGLE|AZURE|HOROVOD|NCCL|TF)_.*)$'
+for variable in $(compgen -e | grep -E "$passed" | sort); do command+=(-x "$variable"); done # else other hosts get none
+read -ra more <<<"${DISTTRAIN_MPIRUN_FLAGS:-}"
+start "${command[@]}" "${more[@]}" "$python" "${training[@]}"
