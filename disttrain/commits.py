@@ -55,9 +55,8 @@ class Commits:
     def __init__(self) -> None:
         self.last: Checkpoint | None = None
         self.change: Change | None = None  # that led to the present world; the same on all workers
-        self.output: str | None = None  # the directory that this run has made its own
         self.abandon: Callable[[], None] = lambda: None
-        """Ends the connections between the workers, so that whatever waits for another one fails at once."""
+        """Ends the connections of this world's workers: what waits for another one fails at once, on both sides."""
         self._wanted = threading.Event()
 
     def keep(self, checkpoint: Checkpoint) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import keras
@@ -26,13 +24,13 @@ from disttrain.checkpoint_writer import CheckpointWriter
 from disttrain.commits import Commits, WorldChanged
 from disttrain.config import Every, TrainConfig, default_cache_dir
 from disttrain.engine import Engine
-from disttrain.errors import DataError, NonFiniteError, PeerError, Stopped, UsageError
+from disttrain.errors import DataError, PeerError, Stopped, UsageError
 from disttrain.inputs import Inputs
 from disttrain.keeper import Keeper
 from disttrain.model import build_model, num_dense_weights
 from disttrain.plan import Pass
 from disttrain.reporting.progress import ProgressReporter, SilentReporter, show_rate, show_values
-from disttrain.reporting.results import RunDirectory, check_free, default_directory
+from disttrain.reporting.results import RunDirectory, default_directory
 from disttrain.resume_point import (
     Places,
     best_by,
@@ -89,37 +87,38 @@ def _train_elastic(config: TrainConfig, environ: Mapping[str, str], *, small_mod
     watchdog; where the others wait for each other's connections, these are cut, and all meet anew.
     """
     stop = StopSignals()
+    watch = ExitStack()  # the last world's watchdog: it stays while all meet anew, and finds the one that does not come
 
     def attempt(backend: Backend, commits: Commits) -> None:
+        watch.close()
         if commits.change is not None:
             _forget_models()
+        abandon = commits.abandon  # this world, even if the next one has begun
         watchdog = Watchdog(
             backend.world,
             backend.gather,
             config.timeout,
-            on_hang=lambda verdict: commits.abandon(),
+            on_hang=lambda verdict: abandon(),
             consequence="the run goes on from its last commit without whoever cannot",
         )
-        with watchdog, ExitStack() as stack:
-            try:
-                _Run(config, environ, backend, stack, _Elastic(commits, stop, whole)).train()
-            except (Stopped, WorldChanged):
-                watchdog.close()  # all leave, so nobody is to be missed
-                raise
+        watch.enter_context(watchdog)
+        try:
+            with ExitStack() as stack:
+                _Run(config, environ, backend, stack, _Elastic(commits, stop)).train()
+        except Stopped:
+            watch.close()  # it leaves, and is not to be missed
+            raise
 
-    with ExitStack() as whole:
-        if config.checkpoint_every != "never":
-            whole.enter_context(stop)
+    with stop if config.checkpoint_every != "never" else nullcontext(), watch:
         run_elastic(attempt, environ, threads=config.threads, small_model=small_model, stopping=lambda: stop.asked)
 
 
 @dataclass(frozen=True)
 class _Elastic:
-    """What outlasts the worlds of an elastic run; what it holds open, `stack` closes."""
+    """What outlasts the worlds of an elastic run."""
 
     commits: Commits
     stop: StopSignals
-    stack: ExitStack
 
 
 def _forget_models() -> None:
@@ -127,15 +126,6 @@ def _forget_models() -> None:
     policy = keras.config.dtype_policy()
     keras.utils.clear_session()
     keras.config.set_dtype_policy(policy)
-
-
-def _take_back(
-    directory: RunDirectory, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-) -> None:
-    """What an elastic run wrote before it failed; only where it failed for all, and does not go on on others."""
-    fails_all = getattr(error, "exit_code", 0) in (UsageError.exit_code, DataError.exit_code, NonFiniteError.exit_code)
-    if fails_all and not (directory.path / "history.csv").exists():
-        directory.__exit__(kind, error, trace)
 
 
 class _Run:
@@ -153,8 +143,7 @@ class _Run:
         self.backend = backend
         self.stack = stack
         self.elastic = elastic
-        self.commits = elastic.commits if elastic is not None else None
-        self.owns_output = False  # whether the run made its directory already, in an earlier world
+        self._committed = elastic.commits.last if elastic is not None else None
         plain = False if launched_rank(environ) is not None else None  # mpirun gives rank 0 a terminal of its own
         self.console = Console(quiet=not backend.world.is_leader, force_terminal=plain, highlight=False, soft_wrap=True)
         cache_dir = config.cache_dir or default_cache_dir(environ)
@@ -175,22 +164,19 @@ class _Run:
         run = describe_run(config, training, engine.model, places)
         if checkpoint is not None:
             together(self.backend, lambda: check_same_run(places, checkpoint, run))
-            if self.backend.gather(is_finished(places, checkpoint, config.epochs))[0]:
-                if not self.owns_output:
-                    self.console.print(
-                        f"{places.output}: trained already; --epochs adds epochs, --overwrite starts anew"
-                    )
+            # After a change the model is written in any case: one that is there may be that of an earlier run.
+            if self._committed is None and self.backend.gather(is_finished(places, checkpoint, config.epochs))[0]:
+                self.console.print(f"{places.output}: trained already; --epochs adds epochs, --overwrite starts anew")
                 return
         engine.synchronize()
         callbacks = together(
             self.backend,
             lambda: build_callbacks(config.callbacks, world, engine.model, config.epochs, training.num_steps),
         )
-        self._claim(places, checkpoint)
         directory = together(self.backend, lambda: self._directory(places, data, checkpoint))
         keeper, writer = together(self.backend, lambda: self._keeper(directory, places, checkpoint, run))
         reporter = self._reporter(directory, training)
-        if self.commits is None or self.commits.change is None:
+        if self.elastic is None or self.elastic.commits.change is None:
             self._announce(data, training, checkpoint)
         trainer = Trainer(
             engine, self.backend, reporter, callbacks, training, validation, keeper,
@@ -212,20 +198,17 @@ class _Run:
 
     def _places(self, data: str) -> Places:
         """Where results and checkpoints go: in an elastic run the same in all its worlds, though the clock goes on."""
-        default = str(default_directory(data))
-        if self.commits is None:
-            return Places.of(self.config, Path(default))
-        last = self.commits.last
-        own = last.about["run"]["output"] if last is not None else self.commits.output
-        told = self.backend.gather((own, default))
-        claimed = next((own for own, _ in told if own is not None), None)
-        self.owns_output = claimed is not None
-        return Places.of(self.config, Path(claimed or told[0][1]))
+        default = default_directory(data)
+        if self._committed is not None:
+            default = Path(self._committed.about["run"]["output"])
+        elif self.elastic is not None:
+            default = Path(self.backend.gather(str(default))[0])
+        return Places.of(self.config, default)
 
     def _find_checkpoint(self, places: Places) -> Checkpoint | None:
         """Where to go on from: all workers get what it tells, and the leader its numbers too."""
-        if self.commits is not None and self.commits.last is not None:
-            return self.commits.last
+        if self._committed is not None:
+            return self._committed
         is_leader = self.backend.world.is_leader
         found = together(
             self.backend, lambda: find_checkpoint(places, self.config, self.console.print) if is_leader else None
@@ -237,7 +220,7 @@ class _Run:
         self, source: Source, validation_source: Source | None, num_shards: int, checkpoint: Checkpoint | None
     ) -> tuple[Engine, Pass, Pass | None]:
         config, size = self.config, self.backend.world.size
-        if num_shards < size and checkpoint is None and self.commits is None:
+        if num_shards < size and checkpoint is None and self.elastic is None:
             raise UsageError(f"--num-shards {num_shards} leaves some of the {size} workers without a shard")
         if source.num_rows < num_shards:
             raise DataError(
@@ -255,19 +238,16 @@ class _Run:
         return engine, training, validation
 
     def _directory(self, places: Places, data: str, checkpoint: Checkpoint | None) -> RunDirectory | None:
-        goes_on = self.owns_output or (checkpoint is not None and places.named_elsewhere is None)
         if not self.backend.world.is_leader:
             return None
         directory = RunDirectory(
             places.output,
             overwrite=self.config.overwrite,
-            goes_on=goes_on,
+            goes_on=checkpoint is not None and (places.named_elsewhere is None or self._committed is not None),
             earlier=Standing.from_json(checkpoint.about["standing"]).results if checkpoint is not None else (),
         )
-        if self.elastic is None:
+        if self.elastic is None:  # else what was written belongs to the next world too
             self.stack.enter_context(directory)
-        else:
-            self.elastic.stack.push(partial(_take_back, directory))
         resolved = self.config.model_dump(mode="json") | {"data": data, "output": str(directory.path)}
         versions = {module.__name__: module.__version__ for module in (disttrain, tf, keras, np)}
         directory.write_config(
@@ -288,20 +268,12 @@ class _Run:
             writer = CheckpointWriter(store, lambda why: self.console.print(f"A checkpoint was not written: {why}"))
             self.stack.enter_context(writer)
             store.remove_after(checkpoint.position if checkpoint is not None else None)
-        return Keeper(every or Every(), writer, stop, lambda: {"run": run}, self.commits), writer
-
-    def _claim(self, places: Places, checkpoint: Checkpoint | None) -> None:
-        """In an elastic run, all remember that the directory is theirs before the leader writes there and is lost."""
-        if self.commits is None:
-            return
-        is_new = not self.owns_output and (checkpoint is None or places.named_elsewhere is not None)
-        checks = is_new and self.backend.world.is_leader and not self.config.overwrite
-        together(self.backend, lambda: check_free(places.output) if checks else None)
-        self.commits.output = str(places.output)
+        commits = self.elastic.commits if self.elastic is not None else None
+        return Keeper(every or Every(), writer, stop, lambda: {"run": run}, commits), writer
 
     def _tell_change(self, directory: RunDirectory | None, checkpoint: Checkpoint | None) -> bool:
         """Says why there is another world than before, if there is, and keeps a record of it."""
-        change = self.commits.change if self.commits is not None else None
+        change = self.elastic.commits.change if self.elastic is not None else None
         if change is not None and directory is not None:
             size, position = self.backend.world.size, checkpoint.position if checkpoint is not None else Position(1, 0)
             self.console.print(change.news(size, checkpoint.position if checkpoint is not None else None))

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -15,7 +16,7 @@ PATIENCE_S = 90
 
 
 class ElasticRun:
-    """horovodrun with a worker on each of `hosts`, at most `max_np` of them; `command` is what a worker runs."""
+    """horovodrun with a worker on each of `hosts`; `command` is what a worker runs."""
 
     def __init__(self, directory: Path, hosts: list[str], *options: str, command: list[str], **extra: str) -> None:
         self.hosts_file, self.log = directory / "hosts.txt", directory / f"log-{time.monotonic_ns()}.txt"
@@ -68,6 +69,10 @@ class ElasticRun:
         return self.text()
 
     def close(self) -> None:
+        """Kills what is left."""
         if self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(30)
+            left = [*psutil.Process(self.process.pid).children(recursive=True), self.process]
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            self.process.wait(10)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import horovod.tensorflow as hvd
@@ -20,6 +21,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from horovod.common.elastic import notification_manager
 
+from disttrain.activity import activity
 from disttrain.backends.devices import configure_devices
 from disttrain.backends.horovod import HorovodBackend, start_horovod
 from disttrain.backends.rendezvous import Place, Rendezvous
@@ -72,7 +74,8 @@ def run_elastic(
     losses = _Losses()
     try:
         while True:
-            backend = membership.join(threads=threads, small_model=small_model)
+            with activity("meeting the other workers", waits_for_peers=True):
+                backend = membership.join(threads=threads, small_model=small_model)
             try:
                 share_newest(backend, commits)
                 commits.change = _share_change(backend, commits.change)
@@ -178,7 +181,6 @@ class _Membership:
         self._listens = False
         self._environ = dict(environ)  # Horovod's start changes it
         self._failed_starts, commits.last = handed_over(environ)
-        commits.abandon = self.cut
 
     def join(self, *, threads: int | None, small_model: bool) -> HorovodBackend:
         """Meets the others and starts Horovod with them."""
@@ -186,6 +188,7 @@ class _Membership:
         self._commits.changed()  # before anything new can be told
         self._listen()
         self._backend = backend = self._start(place)
+        self._commits.abandon = partial(cut, self._sockets)
         if not self._configured:  # TensorFlow takes its settings once; the local rank never changes
             configure_devices(backend.world, threads=threads, small_model=small_model)
             self._configured = True
