@@ -33,7 +33,7 @@ def differences(kept: Mapping[str, Any], now: Mapping[str, Any]) -> list[Differe
 
             data: mapping of each file's URL to its fingerprint. A file that only moved is the same.
             num_rows, num_shards, batch_size, seed: integers.
-            features, targets: lists of column names.
+            features, targets, metrics: lists of names.
             shuffle, loss: strings.
             model, optimizer: lists of [name, shape, dtype], one for each variable, in order.
             optimizer_class: a string.
@@ -119,6 +119,14 @@ def _loss(name: str, kept: str, now: str) -> Difference | None:
     return Difference("loss", kept, now, f"--loss {shlex.quote(kept)}, or compile your own model with it, or {ANEW}")
 
 
+def _metrics(name: str, kept: Sequence[str], now: Sequence[str]) -> Difference | None:
+    """Sums of an epoch that has begun are of the metrics it began with."""
+    if kept == now:
+        return None
+    remedy = f"--metrics {shlex.quote(','.join(kept))}, or compile your own model with them, or {ANEW}"
+    return Difference(name, ",".join(kept) or "none", ",".join(now) or "none", remedy)
+
+
 def _variables(name: str, kept: list[Any], now: list[Any], remedy: str) -> Difference | None:
     """Compares variables in their order. Keras's numbers in the names (`dense_3`) differ from process to process."""
     missing = ["", None, ""]
@@ -154,6 +162,7 @@ _COMPARED: dict[str, Callable[[str, Any, Any], Difference | None]] = {
     "seed": _option,
     "model": _model,
     "loss": _loss,
+    "metrics": _metrics,
     "optimizer_class": _optimizer_class,
     "optimizer": _optimizer,
 }

@@ -93,6 +93,7 @@ def describe_run(config: TrainConfig, training: Pass, model: keras.Model, places
         "seed": config.seed,
         "model": describe_variables(model.variables),
         "loss": _loss_name(model),
+        "metrics": [name for name in model.get_metrics_result() if name != "loss"],
         "optimizer_class": type(model.optimizer).__name__,
         "optimizer": describe_variables(model.optimizer.variables),
         "learning_rate": config.learning_rate,

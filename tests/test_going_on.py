@@ -46,6 +46,7 @@ def test_a_run_that_has_ended_is_not_trained_again(done, place):
 
 def test_what_differs_is_shown_side_by_side_with_the_remedy(done, place):
     other = ("--data", "other.csv", "--batch-size", 20, "--hidden", 4, "--num-shards", 2, "--epochs", 3)
+    other += ("--metrics", "mse,mae")
     refused = disttrain(place, *other, "--output", "done")
     assert refused.returncode == 2
     text = re.sub(r"(?m)^disttrain: ", "", refused.stderr)
@@ -55,6 +56,7 @@ def test_what_differs_is_shown_side_by_side_with_the_remedy(done, place):
         ("rows", "1,003", "1,009", "put the file back.*"),
         ("batch size", "50", "20", "--batch-size 50, or.*"),
         ("num shards", "1", "2", "--num-shards 1, or.*"),
+        ("metrics", "mse", "mse,mae", "--metrics mse, or.*"),
         ("model", r"\S+/dense/kernel \[3, 16\] float32", r"\S+/dense/kernel \[3, 4\] float32", ".* --hidden.*"),
     ):
         lines = (

@@ -23,6 +23,7 @@ RUN = {
     "seed": 3,
     "model": WEIGHTS,
     "loss": "mae",
+    "metrics": ["mse"],
     "optimizer_class": "Adam",
     "optimizer": [["adam/sequential_dense_kernel_momentum", [3, 16], "float32"]],
 }
@@ -42,6 +43,13 @@ TABLE = [
     ({"features": ["area", "rooms"]}, "features", "rooms,area", "area,rooms", "--features rooms,area, or "),
     ({"targets": ["rent"]}, "targets", "price", "rent", "--targets price, or "),
     ({"loss": "mse"}, "loss", "mae", "mse", "--loss mae, or compile your own model with it, or "),
+    (
+        {"metrics": ["mse", "mae"]},
+        "metrics",
+        "mse",
+        "mse,mae",
+        "--metrics mse, or compile your own model with them, or ",
+    ),
     ({"num_rows": 999}, "rows", "1,000,000", "999", "put the file back, or "),
     (
         {"data": {"/data/houses.csv": "1235-99"}},
