@@ -6,12 +6,14 @@
 Each run is a process of its own that trains one epoch, of about `--seconds`; its time is that of the epoch's training,
 in which the checkpoints fall (the one at its end comes after). The runs of a round take turns, and a cost is the median
 over the rounds of a run's time over that of the run without checkpoints in the same round. On a busy machine the cost
-of one a minute drowns in the noise; "ms each" of one a second, over 60 s, tells it better.
+of one a minute drowns in the noise: what one checkpoint of those a second costs, over 60 s, tells it better. "CPU ms
+each" is the processor time of the whole process, the writer's thread included, and depends least on what else runs.
 """
 
 import argparse
 import csv
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -39,9 +41,9 @@ def main():
             results[model] = {every: [] for every in options.every}
             for number in range(options.repeats):
                 for every in rotated(options.every, number):
-                    seconds, size_bytes = train(model, rows, every, Path(scratch))
-                    results[model][every].append({"seconds": seconds, "checkpoint_bytes": size_bytes})
-                    print(f"{model}, {every}: {seconds:.1f} s", file=sys.stderr, flush=True)
+                    done = train(model, rows, every, Path(scratch))
+                    results[model][every].append(done)
+                    print(f"{model}, {every}: {done['seconds']:.1f} s", file=sys.stderr, flush=True)
     report(results)
     if options.json:
         write_json(options.json, results)
@@ -74,14 +76,14 @@ def rows_of(model, wanted_s, scratch):
     """How many rows an epoch of so many seconds has, by one that is long enough to tell."""
     rows = 10_000
     while True:
-        seconds, _ = train(model, rows, "never", scratch)
+        seconds = train(model, rows, "never", scratch)["seconds"]
         if seconds > CALIBRATION_S:
             return int(rows * wanted_s / seconds)
         rows = int(rows * min(2 * CALIBRATION_S / seconds, 20))
 
 
 def train(model, rows, every, scratch):
-    """The seconds of an epoch's training in a process of its own, and the bytes of its last checkpoint."""
+    """What an epoch took in a process of its own, and the bytes of its last checkpoint."""
     data, output = scratch / f"{rows}.csv", scratch / "run"
     if not data.exists():
         make_data(str(data), Recipe(rows, FEATURES, noise=0.1))
@@ -89,28 +91,45 @@ def train(model, rows, every, scratch):
     command = [sys.executable, "-m", "disttrain", "--data", data, "--epochs", "1", "--batch-size", str(batch_size)]
     command += ["--hidden", ",".join(map(str, hidden)), "--checkpoint-every", every, "--output", output, "--overwrite"]
     environ = {**os.environ, "DISTTRAIN_CACHE_DIR": str(scratch / "cache"), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    before_s = cpu_s()
     done = subprocess.run(list(map(str, command)), cwd=ROOT, env=environ, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"disttrain ended with {done.returncode}:\n{done.stdout}{done.stderr}")
     with open(output / "history.csv", encoding="utf-8") as stream:
         (epoch,) = csv.DictReader(stream)
     kept = sorted((output / "checkpoints").glob("*.ckpt"))
-    return float(epoch["seconds"]), kept[-1].stat().st_size if kept else 0
+    size_bytes = kept[-1].stat().st_size if kept else 0
+    return {"seconds": float(epoch["seconds"]), "cpu_s": cpu_s() - before_s, "checkpoint_bytes": size_bytes}
+
+
+def cpu_s():
+    """Processor time of the children that have ended, in seconds."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def report(results):
     rows = []
     for model, runs in results.items():
-        bases = [run["seconds"] for run in runs["never"]]
         for every, found in runs.items():
-            seconds = [run["seconds"] for run in found]
-            costs = [mine / base - 1 for mine, base in zip(seconds, bases, strict=True)]
-            interval_s = Every.parse(every).seconds if every != "never" else None
-            each = f"{statistics.median(costs) * interval_s * 1e3:.1f}" if interval_s else ""
-            cells = [f"{f(costs):+.1%}" if every != "never" else "" for f in (statistics.median, min, max)]
+            seconds = statistics.median(run["seconds"] for run in found)
             size = f"{found[-1]['checkpoint_bytes'] / 1e6:.2f}"
-            rows.append([f"{model}, {every}", f"{statistics.median(seconds):.1f}", size, *cells, each])
-    print_table(["checkpoints", "s", "MB", "cost", "least", "most", "ms each"], rows)
+            rows.append([f"{model}, {every}", f"{seconds:.1f}", size, *costs(every, found, runs["never"])])
+    print_table(["checkpoints", "s", "MB", "cost", "least", "most", "ms each", "CPU ms each"], rows)
+
+
+def costs(every, found, bases):
+    """The cells that compare runs with those without checkpoints."""
+    interval_s = Every.parse(every).seconds if every != "never" else None
+    if interval_s is None:
+        return [""] * 5
+    pairs = list(zip(found, bases, strict=True))
+    ratios = [run["seconds"] / base["seconds"] - 1 for run, base in pairs]
+    each_s = [
+        statistics.median((run[key] - base[key]) / max(base["seconds"] // interval_s, 1) for run, base in pairs)
+        for key in ("seconds", "cpu_s")
+    ]
+    return [f"{f(ratios):+.1%}" for f in (statistics.median, min, max)] + [f"{s * 1e3:.0f}" for s in each_s]
 
 
 if __name__ == "__main__":
