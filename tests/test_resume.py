@@ -6,7 +6,7 @@ import signal
 import numpy as np
 import pytest
 from command import history
-from faults import STOPPED, Run, assert_same_end, checkpoints, row_counts, run, write_data
+from faults import STOPPED, Run, assert_same_end, checkpoints, read, row_counts, run, write_data
 
 from disttrain.checkpoint import position_of
 
@@ -63,6 +63,19 @@ def test_two_workers_that_average_weights_now_and_then_go_on_to_the_bit_however_
     run(place, *options, "--output", "stopped2", processes=2)
     assert_same_end(place / "stopped2", place / "whole2")
     assert (row_counts(place / "stopped2") == 3 / 2).all()  # the mean of the two
+
+
+@pytest.mark.slow
+def test_one_worker_that_is_told_to_stop_while_all_validate_stops_them_all(place):
+    options = (*COMMON, "--steps-per-execution", 60, "--epochs", 3, "--timeout", 60, "--output", "validating")
+    options += ("--model", "counting:counted", "--callbacks", "counting:slow")
+    stopped = Run(place, *options, processes=2, SLOW_S="1")
+    stopped.wait_for("[1]<stdout>:(validates)")
+    os.kill(stopped.workers()[1], signal.SIGTERM)
+    assert "rank 0: stopped in epoch 1, after step 51; to go on" in stopped.finish(HOROVODRUN_FAILED)
+    newest = checkpoints(place / "validating" / "checkpoints")[-1]
+    assert newest.name == "epoch-00001-step-000000051.ckpt"
+    assert read(newest).about["standing"]["results"] == []  # the epoch is to be validated yet
 
 
 def is_within(run, epoch, num_steps):
