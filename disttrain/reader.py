@@ -20,7 +20,10 @@ class FileInfo:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to try a remote store: each attempt, their number, and all of them together with the pauses between."""
+    """How long to try a remote store: each attempt, and all of them together with the pauses between.
+
+    The number of attempts is for a store that has never answered: one that has may be back in half a minute.
+    """
 
     attempts: int = 5
     attempt_s: float = 30.0

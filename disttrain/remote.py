@@ -192,7 +192,8 @@ class StoreCalls:
                     pause_s = min(0.1 * 2**number, 5.0)
                     spent_s = time.monotonic() - started
                     self._raise_permanent(error, task)
-                    if number >= patience.attempts or spent_s + pause_s >= patience.total_s:
+                    is_last = number >= patience.attempts and not self.has_answered  # else it may be restarting
+                    if is_last or spent_s + pause_s >= patience.total_s:
                         message = f"{number} attempts in {spent_s:.0f} s, the last: {_describe(error)}"
                         raise StorageError(f"{self.url}: the store did not {task}: {message}") from error
                 self._closed.wait(pause_s)

@@ -14,7 +14,7 @@ from disttrain.checkpoint_store import CheckpointStore, Mode
 from disttrain.config import TrainConfig
 from disttrain.errors import UsageError
 from disttrain.plan import Pass
-from disttrain.reporting.results import CHECKPOINTS, MODEL
+from disttrain.reporting.results import CHECKPOINTS, HISTORY, MODEL
 from disttrain.resume import differences, refuse
 from disttrain.standing import Standing
 from disttrain.state import describe_variables
@@ -113,8 +113,12 @@ def check_same_run(places: Places, checkpoint: Checkpoint, run: Mapping[str, Any
 
 def is_finished(places: Places, checkpoint: Checkpoint, epochs: int) -> bool:
     """Whether a run that would go on has nothing left to do: its last epoch is done and its model is there."""
-    standing = Standing.from_json(checkpoint.about["standing"])
-    return places.named_elsewhere is None and standing.is_done(epochs) and (places.output / MODEL).exists()
+    if places.named_elsewhere is not None or not Standing.from_json(checkpoint.about["standing"]).is_done(epochs):
+        return False
+    model, history = places.output / MODEL, places.output / HISTORY
+    if not (model.exists() and history.exists()):
+        return False
+    return model.stat().st_mtime_ns >= history.stat().st_mtime_ns  # else it is of fewer epochs than there are
 
 
 def kept_setting(checkpoint: Checkpoint | None, name: str, otherwise: Any) -> Any:

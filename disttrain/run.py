@@ -1,58 +1,23 @@
-"""Puts the objects of a training run together: backend, files, model, engine, reporter, trainer."""
+"""Runs a training: in one world or, where workers come and go, in one world after another."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
-from rich.console import Console
 
-import disttrain
-from disttrain.activity import activity
 from disttrain.backends import launched_elastic, open_backend, run_elastic
-from disttrain.callbacks import build_callbacks
-from disttrain.checkpoint import Checkpoint, Position
-from disttrain.checkpoint_store import CheckpointStore
-from disttrain.checkpoint_writer import CheckpointWriter
-from disttrain.commits import Commits, WorldChanged
-from disttrain.config import Every, TrainConfig, default_cache_dir
-from disttrain.engine import Engine
-from disttrain.errors import DataError, PeerError, Stopped, UsageError
-from disttrain.inputs import Inputs
-from disttrain.keeper import Keeper
-from disttrain.model import build_model, num_dense_weights
-from disttrain.plan import Pass
-from disttrain.reporting.progress import ProgressReporter, SilentReporter, show_rate, show_values
-from disttrain.reporting.results import RunDirectory, default_directory
-from disttrain.resume_point import (
-    Places,
-    best_by,
-    check_same_run,
-    describe_run,
-    find_checkpoint,
-    is_finished,
-    kept_setting,
-    new_learning_rate,
-    show_position,
-)
-from disttrain.shuffle import FILE_ORDER, EpochOrder
-from disttrain.source import Source
-from disttrain.standing import EpochResult, Standing
+from disttrain.commits import Commits
+from disttrain.config import TrainConfig
+from disttrain.errors import PeerError, Stopped
+from disttrain.model import num_dense_weights
+from disttrain.session import Elastic, Session
 from disttrain.stopping import StopSignals
-from disttrain.trainer import Trainer
 from disttrain.watching.watchdog import Watchdog
-from disttrain.world import Backend, launched_rank, together
+from disttrain.world import Backend
 
 SMALL_MODEL_WEIGHTS = 100_000
-SIGNALS_S = 0.5  # in which a signal to a launcher reaches all its workers
-LAST_CHECKPOINT_S = 300.0  # how long a stopped run waits for its last checkpoint
 
 
 def run_training(config: TrainConfig, environ: Mapping[str, str]) -> None:
@@ -70,7 +35,7 @@ def run_training(config: TrainConfig, environ: Mapping[str, str]) -> None:
     backend = open_backend(config.backend, environ, threads=config.threads, small_model=small_model)
     try:
         with Watchdog(backend.world, backend.gather, config.timeout), ExitStack() as stack:
-            _Run(config, environ, backend, stack).train()
+            Session(config, environ, backend, stack).train()
     except Exception as error:
         if backend.lost_peer(error):
             raise PeerError("another worker ended; what it said stands above, if it could say anything") from error
@@ -104,7 +69,7 @@ def _train_elastic(config: TrainConfig, environ: Mapping[str, str], *, small_mod
         watch.enter_context(watchdog)
         try:
             with ExitStack() as stack:
-                _Run(config, environ, backend, stack, _Elastic(commits, stop)).train()
+                Session(config, environ, backend, stack, Elastic(commits, stop)).train()
         except Stopped:
             watch.close()  # it leaves, and is not to be missed
             raise
@@ -113,236 +78,8 @@ def _train_elastic(config: TrainConfig, environ: Mapping[str, str], *, small_mod
         run_elastic(attempt, environ, threads=config.threads, small_model=small_model, stopping=lambda: stop.asked)
 
 
-@dataclass(frozen=True)
-class _Elastic:
-    """What outlasts the worlds of an elastic run."""
-
-    commits: Commits
-    stop: StopSignals
-
-
 def _forget_models() -> None:
     """Lets Keras free earlier worlds' models, and name the next one's variables, loss and metrics as it did theirs."""
     policy = keras.config.dtype_policy()
     keras.utils.clear_session()
     keras.config.set_dtype_policy(policy)
-
-
-class _Run:
-    """One run's objects, or those of one world of an `elastic` run; what they hold open, `stack` closes."""
-
-    def __init__(
-        self,
-        config: TrainConfig,
-        environ: Mapping[str, str],
-        backend: Backend,
-        stack: ExitStack,
-        elastic: _Elastic | None = None,
-    ) -> None:
-        self.config = config
-        self.backend = backend
-        self.stack = stack
-        self.elastic = elastic
-        self._committed = elastic.commits.last if elastic is not None else None
-        plain = False if launched_rank(environ) is not None else None  # mpirun gives rank 0 a terminal of its own
-        self.console = Console(quiet=not backend.world.is_leader, force_terminal=plain, highlight=False, soft_wrap=True)
-        cache_dir = config.cache_dir or default_cache_dir(environ)
-        self.inputs = Inputs(config, backend, cache_dir, self.console, stack)
-
-    def train(self) -> None:
-        config, world = self.config, self.backend.world
-        data = self.inputs.training_data()
-        places = self._places(data)
-        checkpoint = self._find_checkpoint(places)
-        training_source = self.inputs.open(data)
-        validation_data = config.validation_data
-        validation_source = self.inputs.open(validation_data, like=training_source) if validation_data else None
-        num_shards = config.num_shards or kept_setting(checkpoint, "num_shards", world.size)
-        engine, training, validation = together(
-            self.backend, lambda: self._prepare(training_source, validation_source, num_shards, checkpoint)
-        )
-        run = describe_run(config, training, engine.model, places)
-        if checkpoint is not None:
-            together(self.backend, lambda: check_same_run(places, checkpoint, run))
-            # After a change the model is written in any case: one that is there may be that of an earlier run.
-            if self._committed is None and self.backend.gather(is_finished(places, checkpoint, config.epochs))[0]:
-                self.console.print(f"{places.output}: trained already; --epochs adds epochs, --overwrite starts anew")
-                return
-        engine.synchronize()
-        callbacks = together(
-            self.backend,
-            lambda: build_callbacks(config.callbacks, world, engine.model, config.epochs, training.num_steps),
-        )
-        directory = together(self.backend, lambda: self._directory(places, data, checkpoint))
-        keeper, writer = together(self.backend, lambda: self._keeper(directory, places, checkpoint, run))
-        reporter = self._reporter(directory, training)
-        if self.elastic is None or self.elastic.commits.change is None:
-            self._announce(data, training, checkpoint)
-        trainer = Trainer(
-            engine, self.backend, reporter, callbacks, training, validation, keeper,
-            skips_nonfinite=config.on_nonfinite == "skip",
-        )  # fmt: skip
-        seconds = trainer.compile()
-        if not self._tell_change(directory, checkpoint):
-            self.console.print(f"Compiled the superstep in {seconds:.1f} s")
-        try:
-            results = trainer.run(config.epochs, checkpoint, learning_rate=new_learning_rate(config, checkpoint))
-        except Stopped as stopped:
-            self._part()
-            self._wait_for(writer)
-            raise Stopped(f"{stopped}; to go on: {self._how_to_go_on(places)}") from stopped
-        finally:
-            reporter.close()
-        # All wait for the leader: an elastic run ends with the first worker that ends.
-        together(self.backend, lambda: self._finish(results, directory, engine))
-
-    def _places(self, data: str) -> Places:
-        """Where results and checkpoints go: in an elastic run the same in all its worlds, though the clock goes on."""
-        default = default_directory(data)
-        if self._committed is not None:
-            default = Path(self._committed.about["run"]["output"])
-        elif self.elastic is not None:
-            default = Path(self.backend.gather(str(default))[0])
-        return Places.of(self.config, default)
-
-    def _find_checkpoint(self, places: Places) -> Checkpoint | None:
-        """Where to go on from: all workers get what it tells, and the leader its numbers too."""
-        if self._committed is not None:
-            return self._committed
-        is_leader = self.backend.world.is_leader
-        found = together(
-            self.backend, lambda: find_checkpoint(places, self.config, self.console.print) if is_leader else None
-        )
-        told = self.backend.gather((found.position, found.about) if found is not None else None)[0]
-        return found if told is None or is_leader else Checkpoint(*told, arrays={})
-
-    def _prepare(
-        self, source: Source, validation_source: Source | None, num_shards: int, checkpoint: Checkpoint | None
-    ) -> tuple[Engine, Pass, Pass | None]:
-        config, size = self.config, self.backend.world.size
-        if num_shards < size and checkpoint is None and self.elastic is None:
-            raise UsageError(f"--num-shards {num_shards} leaves some of the {size} workers without a shard")
-        if source.num_rows < num_shards:
-            raise DataError(
-                f"{source.url}: cannot give each of {num_shards} shards a row, having {source.num_rows}; "
-                "use fewer workers"
-            )
-        training = self.inputs.plan(source, num_shards, EpochOrder(config.shuffle, config.seed))
-        validation = (
-            self.inputs.plan(validation_source, num_shards, FILE_ORDER) if validation_source is not None else None
-        )
-        num_features = len(source.feature_names)
-        model = build_model(config, num_features, len(source.target_names))
-        skips = config.on_nonfinite == "skip"
-        engine = Engine(model, self.backend, num_features, config.sync_every, skips_nonfinite=skips)
-        return engine, training, validation
-
-    def _directory(self, places: Places, data: str, checkpoint: Checkpoint | None) -> RunDirectory | None:
-        if not self.backend.world.is_leader:
-            return None
-        directory = RunDirectory(
-            places.output,
-            overwrite=self.config.overwrite,
-            goes_on=checkpoint is not None and (places.named_elsewhere is None or self._committed is not None),
-            earlier=Standing.from_json(checkpoint.about["standing"]).results if checkpoint is not None else (),
-        )
-        if self.elastic is None:  # else what was written belongs to the next world too
-            self.stack.enter_context(directory)
-        resolved = self.config.model_dump(mode="json") | {"data": data, "output": str(directory.path)}
-        versions = {module.__name__: module.__version__ for module in (disttrain, tf, keras, np)}
-        directory.write_config(
-            {**resolved, "world_size": self.backend.world.size, "backend": self.backend.name, "versions": versions}
-        )
-        return directory
-
-    def _keeper(
-        self, directory: RunDirectory | None, places: Places, checkpoint: Checkpoint | None, run: Mapping[str, Any]
-    ) -> tuple[Keeper, CheckpointWriter | None]:
-        config, writer = self.config, None
-        every = Every.parse(config.checkpoint_every)
-        stop = self.elastic.stop if self.elastic is not None else StopSignals(self._say_stopping)
-        if every is not None and self.elastic is None:
-            self.stack.enter_context(stop)
-        if every is not None and directory is not None:
-            store = CheckpointStore(places.checkpoints, keep=config.keep, best_by=best_by(config))
-            writer = CheckpointWriter(store, lambda why: self.console.print(f"A checkpoint was not written: {why}"))
-            self.stack.enter_context(writer)
-            store.remove_after(checkpoint.position if checkpoint is not None else None)
-        commits = self.elastic.commits if self.elastic is not None else None
-        return Keeper(every or Every(), writer, stop, lambda: {"run": run}, commits), writer
-
-    def _tell_change(self, directory: RunDirectory | None, checkpoint: Checkpoint | None) -> bool:
-        """Says why there is another world than before, if there is, and keeps a record of it."""
-        change = self.elastic.commits.change if self.elastic is not None else None
-        if change is not None and directory is not None:
-            size, position = self.backend.world.size, checkpoint.position if checkpoint is not None else Position(1, 0)
-            self.console.print(change.news(size, checkpoint.position if checkpoint is not None else None))
-            directory.append_metrics(
-                {"event": "world", "why": change.why(size), "workers": size, "workers_before": change.num_before}
-                | {"epoch": position.epoch, "step": position.step, "seconds": round(change.seconds, 3)}
-            )
-        return change is not None
-
-    def _part(self) -> None:
-        """At a border where some workers of an elastic run were asked to stop, others not: those go on without them."""
-        if self.elastic is None:
-            return
-        time.sleep(SIGNALS_S)
-        asked = self.elastic.stop.asked
-        if all(self.backend.gather(asked)):
-            return
-        if asked:
-            raise Stopped("this worker was asked to stop, and leaves; the others go on")
-        raise WorldChanged
-
-    def _wait_for(self, writer: CheckpointWriter | None) -> None:
-        """All workers stay until the leader's last checkpoint is written: launchers end a run with its first worker."""
-
-        def wait() -> None:
-            if writer is not None:
-                with activity("writing the last checkpoint"):
-                    writer.wait(LAST_CHECKPOINT_S)
-
-        together(self.backend, wait)
-
-    def _say_stopping(self, name: str) -> None:
-        self.console.print(f"{name}: stopping at the end of this superstep, with a checkpoint; Ctrl-C ends at once")
-
-    def _how_to_go_on(self, places: Places) -> str:
-        return "the same command again" if self.config.output is not None else f"--resume {places.output}"
-
-    def _reporter(self, directory: RunDirectory | None, training: Pass) -> ProgressReporter | SilentReporter:
-        if directory is None:
-            return SilentReporter()
-        return ProgressReporter(
-            self.console,
-            directory,
-            epochs=self.config.epochs,
-            num_steps=training.num_steps,
-            num_rows=training.source.num_rows,
-        )
-
-    def _announce(self, data: str, training: Pass, checkpoint: Checkpoint | None) -> None:
-        size = self.backend.world.size
-        workers = f"{size} workers" if size > 1 else "1 worker"
-        self.console.print(
-            f"{data}: {training.source.num_rows:,} rows, {', '.join(training.source.feature_names)} -> "
-            f"{', '.join(training.source.target_names)}"
-        )
-        self.console.print(
-            f"{self.backend.name} backend, {workers}, {training.num_shards} x {training.batch_size:,} rows a step, "
-            f"{training.num_steps:,} steps an epoch"
-        )
-        if size > training.num_shards:
-            self.console.print(f"{size - training.num_shards} workers have no shard: there are {training.num_shards}")
-        if checkpoint is not None:
-            self.console.print(f"Going on from the checkpoint of {show_position(checkpoint.position)}")
-
-    def _finish(self, results: list[EpochResult], directory: RunDirectory | None, engine: Engine) -> None:
-        if directory is None:
-            return
-        with activity("writing the model"):
-            model_path = directory.write_model(engine.model)
-        rate = sum(result.rows for result in results) / sum(result.seconds for result in results)
-        self.console.print(f"Done: {show_values(results[-1].values)} · {show_rate(rate)}")
-        self.console.print(f"Model: {model_path}")

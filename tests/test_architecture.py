@@ -25,7 +25,7 @@ LAYERS = """
     user_code model callbacks callback_state plan located standing state stopping keeper trainer
     reporting reporting.results reporting.progress reporting.files
     resume_point inputs
-    native_messages run cli __main__
+    session native_messages run cli __main__
 """
 ORDER = LAYERS.split()
 
@@ -35,7 +35,7 @@ ONLY_IN = {
     "tensorflow": TRAINING,
     "keras": TRAINING,
     "horovod": {"backends.horovod", "backends.rendezvous", "backends.elastic"},
-    "rich": {"reporting.progress", "reporting.files", "inputs", "run"},
+    "rich": {"reporting.progress", "reporting.files", "inputs", "session"},
     "argparse": {"options"},
     "pydantic": {"config", "options"},
     "fsspec": {"remote"},
