@@ -11,6 +11,24 @@ import pytest
 
 from disttrain.source import Source
 
+# Modules whose tests start several processes that must answer each other in time: never two of them at once.
+ONE_AT_A_TIME = {
+    "test_elastic",
+    "test_elastic_training",
+    "test_faults",
+    "test_hangs",
+    "test_launchers",
+    "test_resume",
+    "test_watchdog",
+}
+
+
+def pytest_collection_modifyitems(items):
+    """Where pytest-xdist runs two tests at a time, a module's stay together, for the sake of what they share."""
+    for item in items:
+        module = item.path.stem
+        item.add_marker(pytest.mark.xdist_group("one at a time" if module in ONE_AT_A_TIME else module))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible():
