@@ -31,6 +31,7 @@ class Patience:
 
 
 PATIENCE = Patience()
+PATIENCE_AGAIN = Patience(attempts=1000)  # with a store that has answered this process before
 
 
 class Reader(Protocol):

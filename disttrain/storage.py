@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from disttrain.errors import FileChanged, StorageError, UsageError
-from disttrain.reader import PATIENCE, FileInfo, Patience, Reader
+from disttrain.reader import PATIENCE, PATIENCE_AGAIN, FileInfo, Patience, Reader
 from disttrain.remote import RemoteReader
 
 __all__ = ["FileInfo", "LocalReader", "Reader", "atomic_write", "check_unchanged", "local_path", "open_reader", "stat"]
@@ -41,7 +41,7 @@ def open_reader(url: str, *, patience: Patience = PATIENCE) -> Reader:
 
 def check_unchanged(info: FileInfo) -> None:
     """Raise FileChanged if the file is no longer the one that `info` describes."""
-    now = stat(info.url)
+    now = stat(info.url, patience=PATIENCE_AGAIN)
     if now.fingerprint != info.fingerprint:
         raise FileChanged(
             f"{info.url}: the file changed while it was being read "
