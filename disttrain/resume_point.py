@@ -50,6 +50,8 @@ def find_checkpoint(places: Places, config: TrainConfig, say: Callable[[str], No
     """
     if config.overwrite or (config.checkpoint_every == "never" and config.resume == "auto"):
         return None
+    if config.resume in ("auto", "never") and config.checkpoint_dir is None and not places.output.is_dir():
+        return None
     place = places.named_elsewhere or places.checkpoints
     directory, _, name = place.rpartition("/")
     if position_of(name) is not None:

@@ -46,14 +46,15 @@ class Case:
     code: int
     words: tuple[str, ...]  # what the message must hold
     files: dict[str, str] = field(default_factory=dict)
+    keeps: bool = False  # what was trained before it was found
 
 
 def data(text, code, *words, options="", name="data.csv"):
     return Case(f"--data {name} {options}", code, words, {name: text})
 
 
-def good(options, code, *words, **files):
-    return Case(f"--data data.csv {options}", code, words, {"data.csv": GOOD, "models.py": MODELS, **files})
+def good(options, code, *words, keeps=False, **files):
+    return Case(f"--data data.csv {options}", code, words, {"data.csv": GOOD, "models.py": MODELS, **files}, keeps)
 
 
 # Told from the options alone, before TensorFlow is imported.
@@ -128,7 +129,7 @@ CASES_OF_ROWS = {
     "text in the last line": data(rows("0.5,abc", 99), DATA, "data.csv, line 101", "'y'", "'abc'"),
     "an empty field": data(rows("0.5,", 40), DATA, "data.csv, line 42", "'y'"),
     "text in the validation file": good(
-        "--validation-data v.csv", DATA, "v.csv, line 4", "'y'", "'abc'", **{"v.csv": rows("0.5,abc", 2)}
+        "--validation-data v.csv", DATA, "v.csv, line 4", "'y'", "'abc'", keeps=True, **{"v.csv": rows("0.5,abc", 2)}
     ),
 }
 
@@ -167,7 +168,8 @@ def check(case, done, left_behind, where=""):
     assert [word for word in case.words if word not in said] == [], said
     assert said.startswith(f"disttrain:{where} "), said
     assert str(Path(__file__).parent.parent) not in said, said
-    assert not left_behind
+    assert any(path.suffix == ".ckpt" for path in left_behind) == case.keeps
+    assert case.keeps or not left_behind
 
 
 @pytest.fixture(scope="module")
