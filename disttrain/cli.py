@@ -28,7 +28,7 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
 # How long a worker waits before it says that another one ended: the launcher stops it sooner, so that the error of the
 # worker that failed stands last; without a launcher's help, it still ends and says why.
-PEER_GRACE_S = 2.0
+PEER_GRACE_S = 5.0
 
 TRAIN = "Trains a Keras model on a CSV, one worker or many: horovodrun -np 4 python -m disttrain --data FILE"
 MAKE_DATA = "Writes regression data as CSV: one feature gives y = x, more give a smooth function of them."
