@@ -23,6 +23,7 @@ ONE_AT_A_TIME = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
 def pytest_collection_modifyitems(items):
     """Where pytest-xdist runs two tests at a time, a module's stay together, for the sake of what they share."""
     for item in items:
