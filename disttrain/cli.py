@@ -84,7 +84,9 @@ def _run(command: str, words: list[str], rank: int | None) -> int:
     try:
         work = COMMANDS[command](words, os.environ)
     except DisttrainError as error:  # in the options, which are every rank's: said once
-        if not rank:
+        if rank:
+            time.sleep(PEER_GRACE_S)  # else the launcher might end rank 0 before it has said it
+        else:
             _say(error, None)
         return error.exit_code
     try:
