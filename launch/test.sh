@@ -23,4 +23,4 @@ ruff format --check --quiet || { echo "test: not formatted; run: .venv/bin/ruff 
 mypy --no-error-summary
 shellcheck --external-sources .ci/run launch/*.sh launch/slurm.sbatch launch/horovod/*.sh launch/discovery/*.sh
 echo "Running the tests"
-exec python -m pytest --numprocesses 2 --dist loadgroup "$@"
+exec python -m pytest --numprocesses 2 --dist loadfile "$@"

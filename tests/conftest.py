@@ -1,5 +1,6 @@
 """What several test modules need: a place for indexes, and an S3 server that runs while the tests do."""
 
+import fcntl
 import signal
 import socket
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 
 from disttrain.source import Source
 
-# Modules whose tests start several processes that must answer each other in time: never two of them at once.
+# Modules whose tests start several processes that must answer each other in time.
 ONE_AT_A_TIME = {
     "test_elastic",
     "test_elastic_training",
@@ -23,12 +24,15 @@ ONE_AT_A_TIME = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
-def pytest_collection_modifyitems(items):
-    """Where pytest-xdist runs two tests at a time, a module's stay together, for the sake of what they share."""
-    for item in items:
-        module = item.path.stem
-        item.add_marker(pytest.mark.xdist_group("one at a time" if module in ONE_AT_A_TIME else module))
+@pytest.fixture(autouse=True)
+def one_at_a_time(request, tmp_path_factory):
+    """Where pytest-xdist runs two tests at a time, keeps those of ONE_AT_A_TIME from running beside each other."""
+    if request.path.stem not in ONE_AT_A_TIME:
+        yield
+        return
+    with open(tmp_path_factory.getbasetemp().parent / "one-at-a-time", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
