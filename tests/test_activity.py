@@ -125,4 +125,5 @@ def test_it_costs_next_to_nothing():
             pass
 
     for call in (work, activities.touch):
-        assert min(timeit.repeat(call, number=10_000, repeat=5)) / 10_000 < 2e-6
+        # the best of many short turns: on a busy machine the long ones are interrupted
+        assert min(timeit.repeat(call, number=200, repeat=500)) / 200 < 2e-6
