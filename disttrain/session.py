@@ -198,11 +198,12 @@ class Session:
             self.stack.enter_context(stop)
         if directory is not None:
             store = CheckpointStore(places.checkpoints, keep=config.keep, best_by=best_by(config))
+            self.stack.enter_context(store)
             store.remove_after(checkpoint.position if checkpoint is not None else None)
-            writer = CheckpointWriter(store, lambda why: self.console.print(f"A checkpoint was not written: {why}"))
-            self.stack.enter_context(writer)
+            if every is not None:
+                writer = CheckpointWriter(store, lambda why: self.console.print(f"A checkpoint was not written: {why}"))
+                self.stack.enter_context(writer)
         commits = self.elastic.commits if self.elastic is not None else None
-        writer = writer if every is not None else None
         return Keeper(every or Every(), writer, stop, lambda: {"run": run}, commits), writer
 
     def _tell_change(self, directory: RunDirectory | None, checkpoint: Checkpoint | None) -> bool:
