@@ -54,12 +54,16 @@ class NonFiniteError(DisttrainError):
 
 
 class PeerError(DisttrainError):
-    """Another worker failed, so this one stops too; where the other's exit code is known, with that one."""
+    """Another worker failed, so this one stops too; where the other's exit code is known, with that one.
+
+    A worker that could tell its exit code says why it failed, too; one that was killed says nothing.
+    """
 
     exit_code = 6
 
     def __init__(self, message: str, exit_code: int | None = None) -> None:
         super().__init__(message)
+        self.is_explained = exit_code is not None  # by the worker that failed, so that this one need not
         if exit_code is not None:
             self.exit_code = exit_code
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import keras
 
@@ -33,15 +33,27 @@ def run_training(config: TrainConfig, environ: Mapping[str, str]) -> None:
         _train_elastic(config, environ, small_model=small_model)
         return
     backend = open_backend(config.backend, environ, threads=config.threads, small_model=small_model)
+    watchdog = Watchdog(backend.world, backend.gather, config.timeout)
     try:
-        with Watchdog(backend.world, backend.gather, config.timeout), ExitStack() as stack:
+        with watchdog, _lost_peer_named(backend), ExitStack() as stack:
             Session(config, environ, backend, stack).train()
+    except PeerError as error:
+        if watchdog.told_exit_code is None or error.is_explained:
+            raise
+        raise PeerError(str(error), watchdog.told_exit_code) from error
+    finally:
+        backend.close()
+
+
+@contextmanager
+def _lost_peer_named(backend: Backend) -> Iterator[None]:
+    """Turns what a lost worker makes the others' collectives raise into a PeerError."""
+    try:
+        yield
     except Exception as error:
         if backend.lost_peer(error):
             raise PeerError("another worker ended; what it said stands above, if it could say anything") from error
         raise
-    finally:
-        backend.close()
 
 
 def _train_elastic(config: TrainConfig, environ: Mapping[str, str], *, small_model: bool) -> None:

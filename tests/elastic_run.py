@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
-from command import HOROVODRUN, ROOT, environment
+from command import LAUNCHER, ROOT, environment
 
 # Names of this machine, each of which horovodrun takes for a host of its own: it bars a whole host for one death.
 HOSTS = ["localhost", "127.0.0.1", "127.1", "127.0.1", "127.0.00.1"]
@@ -22,7 +22,7 @@ class ElasticRun:
         self.hosts_file, self.log = directory / "hosts.txt", directory / f"log-{time.monotonic_ns()}.txt"
         self.set_hosts(hosts)
         discovery = f"{ROOT}/launch/discovery/hosts-file.sh {self.hosts_file}"
-        words = [str(HOROVODRUN), "--gloo", "--network-interface", "lo", "-np", str(len(hosts)), *options]
+        words = [*LAUNCHER, "--network-interface", "lo", "-np", str(len(hosts)), *options]
         words += ["--host-discovery-script", discovery, *command]
         environ = environment(directory, **extra)
         environ["PYTHONPATH"] += os.pathsep + str(ROOT / "tests")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from command import HOROVODRUN, Finished, disttrain, finished
+from command import LAUNCHER, Finished, disttrain, finished
 
 USAGE, DATA = 2, 3
 LIMIT_S = 60  # for a run from start to end on a loaded machine; one alone takes 0.2 s, or 4 s with TensorFlow
@@ -222,17 +222,33 @@ def test_under_horovodrun_one_rank_says_it_and_all_end(ended, name, processes):
     check_launched(CASES[name], done, left_behind, LAUNCHED[name])
 
 
+# what stands in the two workers' files, who says so
+OWN_FILES = {
+    "a file that one worker cannot see": (GOOD, None, Case("", USAGE, ("data.csv", "no such file")), " rank 1:"),
+    "a row that one worker cannot use": (*[rows("1", 30)] * 2, Case("", DATA, ("data.csv, line 32",)), " rank 0:"),
+}
+
+
 @pytest.mark.slow
-def test_a_file_that_one_worker_cannot_see(tmp_path):
-    for rank in (0, 1):
+@pytest.mark.parametrize("name", OWN_FILES)
+def test_one_worker_says_it_and_all_end_also_where_the_launcher_is_slow_to_end_them(tmp_path, name):
+    """Here it does nothing: each worker's exit code is known to it only when all have ended."""
+    *texts, case, where = OWN_FILES[name]
+    for rank, text in enumerate(texts):
         (tmp_path / f"rank{rank}").mkdir()
-    (tmp_path / "rank0" / "data.csv").write_text(GOOD)
+        if text is not None:
+            (tmp_path / f"rank{rank}" / "data.csv").write_text(text)
     script = tmp_path / "start.sh"
-    script.write_text(f"cd rank$HOROVOD_RANK && exec {sys.executable} -m disttrain --data data.csv\n")
+    script.write_text(
+        f"cd rank$HOROVOD_RANK; {sys.executable} -m disttrain --data data.csv\n"
+        "code=$?; echo $code >../code$HOROVOD_RANK\n"
+        "until [ -s ../code0 ] && [ -s ../code1 ]; do sleep 0.1; done; exit $code\n"
+    )
     before = files(tmp_path)
-    done = finished(tmp_path, [str(HOROVODRUN), "--gloo", "-np", "2", "sh", str(script)])
-    case = Case("", USAGE, ("data.csv", "no such file"))
-    check_launched(case, done, {path for path in files(tmp_path) - before if "cache" not in path.parts}, " rank 1:")
+    done = finished(tmp_path, [*LAUNCHER, "-np", "2", "sh", str(script)])
+    assert [(tmp_path / f"code{rank}").read_text() for rank in (0, 1)] == [f"{case.code}\n"] * 2, done.stderr
+    left_behind = {path for path in files(tmp_path) - before if "cache" not in path.parts}
+    check_launched(case, done, {path for path in left_behind if not path.name.startswith("code")}, where)
 
 
 def check_launched(case, done, left_behind, where):

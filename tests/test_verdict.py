@@ -99,6 +99,19 @@ def test_a_connection_that_closed_counts_after_the_grace_unless_it_comes_back():
     assert court.verdict(10.9) is None
 
 
+def test_one_that_told_its_exit_code_ends_the_run_with_it_after_the_grace_and_does_not_come_back():
+    court = judge()
+    for rank in range(4):
+        court.heard(rank, WORKS, 1.0)
+    court.failed(2, 3, 1.0)
+    court.gone(1, 2.0)  # for it
+    court.back(2)
+    court.heard(2, WORKS, 1.5)
+    assert court.verdict(5.9) is None
+    verdict = court.verdict(6.1)
+    assert (verdict.kind, verdict.ranks, verdict.exit_code) == ("failed", (1, 2), 3)
+
+
 def test_clocks_start_anew_after_a_pause():
     court = judge()
     for rank in range(4):
@@ -112,4 +125,5 @@ def test_what_is_told_is_what_is_heard():
     for beat in (WORKS, STALLS, WAITED):
         assert Beat.from_message(beat.message()) == beat
     verdict = Verdict("silent", (1, 2), "rank 1 is silent")
-    assert Verdict.from_message(verdict.message()) == verdict
+    for one in (verdict, replace(verdict, kind="failed", told_exit_code=3)):
+        assert Verdict.from_message(one.message()) == one

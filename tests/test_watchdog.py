@@ -165,11 +165,14 @@ def test_a_killed_rank_is_a_lost_one(play, killed):
 
 
 @pytest.mark.slow
-def test_a_rank_that_fails_ends_the_others_that_wait_for_it(play):
-    codes, said = play("waits", "works:1,fails").end()
-    assert codes == [LOST, 1]
-    assert "as it was told to" in said[1]
-    assert "rank 1" in said[0]
+@pytest.mark.parametrize("failing", [1, 0])
+def test_a_rank_that_fails_ends_the_others_that_wait_for_it_and_it_alone_says_why(play, failing):
+    ranks = play(*("works:1,fails" if rank == failing else "waits" for rank in range(3)))
+    codes, said = ranks.end()
+    assert codes == [1] * 3
+    assert "as it was told to" in said[failing]
+    assert [text for rank, text in enumerate(said) if rank != failing] == ["", ""]
+    assert ranks.seconds > 4.5  # a launcher has its time to end them
 
 
 def test_where_all_wait_for_each_other_the_network_is_to_blame(play):

@@ -22,6 +22,16 @@ HELLO_S = 10.0  # in which they must
 LEAVE_S = 1.0  # how long a goodbye waits to be taken
 
 
+def parting(exit_code: int | None) -> Message:
+    """What is said before leaving: goodbye, or the exit code of the error that ends this worker."""
+    return {"goodbye": True} if exit_code is None else {"failed": exit_code}
+
+
+def is_parting(message: Message | None) -> bool:
+    """Whether the one who said it has left."""
+    return message is not None and ("goodbye" in message or "failed" in message)
+
+
 class Server:
     """The leader's side: a link to every worker that knows the token; used by one thread."""
 
@@ -59,13 +69,15 @@ class Server:
         for lines in self._links.values():
             lines.send(message)
 
-    def leave(self) -> None:
-        """Says goodbye to all and waits a moment for them to take it."""
-        self.tell({"goodbye": True})
+    def leave(self, parting: Message) -> list[tuple[int, Message | None]]:
+        """Tells all that this end leaves, and waits a moment for them to take it; returns what came meanwhile."""
+        self.tell(parting)
         self._waiter.go_on()
         deadline_s = monotonic() + LEAVE_S
+        came = []
         while self._links and monotonic() < deadline_s:
-            self.poll(deadline_s)
+            came += self.poll(deadline_s)
+        return came
 
     def close(self) -> None:
         """A second call does nothing."""
@@ -109,7 +121,7 @@ class Server:
             return
         messages = lines.receive()
         came.extend((lines.rank, message) for message in messages)
-        has_left = any("goodbye" in message for message in messages)
+        has_left = any(is_parting(message) for message in messages)
         if lines.is_closed or has_left:
             if not has_left:
                 came.append((lines.rank, None))
@@ -174,14 +186,15 @@ class Link:
             self.close()
         return came
 
-    def leave(self) -> None:
-        """Says goodbye and waits a moment for the leader to take it: it closes the link."""
-        self.send({"goodbye": True})
+    def leave(self, parting: Message) -> list[Message | None]:
+        """Tells the leader that this end leaves, and waits a moment for it to close the link; returns what came."""
+        self.send(parting)
         self._waiter.go_on()
         deadline_s = monotonic() + LEAVE_S
-        while self.is_open and monotonic() < deadline_s:
-            if any(message and "goodbye" in message for message in self.poll(deadline_s)):
-                break
+        came: list[Message | None] = []
+        while self.is_open and monotonic() < deadline_s and not any(map(is_parting, came)):
+            came += self.poll(deadline_s)
+        return came
 
     def close(self) -> None:
         """A second call does nothing."""

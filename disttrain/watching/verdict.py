@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from disttrain.errors import HungError, PeerError
 from disttrain.watching.processes import Process
 
-Kind = Literal["stalled", "silent", "lost", "network"]
+Kind = Literal["stalled", "silent", "lost", "failed", "network"]
 
 MAX_SHOWN = 8  # ranks or groups of them that a verdict lists
 MAX_TEXT = 500
@@ -52,17 +52,21 @@ class Beat:
 class Verdict:
     """The ranks that hold up the run, and why.
 
-    `stalled`: no progress in its own work. `silent`: not heard of. `lost`: its process ended. `network`: all workers
-    only wait for each other, so that the all-reduce between them hangs.
+    `stalled`: no progress in its own work. `silent`: not heard of. `lost`: its process ended. `failed`: it ended with
+    an error, which it said itself, and told the exit code. `network`: all workers only wait for each other, so that the
+    all-reduce between them hangs.
     """
 
     kind: Kind
     ranks: tuple[int, ...]
     text: str
+    told_exit_code: int | None = None
 
     @property
     def exit_code(self) -> int:
         """What a run ends with that is ended for it."""
+        if self.told_exit_code is not None:
+            return self.told_exit_code
         return PeerError.exit_code if self.kind == "lost" else HungError.exit_code
 
     def condemns(self, rank: int) -> bool:
@@ -71,12 +75,15 @@ class Verdict:
 
     def message(self) -> dict[str, Any]:
         """As JSON takes it; `from_message` gives it back."""
-        return {"kind": self.kind, "ranks": self.ranks, "text": self.text}
+        told = {"told_exit_code": self.told_exit_code}
+        return {"kind": self.kind, "ranks": self.ranks, "text": self.text} | told
 
     @classmethod
     def from_message(cls, message: Mapping[str, Any]) -> Verdict:
         """Raises KeyError, TypeError or ValueError for anything that `message` did not make."""
-        return cls(message["kind"], tuple(int(rank) for rank in message["ranks"]), str(message["text"]))
+        told = message["told_exit_code"]
+        exit_code = None if told is None else int(told)
+        return cls(message["kind"], tuple(int(rank) for rank in message["ranks"]), str(message["text"]), exit_code)
 
 
 @dataclass
@@ -85,6 +92,7 @@ class _State:
     heard_s: float
     is_known: bool = False  # was ever heard of
     gone_s: float | None = None  # since when its connection is closed without a goodbye
+    exit_code: int | None = None  # with which it told that it fails
 
 
 class Judge:
@@ -102,7 +110,7 @@ class Judge:
 
     def heard(self, rank: int, beat: Beat, now: float) -> None:
         """A rank told this; one that is no longer watched is ignored."""
-        if (state := self._states.get(rank)) is not None:
+        if (state := self._states.get(rank)) is not None and state.exit_code is None:
             state.beat, state.heard_s, state.is_known, state.gone_s = beat, now, True, None
 
     def gone(self, rank: int, now: float) -> None:
@@ -110,9 +118,15 @@ class Judge:
         if (state := self._states.get(rank)) is not None and state.gone_s is None:
             state.gone_s = now
 
+    def failed(self, rank: int, exit_code: int, now: float) -> None:
+        """A rank told that it ends with this error, which it says itself; it does not come back."""
+        if (state := self._states.get(rank)) is not None:
+            state.exit_code = exit_code
+            self.gone(rank, now)
+
     def back(self, rank: int) -> None:
         """A rank's connection is there again."""
-        if (state := self._states.get(rank)) is not None:
+        if (state := self._states.get(rank)) is not None and state.exit_code is None:
             state.gone_s = None
 
     def left(self, rank: int) -> None:
@@ -137,6 +151,9 @@ class Judge:
         gone = {rank: state.gone_s for rank, state in self._states.items() if state.gone_s is not None}
         if not any(now - gone_s >= self._grace_s for gone_s in gone.values()):
             return None
+        for rank in gone:
+            if (exit_code := self._states[rank].exit_code) is not None:  # the others may have ended for it
+                return replace(self._about("failed", list(gone), "failed, {last}{place}"), told_exit_code=exit_code)
         return self._about("lost", list(gone), "ended, {last}{place}; what it said stands above, if anything")
 
     def _silent(self, now: float) -> Verdict | None:

@@ -16,8 +16,9 @@ from types import TracebackType
 from typing import Any
 
 from disttrain import activity
-from disttrain.watching.connections import Waiter, own_addresses
-from disttrain.watching.heartbeat import Server
+from disttrain.errors import DisttrainError, PeerError
+from disttrain.watching.connections import Message, Waiter, own_addresses
+from disttrain.watching.heartbeat import Server, parting
 from disttrain.watching.processes import Process, end_at_once, is_running, kill, this_process, within
 from disttrain.watching.verdict import Beat, Judge, Verdict
 from disttrain.watching.watchers import Alone, Follower, Leader
@@ -36,8 +37,8 @@ Exchange = Callable[[Any], Sequence[Any]]
 class Watchdog:
     """Watches over this worker and, on the leader, over all; use it in a `with` statement.
 
-    Starting is a collective. A `with` statement that ends by an error says no goodbye: the others then end, too, if
-    the error does not reach them by the all-reduce.
+    Starting is a collective. A `with` statement that ends by an error tells its exit code instead of a goodbye: the
+    others then end, too, if the error does not reach them by the all-reduce, and leave it to this worker to say why.
     """
 
     def __init__(
@@ -68,7 +69,8 @@ class Watchdog:
         self._grace_s = grace_s
         self._processes: Mapping[int, Process] = {}
         self._thread: threading.Thread | None = None
-        self._says_goodbye = True
+        self._watcher: Alone | Leader | Follower | None = None
+        self._parting: Message | None = None
 
     def __enter__(self) -> Watchdog:
         world, waiter = self._world, Waiter()
@@ -92,16 +94,22 @@ class Watchdog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(goodbye=error is None)
+        self.close(error)
 
-    def close(self, *, goodbye: bool = True) -> None:
+    @property
+    def told_exit_code(self) -> int | None:
+        """That of the first other worker that told that it fails, if any did; it says why itself."""
+        return self._watcher.told_exit_code if self._watcher is not None else None
+
+    def close(self, error: BaseException | None = None) -> None:
         """Stops watching and being watched; a second call does nothing.
 
-        With `goodbye` the others do not miss this worker; without, they take it for one that failed.
+        Without an error the others do not miss this worker. With one that it says itself, they hear its exit code; with
+        any other, such as a signal's, they take this worker for lost.
         """
         thread, self._thread = self._thread, None
         if thread is not None:
-            self._says_goodbye = goodbye
+            self._parting = _parting_with(error)
             self._waiter.stop()
             if thread is not threading.current_thread():
                 thread.join()
@@ -116,54 +124,55 @@ class Watchdog:
         self._beat_s = min(BEAT_S, self._timeout_s / 5)
         self._late_s = min(LATE_S, self._timeout_s / 4)
         self._fresh_s = now
-        self._watcher: Alone | Leader | Follower
+        watcher: Alone | Leader | Follower
         if world.size == 1:
-            self._watcher = Alone(waiter, judge([world.rank]), world.rank)
+            watcher = Alone(waiter, judge([world.rank]), world.rank)
         elif server is not None:
-            self._watcher = Leader(waiter, server, judge(range(world.size)), self._warn)
+            watcher = Leader(waiter, server, judge(range(world.size)), self._warn)
         else:
-            self._watcher = Follower(waiter, offer, judge([0]), judge([world.rank]), world.rank, self._timeout_s / 3)
-        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+            watcher = Follower(waiter, offer, judge([0]), judge([world.rank]), world.rank, self._timeout_s / 3)
+        self._watcher = watcher
+        self._thread = threading.Thread(target=self._run, args=(watcher,), name="watchdog", daemon=True)
         self._thread.start()
-        self._watcher.is_ready.wait(READY_S)
+        watcher.is_ready.wait(READY_S)
 
-    def _run(self) -> None:
+    def _run(self, watcher: Alone | Leader | Follower) -> None:
         try:
             while not self._waiter.is_stopping:
-                self._watch()
-            if self._says_goodbye:
-                self._watcher.leave()
+                self._watch(watcher)
+            if self._parting is not None:
+                watcher.leave(self._parting)
         except Exception:
             self._say(f"the watchdog failed, and a worker that hangs will not be found:\n{traceback.format_exc()}")
         finally:
-            self._watcher.close()
+            watcher.close()
             self._waiter.close()
 
-    def _watch(self) -> None:
+    def _watch(self, watcher: Alone | Leader | Follower) -> None:
         """One beat: tell what this worker does, hear what the others do, judge."""
         begun_s = monotonic()
         until_s = begun_s + self._beat_s
-        if (verdict := self._watcher.hear(self._own_beat(begun_s), until_s)) is not None:
-            self._act(verdict, was_heard=True)
+        if (verdict := watcher.hear(self._own_beat(begun_s), until_s)) is not None:
+            self._act(watcher, verdict, was_heard=True)
         elif not self._waiter.is_stopping:
             now = monotonic()
             if now - until_s > self._late_s:
                 self._fresh_s = now
-                self._watcher.restart(now)
-            elif (verdict := self._watcher.verdict(now)) is not None:
-                self._act(verdict, was_heard=False)
+                watcher.restart(now)
+            elif (verdict := watcher.verdict(now)) is not None:
+                self._act(watcher, verdict, was_heard=False)
 
     def _own_beat(self, now: float) -> Beat:
         idle_s = now - max(activity.last_progress_s(), self._fresh_s)
         return Beat(max(0.0, idle_s), activity.describe(), activity.waits_for_peers(), activity.position())
 
-    def _act(self, verdict: Verdict, *, was_heard: bool) -> None:
+    def _act(self, watcher: Alone | Leader | Follower, verdict: Verdict, *, was_heard: bool) -> None:
         """Says it where nobody said it before, tells the others, ends who must end; then `on_hang` has its turn."""
         rank = self._world.rank
         if not was_heard:
             if self._speaks(verdict):
                 self._say(f"{verdict.text}; {self._consequence}")
-            self._watcher.tell(verdict)
+            watcher.tell(verdict)
             if not self._world.is_leader and rank not in verdict.ranks:
                 sleep(SPEAKERS_LEAD_S)
         if verdict.kind == "silent":
@@ -174,11 +183,16 @@ class Watchdog:
             end_at_once(verdict.exit_code)
         self._on_hang(verdict)
         self._fresh_s = monotonic()
-        self._watcher.settle(verdict, self._fresh_s)
+        watcher.settle(verdict, self._fresh_s)
 
     def _speaks(self, verdict: Verdict) -> bool:
-        """The leader speaks for all; of those who miss the leader, the lowest rank of each machine that can."""
+        """The leader speaks for all; of those who miss the leader, the lowest rank of each machine that can.
+
+        Nobody does where the worker that failed said so itself.
+        """
         rank = self._world.rank
+        if verdict.kind == "failed":
+            return False
         if self._world.is_leader or rank in verdict.ranks:
             return True
         lower = [process for other, process in self._processes.items() if other < rank and other not in verdict.ranks]
@@ -192,3 +206,12 @@ class Watchdog:
         start = "\n" if sys.stderr is not None and sys.stderr.isatty() else ""  # below a line of progress
         line = f"{start}disttrain:{where} {text}\n".encode(errors="replace")
         within(SPEAK_S, lambda: os.write(2, line))
+
+
+def _parting_with(error: BaseException | None) -> Message | None:
+    """What a worker says that ends with this error; nothing where it will not say itself what happened."""
+    if error is None:
+        return parting(None)
+    if not isinstance(error, Exception) or (isinstance(error, PeerError) and not error.is_explained):
+        return None
+    return parting(getattr(error, "exit_code", DisttrainError.exit_code))

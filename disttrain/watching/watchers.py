@@ -21,6 +21,8 @@ _FAULTS = (KeyError, TypeError, ValueError, IndexError)  # of a message that is 
 class Alone:
     """The only worker: nobody to tell anything, and only its own main thread to judge."""
 
+    told_exit_code: int | None = None  # of the first of the other workers that told that it fails
+
     def __init__(self, waiter: Waiter, judge: Judge, rank: int) -> None:
         self.is_ready = threading.Event()
         self.is_ready.set()
@@ -49,8 +51,8 @@ class Alone:
         """Starts all clocks anew."""
         self._judge.restart(now)
 
-    def leave(self) -> None:
-        """Says goodbye."""
+    def leave(self, parting: Message) -> None:
+        """Tells the others that this worker leaves, and how."""
 
     def close(self) -> None:
         """Lets go of all sockets."""
@@ -69,6 +71,7 @@ class Leader:
         self._warns_s = monotonic() + WARN_S
         self._settled: dict[int, Verdict] = {}
         self._own = Beat()
+        self.told_exit_code: int | None = None
 
     def hear(self, own: Beat, until_s: float) -> Verdict | None:
         """Answers every worker's beat with its own; returns the verdict of workers that missed this one meanwhile."""
@@ -89,7 +92,12 @@ class Leader:
         elif "goodbye" in message:
             self._judge.left(rank)
         with suppress(*_FAULTS):
-            if message and "beat" in message:
+            if message and "failed" in message:
+                exit_code = int(message["failed"])
+                self._judge.failed(rank, exit_code, now)
+                self._server.tell({"told": exit_code})
+                self.told_exit_code = self.told_exit_code or exit_code
+            elif message and "beat" in message:
                 self._judge.heard(rank, Beat.from_message(message["beat"]), now)
                 self._server.send(rank, {"beat": self._own.message()})
             elif message and "verdict" in message:
@@ -123,9 +131,10 @@ class Leader:
         """Starts all clocks anew."""
         self._judge.restart(now)
 
-    def leave(self) -> None:
-        """Says goodbye."""
-        self._server.leave()
+    def leave(self, parting: Message) -> None:
+        """Tells the others that this worker leaves, and how; hears what they say meanwhile."""
+        for rank, message in self._server.leave(parting):
+            self._take(rank, message)
 
     def close(self) -> None:
         """Lets go of all sockets."""
@@ -148,13 +157,15 @@ class Follower:
         self._rank = rank
         self._patience_s = patience_s
         self._asked_s: float | None = None  # when the beat was sent that is not answered
-        self._leader_left = False
+        self._leader_left = self._leader_failed = False
         self._own = Beat()
+        self.told_exit_code: int | None = None
 
     def hear(self, own: Beat, until_s: float) -> Verdict | None:
         """Sends a beat and takes what the leader says; returns a verdict that the leader made."""
         self._own = own
-        is_due = not self._leader_left and (not self._link.is_open or self._waits_for_long())
+        is_there = not (self._leader_left or self._leader_failed)
+        is_due = is_there and (not self._link.is_open or self._waits_for_long())
         if is_due and self._link.connect((until_s - monotonic()) / 2):
             self._asked_s = None
             self._of_leader.back(0)
@@ -181,7 +192,13 @@ class Follower:
             self._of_leader.left(0)
             self._link.close()
         with suppress(*_FAULTS):
-            if message and "beat" in message:
+            if message and "failed" in message:
+                self._leader_failed = True
+                self._of_leader.failed(0, int(message["failed"]), now)
+                self._link.close()
+            if message and (exit_code := message.get("failed", message.get("told"))) is not None:
+                self.told_exit_code = self.told_exit_code or int(exit_code)
+            elif message and "beat" in message:
                 self._asked_s = None
                 self._of_leader.heard(0, replace(Beat.from_message(message["beat"]), idle_s=0.0), now)
                 self.is_ready.set()
@@ -215,9 +232,10 @@ class Follower:
         self._of_leader.restart(now)
         self._of_self.restart(now)
 
-    def leave(self) -> None:
-        """Says goodbye."""
-        self._link.leave()
+    def leave(self, parting: Message) -> None:
+        """Tells the leader that this worker leaves, and how; hears what it says meanwhile."""
+        for message in self._link.leave(parting):
+            self._take(message)
 
     def close(self) -> None:
         """Lets go of all sockets."""
