@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ import tensorflow as tf
 from disttrain.optimizer import AllReduceOptimizer
 from disttrain.world import Backend
 
+F = TypeVar("F", bound=Callable[..., Any])
 States = list[tf.Tensor]
 # Losses and faults of the superbatch's steps, float32 [steps] each; the votes' sums, float32 [votes]; metrics' states.
 CallResult = tuple[tf.Tensor, tf.Tensor, tf.Tensor, States]
@@ -18,6 +20,11 @@ CallResult = tuple[tf.Tensor, tf.Tensor, tf.Tensor, States]
 # A step's fault: none, or an update left out because this worker's own loss or gradient is not finite, or because
 # that of another worker, or only the sum over all, is not.
 NO_FAULT, OWN_FAULT, OTHER_FAULT = 0.0, 1.0, 2.0
+
+
+def _as_it_stands(function: F) -> F:
+    """Traced without AutoGraph, as in Keras's own `fit`: it would rewrite all of Keras that is called, in 0.5 s."""
+    return cast(F, tf.autograph.experimental.do_not_convert(function))
 
 
 class Steps:
@@ -75,6 +82,7 @@ class Steps:
     def _split(self, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return rows[:, : self._num_features], rows[:, self._num_features :]  # [rows, features], [rows, targets]
 
+    @_as_it_stands
     def _step(self, rows: tf.Tensor, share: tf.Tensor, votes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """One step: the loss, the fault, and the votes."""
         model = self.model
@@ -127,18 +135,23 @@ class Steps:
 
     def evaluate_steps(self, data: tf.Tensor, num_steps: tf.Tensor) -> tuple[tf.Tensor, States]:
         """The first `num_steps` batches' losses without a step, and the metrics' states over them."""
-        model = self.model
-        model.reset_metrics()
+        self.model.reset_metrics()
         losses = tf.TensorArray(tf.float32, size=tf.shape(data)[0], element_shape=())
         step = tf.constant(0)
         while step < num_steps:
-            x, y = self._split(data[step])
-            predictions = model(x, training=False)
-            loss = model.compute_loss(x, y, predictions, None, training=False)
-            model.compute_metrics(x, y, predictions)
-            losses = losses.write(step, tf.cast(loss, tf.float32))
+            losses = losses.write(step, self._evaluate_step(data[step]))
             step += 1
         return losses.stack(), self.states()
+
+    @_as_it_stands
+    def _evaluate_step(self, rows: tf.Tensor) -> tf.Tensor:
+        """One batch's loss; the metrics take it in."""
+        model = self.model
+        x, y = self._split(rows)
+        predictions = model(x, training=False)
+        loss = model.compute_loss(x, y, predictions, None, training=False)
+        model.compute_metrics(x, y, predictions)
+        return tf.cast(loss, tf.float32)
 
 
 def sums_over_rows(model: keras.Model) -> bool:
