@@ -1,0 +1,133 @@
+#!/usr/bin/env python3
+"""Writes the kustomizations of one run into a folder below k8s/runs/, from the environment: see launch/k8s.sh --help.
+
+run/ is the run itself; delete/ is the same without the results' volume; fetch/ is a pod that holds that volume.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+COMPONENTS = ("gpu", "pvc", "object-store", "tensorboard")
+# overlay -> (kind, label of its name, further labels of the pod that prints, its container)
+OVERLAYS = {
+    "single-node": ("Job", "batch.kubernetes.io/job-name", "", "disttrain"),
+    "indexed": ("Job", "batch.kubernetes.io/job-name", ",batch.kubernetes.io/job-completion-index=0", "disttrain"),
+    "mpijob": ("MPIJob", "training.kubeflow.org/job-name", ",training.kubeflow.org/job-role=launcher", "launcher"),
+    "elastic": ("MPIJob", "training.kubeflow.org/job-name", ",training.kubeflow.org/job-role=launcher", "launcher"),
+}
+ARGUMENTS = {
+    "Job": "/spec/template/spec/containers/0/args",
+    "MPIJob": "/spec/mpiReplicaSpecs/Launcher/template/spec/containers/0/args",
+}
+HEAD = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
+WITHOUT_RESULTS = """patches:
+  - target: {kind: PersistentVolumeClaim}
+    patch: |-
+      apiVersion: v1
+      kind: PersistentVolumeClaim
+      metadata: {name: any}
+      $patch: delete
+"""
+
+
+def main(folder: Path, arguments: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Writes run/, delete/ and fetch/ into `folder`; one line on stderr where the environment makes no sense."""
+    overlay = environ.get("DISTTRAIN_OVERLAY") or "single-node"
+    components = (environ.get("DISTTRAIN_COMPONENTS") or "").replace(",", " ").split()
+    store = (environ.get("DISTTRAIN_STORE") or "").rstrip("/")
+    check(overlay, components, store, environ)
+    suffix = f"-{folder.name}"
+    common = HEAD + f"nameSuffix: {json.dumps(suffix)}\n"
+    if namespace := environ.get("DISTTRAIN_NAMESPACE"):
+        common += f"namespace: {json.dumps(namespace)}\n"
+    image = environ.get("DISTTRAIN_IMAGE") or "disttrain:latest"
+    common += f"images:\n  - {{name: disttrain, {image_of(image)}}}\n"
+    up = os.path.relpath(HERE, folder / "run")
+    texts = {
+        "run": about(overlay, suffix, store) + common + body(overlay, components, store, arguments, environ, up),
+        "delete": HEAD + "resources: [../run]\n" + ("" if store else WITHOUT_RESULTS),
+        "fetch": common + f"resources: [{up}/fetch]\npatches:\n  - target: {{kind: Pod}}\n    patch: |-\n"
+        "      - {op: replace, path: /spec/volumes/0/persistentVolumeClaim/claimName,"
+        f" value: disttrain-results{suffix}}}\n",
+    }
+    if store:
+        del texts["fetch"]
+        shutil.rmtree(folder / "fetch", ignore_errors=True)
+    for name, text in texts.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name / "kustomization.yaml").write_text(text, encoding="utf-8")
+
+
+def check(overlay: str, components: Sequence[str], store: str, environ: Mapping[str, str]) -> None:
+    """Ends with one line where the settings contradict each other."""
+    if overlay not in OVERLAYS:
+        sys.exit(f"k8s: DISTTRAIN_OVERLAY must be {', '.join(OVERLAYS)}, not '{overlay}'")
+    if unknown := set(components) - set(COMPONENTS):
+        sys.exit(f"k8s: DISTTRAIN_COMPONENTS are {', '.join(COMPONENTS)}, not '{min(unknown)}'")
+    if "object-store" in components and {"pvc", "tensorboard"} & set(components):
+        sys.exit("k8s: the component object-store has no volume for pvc or tensorboard")
+    if bool(store) != ("object-store" in components):
+        sys.exit("k8s: the component object-store needs DISTTRAIN_STORE, such as s3://bucket/runs/a, and no other does")
+    for name in ("DISTTRAIN_PODS", "DISTTRAIN_GPUS"):
+        value = environ.get(name) or "1"
+        if not value.isdecimal() or int(value) < 1:
+            sys.exit(f"k8s: {name} must be a whole number from 1, not '{value}'")
+    if overlay == "single-node" and environ.get("DISTTRAIN_PODS", "1") != "1":
+        sys.exit("k8s: single-node is one pod; DISTTRAIN_PODS is for indexed, mpijob and elastic")
+
+
+def about(overlay: str, suffix: str, store: str) -> str:
+    """Comments from which launch/k8s.sh learns what it is to follow."""
+    kind, label, more, container = OVERLAYS[overlay]
+    lines = {"kind": kind.lower(), "leader": f"{label}=disttrain{suffix}{more}", "container": container}
+    lines |= {"store": store} if store else {}
+    return "".join(f"# {name}: {value}\n" for name, value in lines.items())
+
+
+def body(
+    overlay: str, components: Sequence[str], store: str, arguments: Sequence[str], environ: Mapping[str, str], up: str
+) -> str:
+    """The overlay, its components, their settings, and what disttrain is given."""
+    used = [name for name in COMPONENTS if name in components]
+    pods = "1" if overlay == "single-node" else environ.get("DISTTRAIN_PODS") or "2"
+    gpus = environ.get("DISTTRAIN_GPUS") or "1"
+    settings = {"WORKERS": pods, "GPUS": gpus}
+    if overlay == "elastic":
+        settings["DISTTRAIN_NP"] = str(int(pods) * int(gpus if "gpu" in components else 1))
+    if store:
+        settings |= {"RESULTS_URL": store, "DISTTRAIN_CHECKPOINT_DIR": f"{store}/checkpoints"}
+    if overlay != "single-node":
+        used.append("settings")
+    lines = ["resources:", f"  - {up}/overlays/{overlay}", *(["components:"] if used else [])]
+    lines += [f"  - {up}/components/{name}" for name in used]
+    lines += ["configMapGenerator:", "  - name: disttrain-settings", "    behavior: merge", "    literals:"]
+    lines += [f"      - {json.dumps(f'{name}={value}')}" for name, value in settings.items()]
+    lines += ["generatorOptions:", "  disableNameSuffixHash: true"]
+    if arguments:
+        kind = OVERLAYS[overlay][0]
+        values = json.dumps([argument.replace("$(", "$$(") for argument in arguments])  # Kubernetes expands $(NAME)
+        lines += ["patches:", f"  - target: {{kind: {kind}, name: disttrain}}", "    patch: |-"]
+        lines += [f"      - {{op: replace, path: {ARGUMENTS[kind]}, value: {values}}}"]
+    return "\n".join(lines) + "\n"
+
+
+def image_of(image: str) -> str:
+    """`registry:5000/name:tag` or `name@sha256:...` as kustomize has it."""
+    name, at, digest = image.partition("@")
+    if at:
+        return f"newName: {json.dumps(name)}, digest: {json.dumps(digest)}"
+    name, colon, tag = image.rpartition(":")
+    if not colon or "/" in tag:
+        name, tag = image, "latest"
+    return f"newName: {json.dumps(name)}, newTag: {json.dumps(tag)}"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve(), sys.argv[2:], os.environ)

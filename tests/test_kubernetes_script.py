@@ -1,0 +1,159 @@
+"""launch/k8s.sh: what it writes from the environment, and what it tells kubectl, which is a stand-in here."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+from command import ROOT
+from manifests import KUBECTL, OVERLAYS, copy_of_the_repository, k8s_sh, needs_kubectl, render
+
+pytestmark = needs_kubectl
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    return copy_of_the_repository(tmp_path_factory.mktemp("repository"))
+
+
+# -- what it writes
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        ("disttrain", "disttrain:latest"),
+        ("registry:5000/disttrain", "registry:5000/disttrain:latest"),
+        ("a/b@sha256:" + "0" * 64, "a/b@sha256:" + "0" * 64),
+    ],
+)
+def test_an_image_may_have_a_port_a_tag_or_a_digest(copy, image, expected):
+    job = render(copy, "single-node", image=image).job
+    assert job["spec"]["template"]["spec"]["containers"][0]["image"] == expected
+
+
+def test_arguments_reach_the_container_that_reads_them(copy):
+    arguments = ["--data", '/data/my $(HOME)\'s "file".csv', "--metrics", "mse,mae"]
+    for overlay in OVERLAYS:
+        variant = render(copy, overlay, "pvc", arguments=arguments)
+        role = "launcher" if variant.job["kind"] == "MPIJob" else "worker"
+        container = variant.pods()[role]["spec"]["containers"][0]
+        assert [word.replace("$$(", "$(") for word in container["args"]] == arguments
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"overlay": "both"}, "must be single-node, indexed, mpijob, elastic, not 'both'"),
+        ({"components": "gpus"}, "not 'gpus'"),
+        ({"components": "object-store"}, "needs DISTTRAIN_STORE"),
+        ({"store": "s3://b/a"}, "needs DISTTRAIN_STORE, such as s3://bucket/runs/a, and no other does"),
+        ({"components": "object-store pvc", "store": "s3://b/a"}, "no volume for pvc"),
+        ({"overlay": "indexed", "pods": "two"}, "DISTTRAIN_PODS must be a whole number from 1, not 'two'"),
+        ({"pods": "2"}, "single-node is one pod"),
+        ({"run": "Mine"}, "DISTTRAIN_RUN must be of a-z, 0-9 and -, not 'Mine'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_one_line(copy, settings, said):
+    told = k8s_sh(copy, "render", **settings)
+    assert (told.returncode != 0, told.stdout, told.stderr.count("\n")) == (True, "", 1), told
+    assert said in told.stderr
+
+
+# -- what it does
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """A copy of the repository, and what a stand-in for kubectl was told; `kustomize` is the real one's."""
+    place = copy_of_the_repository(tmp_path / "repository")
+    (place / "bin").mkdir()
+    told = place / "told"
+
+    def make(does=""):
+        text = f'#!/bin/bash\n[ "$1" != kustomize ] || exec {KUBECTL} "$@"\necho "$*" >>{told}\n{does}\n'
+        (place / "bin/kubectl").write_text(text)
+        (place / "bin/kubectl").chmod(0o755)
+        return place, lambda: told.read_text().splitlines() if told.exists() else []
+
+    return make
+
+
+def test_its_help_tells_how_to_call_it_and_it_is_short():
+    told = k8s_sh(ROOT, "--help")
+    assert (told.returncode, told.stderr) == (0, "")
+    assert "launch/k8s.sh" in told.stdout.splitlines()[0]
+    assert len((ROOT / "launch/k8s.sh").read_text().splitlines()) < 60
+
+
+def test_a_dry_run_tells_what_a_run_does(cluster):
+    place, told = cluster("exit 1")
+    dry = {}
+    for step in ("validate", "apply", "follow", "fetch", "delete"):
+        done = k8s_sh(place, step, "--dry-run", overlay="indexed", namespace="team", run="b")
+        assert (done.returncode, done.stderr) == (0, "")
+        dry[step] = [line.removeprefix("kubectl ").replace("\\", "") for line in done.stdout.splitlines()]
+    assert told() == []
+    cluster("")
+    for step in ("validate", "apply", "fetch", "delete"):
+        (place / "told").unlink(missing_ok=True)
+        assert k8s_sh(place, step, overlay="indexed", namespace="team", run="b").returncode == 0
+        assert told() == dry[step]
+        assert all(line.startswith("--namespace team ") for line in told())
+    assert dry["apply"] == ["--namespace team apply --kustomize k8s/runs/b/run"]
+    leader = "batch.kubernetes.io/job-name=disttrain-b,batch.kubernetes.io/job-completion-index=0"
+    assert f"--selector {leader} --container disttrain" in dry["follow"][0]
+
+
+@pytest.mark.parametrize("overlay", ["indexed", "elastic"])
+def test_following_ends_as_the_run_does(cluster, overlay):
+    done = "Complete" if overlay == "indexed" else "Succeeded"
+    for ending, code in ((done, 0), ("Failed", 1)):
+        states = f'[{{"reason":"x","status":"True","type":"{ending}"}}]'
+        running = '[{"status":"False","type":"Failed"},{"status":"True","type":"Running"}]'
+        place, told = cluster(
+            f"[[ $* != *conditions* ]] || {{ if [ -e seen ]; then echo '{states}'; rm seen; else "
+            f"echo '{running}'; touch seen; fi; }}"
+        )
+        (place / "told").unlink(missing_ok=True)
+        k8s_sh(place, "render", overlay=overlay)
+        assert k8s_sh(place, "follow").returncode == code
+        logs = [line for line in told() if line.startswith("logs")]
+        assert ["--since-time" in line for line in logs] == [False, True]
+
+
+def test_deleting_leaves_the_results(cluster):
+    place, _ = cluster()
+    for namespace in ({}, {"namespace": "team"}):
+        k8s_sh(place, "render", overlay="indexed", **namespace)
+        kinds = {}
+        for part in ("run", "delete"):
+            text = subprocess.run([KUBECTL, "kustomize", place / f"k8s/runs/1/{part}"], capture_output=True, text=True)
+            kinds[part] = sorted(line for line in text.stdout.splitlines() if line.startswith("kind:"))
+        kinds["run"].remove("kind: PersistentVolumeClaim")
+        assert kinds["delete"] == kinds["run"]
+        assert "kind: Job" in kinds["delete"]
+
+
+def test_results_in_a_store_are_not_fetched_from_a_volume(cluster):
+    place, _ = cluster()
+    k8s_sh(place, "render", components="pvc")
+    k8s_sh(place, "render", components="object-store", store="s3://b/runs/1")
+    done = k8s_sh(place, "fetch")
+    assert (done.returncode, done.stderr) == (2, "k8s: the results are in s3://b/runs/1\n")
+    shutil.rmtree(place / "k8s/runs")
+    assert "render it" in k8s_sh(place, "fetch").stderr
+
+
+@pytest.mark.parametrize("arguments", [["--data", "x"], []])
+def test_a_mistake_is_one_line(cluster, arguments):
+    place, _ = cluster()
+    done = k8s_sh(place, *(["apply", *arguments] if arguments else ["start"]))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+
+
+def test_scripts_are_clean():
+    scripts = [ROOT / "launch/k8s.sh", *(ROOT / "k8s").rglob("*.sh")]
+    shellcheck = shutil.which("shellcheck", path=str(KUBECTL and sys.executable.rpartition("/")[0]))
+    done = subprocess.run([shellcheck or "shellcheck", "--external-sources", *scripts], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
