@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = ("parse", "index", "stream", "step", "allreduce", "checkpoint", "end_to_end")
+SCRIPTS = ("parse", "index", "stream", "step", "allreduce", "launch_settings", "network", "checkpoint", "end_to_end")
 
 
 def main():

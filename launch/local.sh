@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Trains on this machine, with all its devices.
 set -euo pipefail
+# shellcheck source=launch/workers.sh
+. "$(dirname "${BASH_SOURCE[0]}")/workers.sh"
 
 usage="usage: launch/local.sh [--dry-run] [-- ARGUMENTS]
 
@@ -15,9 +17,6 @@ environment:
   CUDA_VISIBLE_DEVICES  the GPUs to use; naming one keeps to a single process
 
 Exit codes are disttrain's: see python -m disttrain --help."
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-# shellcheck source=launch/workers.sh
-. "$root/launch/workers.sh"
 
 read_arguments "$@"
 gpus=$(count_gpus)

@@ -1,30 +1,19 @@
 #!/usr/bin/env bash
 # Trains with one worker per GPU or slot, on one machine or several, by Open MPI's mpirun.
 set -euo pipefail
+# shellcheck source=launch/workers.sh
+. "$(dirname "${BASH_SOURCE[0]}")/workers.sh"
 
 usage="usage: launch/mpi.sh [OPTIONS] [-- ARGUMENTS]
 
-Runs 'python -m disttrain ARGUMENTS' in every worker. Hosts are those of -H, else of
---hostfile, else of the scheduler's job (Slurm, PBS), else this machine.
-
-  -np N                  workers (default: the hosts' slots; on this machine its GPUs,
-                         or 2 without one)
-  -H A:2,B:2             hosts and their slots
-  --hostfile FILE        a line 'HOST:SLOTS' or 'HOST slots=SLOTS' for each host
-  --network-interface I  the interface between the hosts, of one name on all of them
-  --ssh-port PORT        of all other hosts (default: 22)
-  --ssh-key FILE         private key for them (default: ssh's own)
+$options_of_hosts
   --dry-run              print the command, and do not run it
 
 environment: DISTTRAIN_NP, _HOSTS, _HOSTS_FILE, _NETWORK_INTERFACE, _SSH_PORT, _SSH_KEY
   stand for these options; DISTTRAIN_MPIRUN_FLAGS holds more flags for mpirun, split at
   spaces; PYTHON is the Python of all hosts.
 
-SIGTERM and Ctrl-C let the workers write a checkpoint first, and then it ends with 75.
-Exit codes are disttrain's: see python -m disttrain --help."
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-# shellcheck source=launch/workers.sh
-. "$root/launch/workers.sh"
+$how_it_ends"
 
 read_arguments "$@"
 mpirun=$(command -v mpirun) ||
@@ -39,8 +28,10 @@ find_hosts
 command=(env "PYTHONPATH=$PYTHONPATH")
 if [ "$(id -u)" = 0 ]; then command+=(OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1); fi # as in containers
 command+=("$mpirun" -np "$np")
-# In a Slurm job mpirun takes the job's nodes by itself, and starts there by srun; elsewhere by ssh.
-[ -n "${SLURM_JOB_NODELIST:-}" ] && [ -z "${DISTTRAIN_HOSTS:-}${DISTTRAIN_HOSTS_FILE:-}" ] || command+=(-H "$hosts")
+# In a Slurm job mpirun takes the job's nodes by itself, and starts there by srun; elsewhere by ssh, and there a daemon
+# whose host is cut off would wait for mpirun for ever.
+[ -n "${SLURM_JOB_NODELIST:-}" ] && [ -z "${DISTTRAIN_HOSTS:-}${DISTTRAIN_HOSTS_FILE:-}" ] ||
+  command+=(-H "$hosts" -mca orte_launch_agent "$python $root/launch/supervise.py orted")
 command+=(--bind-to none --map-by slot) # else each worker gets one core, for its reading threads too
 command+=(-mca pml ob1 -mca btl '^openib') # TCP and shared memory; openib fails with threads, and NCCL needs no help
 interface=${DISTTRAIN_NETWORK_INTERFACE:-} # else it tries them all, and waits for those that lead nowhere

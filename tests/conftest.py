@@ -19,7 +19,9 @@ ONE_AT_A_TIME = {
     "test_faults",
     "test_hangs",
     "test_launchers",
+    "test_multihost",
     "test_resume",
+    "test_supervise",
     "test_watchdog",
 }
 

@@ -39,7 +39,7 @@ COMMANDS = [
     "launch/discovery/job.sh",
     ".ci/run",
 ]
-SOURCED = ["launch/workers.sh", "launch/horovod/environment.sh"]
+SOURCED = ["launch/arguments.sh", "launch/workers.sh", "launch/horovod/environment.sh"]
 BIN = Path(sys.executable).parent
 
 

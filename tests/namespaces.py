@@ -1,0 +1,227 @@
+"""Two hosts and a store on one machine: each with its own network, processes and name, with cables to cut and to slow.
+
+A host is a network namespace, with names by /etc/netns, and in it a process, number 1 of its own process namespace,
+that has the host's name, its /proc, /run and sshd. When that one ends, the kernel ends all others of the host.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import psutil
+
+ADDRESSES = {"a": "10.77.0.1", "b": "10.77.0.2", "store": "10.77.0.3"}
+SSH_PORT, STORE_PORT = 2222, 5000
+TOOLS = {"ip": "iproute2", "tc": "iproute2", "sshd": "openssh-server", "ssh": "openssh-client", "unshare": "util-linux"}
+PATIENCE_S = 60
+HOST = """
+set -eu
+hostname {name}
+mount -t tmpfs tmpfs /run
+mkdir -m 755 /run/sshd
+{sshd} -D -e -f {place}/sshd_config -h {place}/host_key &
+wait
+"""
+SSHD = f"""
+Port {SSH_PORT}
+UsePAM no
+StrictModes no
+AuthorizedKeysFile {{place}}/key.pub
+PasswordAuthentication no
+PermitRootLogin prohibit-password
+"""
+MAKE_BUCKET = """
+import sys, time, boto3, botocore
+client = boto3.client("s3")
+while True:
+    try:
+        client.create_bucket(Bucket="rows")
+        break
+    except botocore.exceptions.EndpointConnectionError:
+        time.sleep(0.1)
+for path in sys.argv[1:]:
+    client.upload_file(path, "rows", path.rpartition("/")[2])
+"""
+
+
+def why_not() -> str:
+    """What hosts of their own would need here; empty where there is all of it."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return "hosts in network namespaces need Linux and root"
+    missing = {package for tool, package in TOOLS.items() if not find(tool)}
+    if missing:
+        return f"apt-get install {' '.join(sorted(missing))}"
+    probe = subprocess.run([find("unshare"), "--net", "--uts", "--pid", "--fork", "--mount-proc", "true"], check=False)
+    return "" if probe.returncode == 0 else "no namespaces can be made here"
+
+
+def find(tool: str) -> str:
+    return shutil.which(tool, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") or ""
+
+
+def call(*words: str | Path, **settings) -> None:
+    """Runs a command that must succeed, and says nothing else."""
+    done = subprocess.run([find(str(words[0])), *map(str, words[1:])], capture_output=True, text=True, **settings)
+    assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
+
+
+class Host:
+    """A name, an address, and the processes that run there."""
+
+    def __init__(self, name: str, netns: str, network: Network) -> None:
+        self.name, self.netns, self.network = name, netns, network
+        self.first: subprocess.Popen | None = None
+
+    def start(self, script: str) -> None:
+        """Starts the host's first process, in namespaces of its own."""
+        words = [find("ip"), "netns", "exec", self.netns, find("unshare"), "--uts", "--pid", "--fork", "--kill-child"]
+        with (self.network.place / f"{self.name}.log").open("wb") as log:
+            self.first = subprocess.Popen(
+                [*words, "--mount-proc", "bash", "-c", script], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    def popen(self, *words: str | Path, directory: Path, log: Path, environ: dict[str, str]) -> subprocess.Popen:
+        """Starts a command there, as if it was typed there; what it says goes to `log`."""
+        enter = ["--net", "--uts", "--pid", "--mount", f"--wd={directory}", *map(str, words)]
+        with log.open("a") as stream:
+            return subprocess.Popen(
+                [find("nsenter"), "--target", str(self._inner().pid), *enter],
+                env=environ | self.network.store_environ,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+            )
+
+    def _inner(self) -> psutil.Process:
+        """The host's own process number 1, below the `unshare` that this process has started."""
+        assert self.first is not None
+        wait_for(psutil.Process(self.first.pid).children, self.name)
+        return psutil.Process(self.first.pid).children()[0]
+
+    def processes(self) -> list[str]:
+        """The command lines of what was started there, but for what the host itself is."""
+        listed = subprocess.run([find("ip"), "netns", "pids", self.netns], capture_output=True, text=True, check=True)
+        assert self.first is not None
+        own, found = (self.first.pid, self._inner().pid), []
+        for pid in map(int, listed.stdout.split()):
+            with suppress(psutil.Error):
+                process = psutil.Process(pid)
+                if pid not in own and process.name() != "sshd" and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(" ".join([process.name(), *process.cmdline()]))
+        return found
+
+    def cut(self) -> None:
+        """Pulls the cable: nobody is told."""
+        call("ip", "-n", self.network.store.netns, "link", "set", f"to-{self.name}", "down")
+
+    def mend(self) -> None:
+        """Puts the cable back."""
+        call("ip", "-n", self.network.store.netns, "link", "set", f"to-{self.name}", "up")
+
+    def limit(self, rate: str | None) -> None:
+        """Lets so much through in each direction, such as 10mbit; None for all there is. The delay stays as it was."""
+        for netns, device in ((self.netns, "eth0"), (self.network.store.netns, f"to-{self.name}")):
+            words = ("tc", "-n", netns, "qdisc", "replace" if rate else "del", "dev", device, "root")
+            call(*words, *(("tbf", "rate", rate, "burst", "32kb", "latency", "50ms") if rate else ()))
+
+
+class Network:
+    """Hosts a and b and a store with an S3 server, whose bucket is `rows`, all on one switch; close it."""
+
+    def __init__(self, place: Path, *files: Path) -> None:
+        self.place = place
+        self.stack = ExitStack()
+        self.store_environ = {
+            "AWS_ENDPOINT_URL": f"http://{ADDRESSES['store']}:{STORE_PORT}",
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        place.mkdir()
+        with self.stack:
+            self._connect()
+            self._let_in()
+            self._serve(files)
+            self.stack = self.stack.pop_all()
+
+    def close(self) -> None:
+        """Ends all that runs on the hosts, and the hosts; a second call does nothing."""
+        self.stack.close()
+
+    def _connect(self) -> None:
+        """The namespaces, their addresses and the cables between them; the switch is the store's."""
+        self.hosts = {name: self._host(name) for name in ADDRESSES}
+        self.a, self.b, self.store = self.hosts.values()
+        switch = self.store.netns
+        call("ip", "-n", switch, "link", "add", "switch", "type", "bridge")
+        for name in ("a", "b"):
+            ends = ("link", "add", f"to-{name}", "type", "veth", "peer", "name", "eth0")
+            call("ip", "-n", switch, *ends, "netns", self.hosts[name].netns)
+            call("ip", "-n", switch, "link", "set", f"to-{name}", "master", "switch", "up")
+        for name, device in (("a", "eth0"), ("b", "eth0"), ("store", "switch")):
+            netns = self.hosts[name].netns
+            call("ip", "-n", netns, "address", "add", f"{ADDRESSES[name]}/24", "dev", device)
+            for each in ("lo", device):
+                call("ip", "-n", netns, "link", "set", each, "up")
+
+    def _host(self, name: str) -> Host:
+        netns = f"disttrain-{os.getpid()}-{name}"
+        names = Path("/etc/netns", netns)
+        call("ip", "netns", "add", netns)
+        self.stack.callback(call, "ip", "netns", "delete", netns)
+        self.stack.callback(lambda: not any(names.parent.iterdir()) and names.parent.rmdir())
+        self.stack.callback(shutil.rmtree, names, ignore_errors=True)
+        names.mkdir(parents=True)
+        lines = ["127.0.0.1 localhost", *(f"{address} {other}" for other, address in ADDRESSES.items())]
+        (names / "hosts").write_text("\n".join(lines) + "\n")
+        host = Host(name, netns, self)
+        self.stack.callback(end, host)
+        return host
+
+    def _let_in(self) -> None:
+        """A key for all, known to each, and an sshd on both hosts; nothing of the machine's own ssh is touched."""
+        for key in ("key", "host_key"):
+            call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.place / key)
+        (self.place / "sshd_config").write_text(SSHD.format(place=self.place))
+        public = (self.place / "host_key.pub").read_text()
+        known = "".join(f"[{name}]:{SSH_PORT},[{ADDRESSES[name]}]:{SSH_PORT} {public}" for name in ("a", "b"))
+        for name in ("a", "b"):
+            ssh = Path("/etc/netns", self.hosts[name].netns, "ssh")
+            ssh.mkdir()
+            (ssh / "ssh_known_hosts").write_text(known)
+            (ssh / "ssh_config").write_text("UserKnownHostsFile /dev/null\n")
+            self.hosts[name].start(HOST.format(name=name, sshd=find("sshd"), place=self.place))
+        for name in ("a", "b"):
+            wait_for(lambda name=name: "listening" in (self.place / f"{name}.log").read_text(), f"sshd on {name}")
+
+    def _serve(self, files: tuple[Path, ...]) -> None:
+        """The S3 server, with the files in its bucket."""
+        serve = f"{sys.executable} -m moto.server -H 0.0.0.0 -p {STORE_PORT} & wait"
+        self.store.start(f"hostname store; {serve}")
+        log = self.place / "bucket.log"
+        words = (sys.executable, "-c", MAKE_BUCKET, *files)
+        fill = self.store.popen(*words, directory=self.place, log=log, environ=dict(os.environ))
+        assert fill.wait(PATIENCE_S) == 0, log.read_text()
+
+
+def end(host: Host) -> None:
+    """Ends a host's first process, and with it all others there."""
+    if host.first is not None:
+        for process in psutil.Process(host.first.pid).children():
+            process.kill()
+        host.first.wait(PATIENCE_S)
+
+
+def wait_for(is_so, what: str, patience_s: float = PATIENCE_S) -> float:
+    """Waits until it is so; returns the seconds that it took."""
+    begun_s = time.monotonic()
+    while not is_so():
+        assert time.monotonic() - begun_s < patience_s, f"not within {patience_s} s: {what}"
+        time.sleep(0.05)
+    return time.monotonic() - begun_s
