@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Writes the kustomizations of one run into a folder below k8s/runs/, from the environment: see launch/k8s.sh --help.
 
-run/ is the run itself; delete/ is the same without the results' volume; fetch/ is a pod that holds that volume.
+run/ is the run itself; delete/ is the same without the results' volume; fetch/ is a pod that holds that volume; data/
+makes the volume of the component pvc, with the example's file, for all runs.
 """
 
 from __future__ import annotations
@@ -44,11 +45,12 @@ def main(folder: Path, arguments: Sequence[str], environ: Mapping[str, str]) -> 
     store = (environ.get("DISTTRAIN_STORE") or "").rstrip("/")
     check(overlay, components, store, environ)
     suffix = f"-{folder.name}"
-    common = HEAD + f"nameSuffix: {json.dumps(suffix)}\n"
+    shared = HEAD
     if namespace := environ.get("DISTTRAIN_NAMESPACE"):
-        common += f"namespace: {json.dumps(namespace)}\n"
+        shared += f"namespace: {json.dumps(namespace)}\n"
     image = environ.get("DISTTRAIN_IMAGE") or "disttrain:latest"
-    common += f"images:\n  - {{name: disttrain, {image_of(image)}}}\n"
+    shared += f"images:\n  - {{name: disttrain, {image_of(image)}}}\n"
+    common = shared + f"nameSuffix: {json.dumps(suffix)}\n"
     up = os.path.relpath(HERE, folder / "run")
     texts = {
         "run": about(overlay, suffix, store) + common + body(overlay, components, store, arguments, environ, up),
@@ -57,6 +59,8 @@ def main(folder: Path, arguments: Sequence[str], environ: Mapping[str, str]) -> 
         "      - {op: replace, path: /spec/volumes/0/persistentVolumeClaim/claimName,"
         f" value: disttrain-results{suffix}}}\n",
     }
+    if "pvc" in components:
+        texts["data"] = shared + f"resources: [{up}/data]\n"
     if store:
         del texts["fetch"]
         shutil.rmtree(folder / "fetch", ignore_errors=True)

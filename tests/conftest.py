@@ -16,11 +16,9 @@ from disttrain.source import Source
 ONE_AT_A_TIME = {
     "test_elastic",
     "test_elastic_training",
-    "test_faults",
     "test_hangs",
-    "test_launchers",
+    "test_kubernetes_runs",
     "test_multihost",
-    "test_resume",
     "test_supervise",
     "test_watchdog",
 }

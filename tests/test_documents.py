@@ -8,10 +8,11 @@ import pytest
 from disttrain.config import MakeDataConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = sorted([ROOT / "README.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").glob("*.md")])
+READMES = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", ROOT / "k8s" / "README.md"]
+DOCUMENTS = sorted([*READMES, *(ROOT / "docs").glob("*.md")])
 NAMES = [str(document.relative_to(ROOT)) for document in DOCUMENTS]
 # What a reader has rather than the repository: the environment, and what runs write.
-MADE_BY_RUNNING = (".venv/", "runs/", "wheels/", "__pycache__/")
+MADE_BY_RUNNING = (".venv/", "runs/", "wheels/", "__pycache__/", "k8s/runs/")
 TOP = {path.name for path in ROOT.iterdir()}
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from command import ROOT
 from manifests import KUBECTL, OVERLAYS, copy_of_the_repository, k8s_sh, needs_kubectl, render
 
@@ -133,6 +134,30 @@ def test_deleting_leaves_the_results(cluster):
         kinds["run"].remove("kind: PersistentVolumeClaim")
         assert kinds["delete"] == kinds["run"]
         assert "kind: Job" in kinds["delete"]
+
+
+def test_the_data_of_all_runs_is_made_by_the_same_image(cluster):
+    place, _ = cluster()
+    k8s_sh(place, "render", components="pvc", image="registry.example/disttrain:7", namespace="team")
+    folder = place / "k8s/runs/1/data"
+    text = subprocess.run([KUBECTL, "kustomize", folder], capture_output=True, text=True, check=True).stdout
+    assert text.count("namespace: team") == text.count("  name: disttrain-data\n") == 2
+    assert "image: registry.example/disttrain:7\n" in text
+
+
+def test_the_example_in_the_readme_is_what_it_says(cluster):
+    place, _ = cluster()
+    text = (ROOT / "k8s/README.md").read_text()
+    lines = text[text.index("    resources: [../overlays") :].split("\n\n")[0].splitlines()
+    (place / "k8s/mine").mkdir()
+    head = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
+    (place / "k8s/mine/kustomization.yaml").write_text(head + "\n".join(line[4:] for line in lines) + "\n")
+    done = subprocess.run([KUBECTL, "kustomize", place / "k8s/mine"], capture_output=True, text=True, check=True)
+    objects = {thing["kind"]: thing for thing in yaml.safe_load_all(done.stdout)}
+    job, [container] = objects["Job"]["spec"], objects["Job"]["spec"]["template"]["spec"]["containers"]
+    assert (job["completions"], container["resources"]["limits"]["nvidia.com/gpu"]) == (4, 8)
+    assert container["image"] == "registry.example/disttrain:1"
+    assert objects["Service"]["metadata"]["name"] == "disttrain-1"
 
 
 def test_results_in_a_store_are_not_fetched_from_a_volume(cluster):
