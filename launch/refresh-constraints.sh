@@ -24,6 +24,7 @@ resolve() { # resolve NAME ARGUMENTS...: writes $work/NAME
 }
 resolve everything --all-extras --group launch
 resolve base --extra horovod --group launch --constraints "$work/everything"
+resolve stores --extra horovod --extra s3 --extra gcs --extra azure --extra http --group launch --constraints "$work/everything"
 resolve cuda --extra horovod --extra cuda --group launch --constraints "$work/everything"
 
 "${PYTHON:-python3}" - "$work" launch/constraints.txt <<'PYTHON'
@@ -32,13 +33,15 @@ import sys
 from pathlib import Path
 
 work, target = map(Path, sys.argv[1:])
-everything, base, cuda = (re.split(r"\n(?=\S)", (work / name).read_text().strip()) for name in ("everything", "base", "cuda"))
+names = ("everything", "base", "cuda", "stores")
+everything, base, cuda, stores = (re.split(r"\n(?=\S)", (work / name).read_text().strip()) for name in names)
 sections = {
     "tensorflow-cpu": ("Linux on x86_64 without an NVIDIA GPU", lambda block: block.startswith("tensorflow-cpu==")),
     "tensorflow": ("every other machine", lambda block: block.startswith("tensorflow==")),
     "base": ("what training needs, and Horovod's build", base.__contains__),
     "cuda": ("CUDA libraries, on Linux with an NVIDIA GPU", cuda.__contains__),
-    "all": ("object stores, tests, benchmarks", lambda block: True),
+    "stores": ("object stores", stores.__contains__),
+    "all": ("tests, benchmarks", lambda block: True),
 }
 lines = ["# Exact versions with hashes, made by launch/refresh-constraints.sh from pyproject.toml: do not edit.",
          "# launch/setup.sh installs the sections that it is asked for."]

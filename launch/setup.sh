@@ -25,7 +25,7 @@ venv=$root/.venv
 wanted=(base)
 for argument; do
   case $argument in
-    --all) wanted+=(all) ;;
+    --all) wanted+=(stores all) ;;
     --cpu) wanted+=(tensorflow-cpu) ;;
     --gpu) wanted+=(tensorflow cuda) ;;
     -h | --help) echo "$usage" && exit ;;
@@ -67,7 +67,7 @@ if [ "${had_made_of% *}" != "${made_of% *}" ] || [[ $sections == *" tensorflow "
     fail "$python cannot make environments; run: apt-get install $("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
   echo "Making .venv with $("$python" --version)"
   "$python" -m venv --clear "$venv"
-  [[ $sections != *" all "* ]] || wanted+=(all)
+  [[ $sections != *" all "* ]] || wanted+=(stores all)
   sections=" ${wanted[*]} "
 fi
 if [[ $sections != *" tensorflow"* ]]; then

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Puts Horovod's wheel into /horovod, while an image is built: one of /wheels, or built, with NCCL from /cuda.
+set -euo pipefail
+[ $# = 2 ] || { echo "usage: launch/container/horovod.sh cpu|cuda 1|0 (called by Dockerfile)" >&2 && exit 2; }
+variant=$1 mpi=$2
+mkdir /horovod
+if compgen -G '/wheels/horovod-*.whl' >/dev/null; then
+  cp /wheels/horovod-*.whl /horovod/
+  exit
+fi
+
+packages=(g++ cmake make)
+include=$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')
+[ -f "$include/Python.h" ] || packages+=(python3-dev)
+if [ "$mpi" = 1 ]; then packages+=(openmpi-bin libopenmpi-dev); fi
+apt-get -qq update
+DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends "${packages[@]}" >/dev/null
+
+if [ "$variant" = cuda ]; then
+  toolkit=$(compgen -G '/cuda/usr/local/cuda-*/bin/nvcc' | sort -V | tail -n 1)
+  [ -n "$toolkit" ] || { echo "no nvcc in the image of CUDA_DEVEL: --build-arg CUDA_DEVEL=nvidia/cuda:...-devel-..." >&2 && exit 2; }
+  # NCCL is that of the pinned package, which TensorFlow uses too, and which has no name for the linker.
+  nccl=$(/opt/disttrain/bin/python -c 'import nvidia.nccl as n; print(*n.__path__)')
+  mkdir /nccl && ln -s "$nccl/include" /nccl/include && mkdir /nccl/lib && ln -s "$nccl/lib/libnccl.so.2" /nccl/lib/libnccl.so
+  export HOROVOD_CUDA_HOME=${toolkit%/bin/nvcc} HOROVOD_NCCL_HOME=/nccl HOROVOD_NCCL_LINK=SHARED LD_LIBRARY_PATH=$nccl/lib
+fi
+DISTTRAIN_CACHE_DIR=/horovod/kept /build/launch/install-horovod.sh /opt/disttrain/bin/python
+mv /horovod/kept/wheels/*/horovod-*.whl /horovod/
+rm -r /horovod/kept
