@@ -48,7 +48,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="disttrain-benchmark-") as scratch:
         for job in options.job:
             num_features, rows, _ = JOBS[job]
-            make_data(str(Path(scratch, f"{job}.csv")), Recipe(rows, features=num_features, noise=0.1))
+            make_data(str(Path(scratch, f"{job}.csv")), Recipe(rows, num_features=num_features, noise=0.1))
             results[job] = {setting: [] for setting in options.settings}
             for _ in range(options.turns):
                 for setting, found in results[job].items():

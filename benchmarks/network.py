@@ -38,7 +38,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="disttrain-benchmark-") as scratch:
         place = Path(scratch)
         rows = WORKERS * BATCH_SIZE * STEPS
-        make_data(str(place / "data.csv"), Recipe(rows, features=options.features, noise=0.1))
+        make_data(str(place / "data.csv"), Recipe(rows, num_features=options.features, noise=0.1))
         network = Network(place / "network", place / "data.csv")
         try:
             for _ in range(options.turns):

@@ -10,7 +10,7 @@ import keras
 from disttrain.backends import launched_elastic, open_backend, run_elastic
 from disttrain.commits import Commits
 from disttrain.config import TrainConfig
-from disttrain.errors import PeerError, Stopped
+from disttrain.errors import HungError, PeerError, Stopped
 from disttrain.model import num_dense_weights
 from disttrain.session import Elastic, Session
 from disttrain.stopping import StopSignals
@@ -35,7 +35,7 @@ def run_training(config: TrainConfig, environ: Mapping[str, str]) -> None:
     backend = open_backend(config.backend, environ, threads=config.threads, small_model=small_model)
     watchdog = Watchdog(backend.world, backend.gather, config.timeout)
     try:
-        with watchdog, _lost_peer_named(backend), ExitStack() as stack:
+        with watchdog, _lost_peer_named(backend, watchdog), ExitStack() as stack:
             Session(config, environ, backend, stack).train()
     except PeerError as error:
         if watchdog.told_exit_code is None or error.is_explained:
@@ -46,12 +46,18 @@ def run_training(config: TrainConfig, environ: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def _lost_peer_named(backend: Backend) -> Iterator[None]:
-    """Turns what a lost worker makes the others' collectives raise into a PeerError."""
+def _lost_peer_named(backend: Backend, watchdog: Watchdog) -> Iterator[None]:
+    """Turns what a lost worker makes the others' collectives raise into a PeerError.
+
+    Or a HungError that names it, where it has not ended but fallen silent, as one on a host that is cut off: Gloo gives
+    up after 30 s, which may be long before the watchdog does.
+    """
     try:
         yield
     except Exception as error:
         if backend.lost_peer(error):
+            if missed := watchdog.missed():
+                raise HungError(missed) from error
             raise PeerError("another worker ended; what it said stands above, if it could say anything") from error
         raise
 

@@ -77,10 +77,12 @@ def test_a_silent_hosts_ranks_are_named_together():
     court = judge()
     for rank in range(4):
         court.heard(rank, WORKS, 20.0 + rank / 10)
+    assert court.missed(24.5) == ""
     for rank in (0, 1):
         court.heard(rank, WAITED, 30.0)
     verdict = court.verdict(30.25)
     assert (verdict.kind, verdict.ranks) == ("silent", (2, 3))
+    assert court.missed(30.25) == verdict.text
     assert verdict.text.startswith("rank 2 (host b, pid 102) has not been heard of for 10 s; it was last seen training")
     assert verdict.text.endswith("; so it is with rank 3")
 

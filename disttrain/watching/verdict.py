@@ -13,6 +13,7 @@ Kind = Literal["stalled", "silent", "lost", "failed", "network"]
 
 MAX_SHOWN = 8  # ranks or groups of them that a verdict lists
 MAX_TEXT = 500
+MISSED_S = 5.0  # without a word, where all-reduce has failed: five beats
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,12 @@ class Judge:
 
     def verdict(self, now: float) -> Verdict | None:
         """The first of: a rank that ended, one not heard of, one that stalls, all waiting for each other."""
-        return self._lost(now) or self._silent(now) or self._stalled(now) or self._all_waiting(now)
+        return self._lost(now) or self._silent(now, self._timeout_s) or self._stalled(now) or self._all_waiting(now)
+
+    def missed(self, now: float) -> str:
+        """Of whom nothing was heard for some seconds, in the words of a verdict; empty where all are heard."""
+        silent = self._silent(now, min(MISSED_S, self._timeout_s))
+        return silent.text if silent is not None else ""
 
     def _lost(self, now: float) -> Verdict | None:
         gone = {rank: state.gone_s for rank, state in self._states.items() if state.gone_s is not None}
@@ -156,16 +162,16 @@ class Judge:
                 return replace(self._about("failed", list(gone), "failed, {last}{place}"), told_exit_code=exit_code)
         return self._about("lost", list(gone), "ended, {last}{place}; what it said stands above, if anything")
 
-    def _silent(self, now: float) -> Verdict | None:
+    def _silent(self, now: float, patience_s: float) -> Verdict | None:
         silence = {
             rank: now - max(state.heard_s, self._begun_s)
-            for rank, state in self._states.items()
+            for rank, state in list(self._states.items())
             if state.is_known and state.gone_s is None
         }
-        if max(silence.values(), default=0) < self._timeout_s:
+        if max(silence.values(), default=0) < patience_s:
             return None
-        ranks = [rank for rank, silence_s in silence.items() if silence_s >= 0.7 * self._timeout_s]  # a host's together
-        ranks.sort(key=lambda rank: (silence[rank] < self._timeout_s, rank))
+        ranks = [rank for rank, silence_s in silence.items() if silence_s >= 0.7 * patience_s]  # a host's together
+        ranks.sort(key=lambda rank: (silence[rank] < patience_s, rank))
         return self._about(
             "silent",
             ranks,

@@ -101,6 +101,10 @@ class Watchdog:
         """That of the first other worker that told that it fails, if any did; it says why itself."""
         return self._watcher.told_exit_code if self._watcher is not None else None
 
+    def missed(self) -> str:
+        """Which other workers are not heard of any more, in a sentence; empty where all are, as far as is known."""
+        return self._watcher.missed(monotonic()) if self._watcher is not None else ""
+
     def close(self, error: BaseException | None = None) -> None:
         """Stops watching and being watched; a second call does nothing.
 

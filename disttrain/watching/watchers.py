@@ -40,6 +40,10 @@ class Alone:
         """Who hangs, as far as this worker knows."""
         return self._judge.verdict(now)
 
+    def missed(self, now: float) -> str:
+        """Which others are not heard of, as far as this worker knows."""
+        return ""
+
     def tell(self, verdict: Verdict) -> None:
         """To the other workers."""
 
@@ -114,6 +118,10 @@ class Leader:
                     "what it is doing; let the workers' machines connect to each other"
                 )
         return self._judge.verdict(now)
+
+    def missed(self, now: float) -> str:
+        """Which others are not heard of, as far as this worker knows."""
+        return self._judge.missed(now)
 
     def tell(self, verdict: Verdict) -> None:
         """To all other workers."""
@@ -214,6 +222,10 @@ class Follower:
             self._of_self.heard(self._rank, replace(self._own, idle_s=0.0) if waits else self._own, now)
             return self._of_self.verdict(now)
         return self._of_leader.verdict(now)
+
+    def missed(self, now: float) -> str:
+        """Which others are not heard of, as far as this worker knows."""
+        return self._of_leader.missed(now)
 
     def tell(self, verdict: Verdict) -> None:
         """To the leader: should it only have been stopped, it finds that it must end."""
