@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Puts disttrain, Horovod, what starts them and the compiled kernels into /new, while an image is built.
 set -euo pipefail
-[ $# = 1 ] || { echo "usage: launch/container/app.sh 'PROCESSOR...' (called by Dockerfile)" >&2 && exit 2; }
+case ${1:-} in
+  -h | --help) echo "usage: launch/container/app.sh 'PROCESSOR...' (called by Dockerfile)" && exit ;;
+esac
 source=/build/disttrain
 python=/opt/disttrain/bin/python
 "$python" -m pip install -q --disable-pip-version-check --no-deps --no-index --no-compile --no-build-isolation \
@@ -12,7 +14,7 @@ cp "$source/launch/container/warm_kernels.py" "$site/"
 # Only what runs in a container.
 cp -r "$source/launch" /new/launch
 cd /new/launch
-rm -f constraints.txt {quickstart,setup,test,install-horovod,refresh-constraints}.sh horovod/*.{sh,py}
+rm -f constraints.txt {quickstart,setup,test,install-horovod,refresh-constraints,k8s}.sh horovod/*.{sh,py}
 rm -f container/{packages,horovod,app,trim,runtime}.sh container/*_kernels.py
 
 for processor in $1; do

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Puts Horovod's wheel into /horovod, while an image is built: one of /wheels, or built, with NCCL from /cuda.
 set -euo pipefail
-[ $# = 2 ] || { echo "usage: launch/container/horovod.sh cpu|cuda 1|0 (called by Dockerfile)" >&2 && exit 2; }
+case ${1:-} in
+  -h | --help) echo "usage: launch/container/horovod.sh cpu|cuda 1|0 (called by Dockerfile)" && exit ;;
+esac
 variant=$1 mpi=$2
 mkdir /horovod
 if compgen -G '/wheels/horovod-*.whl' >/dev/null; then

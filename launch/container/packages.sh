@@ -4,7 +4,8 @@ set -euo pipefail
 case ${1:-} in
   cpu) sections="tensorflow-cpu base stores" ;;
   cuda) sections="tensorflow base stores cuda" ;;
-  *) echo "usage: launch/container/packages.sh cpu|cuda (called by Dockerfile)" >&2 && exit 2 ;;
+  -h | --help) echo "usage: launch/container/packages.sh cpu|cuda (called by Dockerfile)" && exit ;;
+  *) echo "packages: expected cpu or cuda, not '${1:-}'" >&2 && exit 2 ;;
 esac
 if [ "$(uname -m)" != x86_64 ]; then sections=${sections/tensorflow-cpu/tensorflow}; fi
 

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Prepares the system that disttrain runs on, while an image is built: packages, the user, its directories, ssh.
 set -euo pipefail
-[ $# = 2 ] || { echo "usage: launch/container/runtime.sh cpu|cuda 1|0 (called by Dockerfile)" >&2 && exit 2; }
+case ${1:-} in
+  -h | --help) echo "usage: launch/container/runtime.sh cpu|cuda 1|0 (called by Dockerfile)" && exit ;;
+esac
 variant=$1 mpi=$2
 
 groupadd --gid 1000 disttrain

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Removes from /opt/disttrain what only building needs, while an image is built, and compiles the rest to bytecode.
 set -euo pipefail
-[ $# = 0 ] || { echo "usage: launch/container/trim.sh (called by Dockerfile)" >&2 && exit 2; }
+case ${1:-} in
+  -h | --help) echo "usage: launch/container/trim.sh (called by Dockerfile)" && exit ;;
+esac
 cd /opt/disttrain
 bin/python -m pip uninstall -q -y --disable-pip-version-check wheel pip 2>/dev/null
 cd lib/python*/site-packages
