@@ -37,6 +37,12 @@ COMMANDS = [
     "launch/discovery/localhost.sh",
     "launch/discovery/hosts-file.sh",
     "launch/discovery/job.sh",
+    "launch/container/packages.sh",
+    "launch/container/horovod.sh",
+    "launch/container/app.sh",
+    "launch/container/trim.sh",
+    "launch/container/runtime.sh",
+    "launch/container/sshd.sh",
     ".ci/run",
 ]
 SOURCED = ["launch/arguments.sh", "launch/workers.sh", "launch/horovod/environment.sh"]
