@@ -4,11 +4,13 @@ import csv
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
+from warm import Warm
 
 ROOT = Path(__file__).resolve().parent.parent
 HOROVODRUN = Path(sys.executable).with_name("horovodrun")
@@ -44,9 +46,19 @@ def environment(directory: Path, **extra: str) -> dict[str, str]:
     return kept | {"DISTTRAIN_CACHE_DIR": str(directory / "cache"), "PYTHONUNBUFFERED": "1"} | extra
 
 
-def disttrain(directory: Path, *arguments, processes: int | None = None, **extra: str) -> Finished:
-    """Runs the command in `directory` to its end."""
-    return finished(directory, command_line(*arguments, processes=processes), **extra)
+def disttrain(directory: Path, *arguments, processes: int | None = None, cold: bool = False, **extra: str) -> Finished:
+    """Runs the command in `directory` to its end; one process alone starts warm (see warm.py), unless `cold`."""
+    if processes or cold:
+        return finished(directory, command_line(*arguments, processes=processes), **extra)
+    with tempfile.TemporaryDirectory() as place:
+        streams = [Path(place) / name for name in ("stdout", "stderr")]
+        running = Warm([*map(str, arguments)], directory, environment(directory, **extra), *streams)
+        try:
+            running.wait(TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            raise
+        return Finished(running.returncode, *(path.read_text() for path in streams))
 
 
 def finished(directory: Path, command: list[str], **extra: str) -> Finished:

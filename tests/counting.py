@@ -92,15 +92,29 @@ def weighed(num_features):
 
 
 class Slow(keras.callbacks.Callback):
-    """Takes time wherever it is called, and says where it is."""
+    """Takes time wherever it is called, and says where it is.
+
+    At the place that HOLD_AT names, such as "trains 2", the first such place in epoch 2, it says so and waits until
+    there is a file `release`: what a test does to the run meanwhile comes neither too early nor too late.
+    """
 
     def __init__(self, seconds):
         super().__init__()
         self.seconds = seconds
+        self.epoch = 1
 
     def say(self, what):
         print(f"({what})", flush=True)
+        if os.environ.get("HOLD_AT") == f"{what} {self.epoch}":
+            del os.environ["HOLD_AT"]  # of a callback itself, a checkpoint keeps all
+            print(f"({what}: held)", flush=True)
+            while not os.path.exists("release"):
+                time.sleep(0.01)
         time.sleep(self.seconds)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch + 1
+        self.say("begins")
 
     def on_train_batch_end(self, batch, logs=None):
         self.say("trains")
@@ -109,7 +123,7 @@ class Slow(keras.callbacks.Callback):
         self.say("validates")
 
     def on_epoch_end(self, epoch, logs=None):
-        self.say("ends an epoch")
+        self.say("ends")
 
 
 class Noisy(keras.callbacks.Callback):

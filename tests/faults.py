@@ -12,10 +12,11 @@ import numpy as np
 import psutil
 from command import ROOT, command_line, environment, regression_rows, write_csv
 from counting import NUM_ROWS
+from warm import Warm
 
 from disttrain.checkpoint import Checkpoint, position_of, read_checkpoint
 
-PATIENCE_S = 120
+PATIENCE_S = 240
 STOPPED = 75
 
 
@@ -27,12 +28,21 @@ def write_data(directory: Path) -> None:
 
 
 class Run:
-    """The command in a process of its own, or under horovodrun, with all that it says in a file."""
+    """The command in a process of its own, warm (see warm.py) or cold, or under horovodrun; its output is in a file."""
 
-    def __init__(self, directory: Path, *arguments, processes: int | None = None, **extra: str) -> None:
+    def __init__(
+        self, directory: Path, *arguments, processes: int | None = None, cold: bool = False, **extra: str
+    ) -> None:
         self.log = directory / f"log-{time.monotonic_ns()}.txt"
+        self.log.touch()
+        self.released = directory / "release"
+        self.released.unlink(missing_ok=True)
         environ = environment(directory, **extra)
         environ["PYTHONPATH"] += os.pathsep + str(ROOT / "tests")
+        self.process: subprocess.Popen[bytes] | Warm
+        if not processes and not cold:
+            self.process = Warm([*map(str, arguments)], directory, environ, self.log, self.log)
+            return
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 command_line(*arguments, processes=processes), cwd=directory, env=environ, stdout=log, stderr=log,
@@ -48,6 +58,10 @@ class Run:
             assert time.monotonic() < deadline, f"not {what}: {self.text()}"
             assert self.process.poll() is None, f"ended before {what}: {self.text()}"
             time.sleep(0.001)
+
+    def release(self) -> None:
+        """Lets it go on from where it is held; see counting.py."""
+        self.released.touch()
 
     def wait_for(self, words: str, times: int = 1) -> None:
         self.wait_until(lambda: self.text().count(words) >= times, words)
@@ -76,7 +90,7 @@ class Run:
         """Kills what is left."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(10)
+            self.process.wait(30)
 
 
 def run(directory: Path, *arguments, code: int = 0, processes: int | None = None, **extra: str) -> str:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
-from faults import Run, assert_same_end, checkpoints, read, row_counts, run, timeless_history, write_data
+from faults import PATIENCE_S, Run, assert_same_end, checkpoints, read, row_counts, run, timeless_history, write_data
 
 from disttrain.checkpoint import position_of
 
@@ -41,15 +41,16 @@ def whole(place):
 
 # -- killed with SIGKILL, which no process can answer
 
+IN_THE_START = "importing, opening, indexing or compiling"
 # A moment of a run's life, and how many seconds after it begins a kill may come.
 MOMENTS = {
-    "importing, opening, indexing or compiling": (lambda run, at: True, 7.0),
+    IN_THE_START: (lambda run, at: True, 7.0),
     "when the index is kept": (lambda run, at: any((at / "cache").rglob("*.*")), 0.05),
     "in the first step": (lambda run, at: "Compiled" in run.text(), 0.1),
-    "in an epoch": (lambda run, at: "(trains)" in run.text(), 0.5),
+    "in an epoch": (lambda run, at: "(trains" in run.text(), 0.5),
     "while a checkpoint is written": (lambda run, at: any((at / "run" / "checkpoints").glob(".*.part")), 0.002),
-    "while it validates": (lambda run, at: "(validates)" in run.text(), 0.03),
-    "at an epoch's end": (lambda run, at: "(ends an epoch)" in run.text(), 0.05),
+    "while it validates": (lambda run, at: "(validates" in run.text(), 0.03),
+    "at an epoch's end": (lambda run, at: "(ends" in run.text(), 0.05),
 }
 
 
@@ -59,7 +60,9 @@ def killed_again_and_again(directory, moments, seed, processes=None):
     for name in moments:
         shutil.rmtree(directory / "cache", ignore_errors=True)
         reached, spread_s = MOMENTS[name]
-        victim = Run(directory, *OPTIONS, "--output", "run", "--resume", "auto", processes=processes)
+        options = (*OPTIONS, "--output", "run", "--resume", "auto")
+        is_cold = name == IN_THE_START
+        victim = Run(directory, *options, processes=processes, cold=is_cold, HOLD_AT="ends 10")  # never ends by itself
         try:
             if processes:
                 victim.wait_until(lambda run=victim: len(run.workers()) == processes, "all workers started")
@@ -67,7 +70,7 @@ def killed_again_and_again(directory, moments, seed, processes=None):
             time.sleep(chance.uniform(0, spread_s))
             pid = chance.choice(victim.workers()) if processes else victim.process.pid
             os.kill(pid, signal.SIGKILL)
-            assert victim.process.wait(60) != 0, victim.text()
+            assert victim.process.wait(PATIENCE_S) != 0, victim.text()
         finally:
             victim.close()
     run(directory, *OPTIONS, "--output", "run", "--resume", "auto", processes=processes)
@@ -127,9 +130,12 @@ def fill(place):
 
 @pytest.mark.slow
 def test_a_disk_that_gets_full_costs_checkpoints_but_not_the_run(place, small_disk):
-    going = Run(place, *OPTIONS, "--output", "full", "--checkpoint-dir", small_disk / "kept", "--keep", 3)
+    options = (*OPTIONS, "--output", "full", "--checkpoint-dir", small_disk / "kept", "--keep", 3)
+    going = Run(place, *options, HOLD_AT="validates 1")
+    going.wait_for("held)")
     going.wait_until(lambda: len(checkpoints(small_disk / "kept")) == 3, "three checkpoints")
     fill(small_disk)
+    going.release()
     kept = checkpoints(small_disk / "kept")
     told = going.finish()
     assert re.search(r"A checkpoint was not written: \S+\.ckpt: cannot be written: No space left on device", told)
@@ -142,9 +148,10 @@ def test_a_disk_that_gets_full_costs_checkpoints_but_not_the_run(place, small_di
 
 @pytest.mark.slow
 def test_a_full_disk_for_the_results_is_a_clear_error(place, small_disk):
-    going = Run(place, *OPTIONS, "--output", small_disk / "run", "--checkpoint-dir", "elsewhere")
-    going.wait_for("(ends an epoch)")
+    going = Run(place, *OPTIONS, "--output", small_disk / "run", "--checkpoint-dir", "elsewhere", HOLD_AT="ends 1")
+    going.wait_for("held)")
     fill(small_disk)
+    going.release()
     told = going.finish(4)
     assert re.search(r"disttrain: \S+/(metrics.jsonl|history.csv): cannot be written: No space left on device", told)
     assert "Traceback" not in told
@@ -156,8 +163,9 @@ def test_a_full_disk_for_the_results_is_a_clear_error(place, small_disk):
 @pytest.mark.slow
 def test_damaged_checkpoints_are_passed_over_and_never_loaded(place, whole):
     """The newest is cut short, a bit of the one before is flipped: the third serves, and all comes out the same."""
-    stopped = Run(place, *OPTIONS, "--output", "damaged", "--keep", 3)
-    stopped.wait_for("(validates)", 2)
+    stopped = Run(place, *OPTIONS, "--output", "damaged", "--keep", 3, HOLD_AT="validates 2")
+    stopped.wait_for("held)")
+    stopped.wait_until(lambda: len(checkpoints(place / "damaged" / "checkpoints")) >= 3, "three checkpoints")
     stopped.process.kill()
     stopped.finish(-signal.SIGKILL)
     third, second, newest = checkpoints(place / "damaged" / "checkpoints")[-3:]
@@ -234,9 +242,11 @@ def test_a_store_that_refuses_for_half_a_minute_delays_the_run(place, whole, s3)
     named = {f"{name}.csv": s3.put(f"outage/{name}.csv", (place / f"{name}.csv").read_bytes()) for name in FILES}
     options = [named.get(option, option) for option in OPTIONS]
     try:
-        going = Run(place, *options, "--output", "outage", "--checkpoint-dir", s3.url("outage/kept"), **environ)
-        going.wait_for("(validates)", 2)
+        options += ["--output", "outage", "--checkpoint-dir", s3.url("outage/kept")]
+        going = Run(place, *options, HOLD_AT="validates 2", **environ)
+        going.wait_for("held)")
         proxy.refuses()
+        going.release()
         time.sleep(30)
         assert going.process.poll() is None, going.text()
         proxy.accepts()

@@ -74,6 +74,7 @@ def test_local_steps_learn_about_as_well_and_repeat_to_the_bit(place):
         np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.slow
 def test_alone_there_is_nothing_to_average(place):
     plain, local = run(place, "plain1", processes=None), run(place, "local1", "--sync-every", 8, processes=None)
     for ours, theirs in zip(weights(local), weights(plain), strict=True):

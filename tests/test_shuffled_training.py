@@ -36,6 +36,7 @@ def test_the_world_size_does_not_change_a_shuffled_run(place):
             np.testing.assert_allclose(run[name], runs[0][name], rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_a_run_reads_the_rows_that_an_earlier_one_kept(place):
     """Every digit in the files becomes 1 between the runs; sizes and times stay, so only the cache has the rows."""
     first = history(trained(place, "first", *options("--shuffle", "global", "--cache", "kept")))

@@ -1,6 +1,6 @@
-"""Stands before JAX on the tests' path: TensorFlow imports it wherever it is, here for the benchmarks, in half a second.
+"""Stands before JAX on the tests' path, which is there for the benchmarks: where it is, TensorFlow imports it, too.
 
-A user's machine seldom has it.
+That takes half a second of each start, and a user's machine seldom has it.
 """
 
 raise ImportError("JAX is hidden from the runs that tests start")
