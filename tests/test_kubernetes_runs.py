@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import ExitStack, closing
 
+import psutil
 import pytest
 from command import ROOT, history, regression_rows, write_csv
 from manifests import copy_of_the_repository, needs_kubectl, render
@@ -220,8 +221,9 @@ def test_a_launcher_that_is_to_go_hands_the_signal_on_and_does_not_begin_again(p
 def test_a_launcher_that_waits_for_its_workers_can_be_ended(pods, mpi_config, sshd):
     pod = launcher(pods, "mpijob", mpi_config)
     process = run(pod, **sshd | {"DISTTRAIN_SSH_PORT": str(free_port())})
-    time.sleep(1)
-    assert process.poll() is None
+    while not any(child.name() == "sleep" for child in psutil.Process(process.pid).children()):
+        assert process.poll() is None
+        time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == 75
