@@ -46,6 +46,7 @@ ARG VARIANT=cpu
 RUN --mount=type=bind,source=launch/container/runtime.sh,target=/runtime.sh /runtime.sh "${VARIANT}" "${MPI}"
 COPY --from=trimmed /opt/disttrain /opt/disttrain
 COPY --from=app /new /opt/disttrain
+RUN ldconfig
 
 ARG BASE
 ARG CPU=x86-64-v3
@@ -66,7 +67,6 @@ ENV PATH=/opt/disttrain/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     DISTTRAIN_CACHE_DIR=/cache \
-    XDG_CACHE_HOME=/cache \
     NUMBA_CACHE_LOCATOR_CLASSES=warm_kernels.KernelsOfTheImage,UserWideCacheLocator \
     NUMBA_CPU_NAME=${CPU} \
     NUMBA_CPU_FEATURES="" \

@@ -132,6 +132,13 @@ def test_it_trains_read_only_as_any_user_and_compiles_no_kernel(engine, volumes,
 
 
 @pytest.mark.slow
+def test_for_another_processor_kernels_are_compiled_outside_the_image(engine):
+    options = (*RESTRICTED, "--network=none", "--env=NUMBA_CPU_NAME=x86-64", "--env=NUMBA_DEBUG_CACHE=1")
+    done = engine.podman("run", "--rm", *options, IMAGE, "make-data", "/tmp/rows.csv", "--rows=10")
+    assert "data saved to '/tmp/" in done.stdout
+
+
+@pytest.mark.slow
 def test_a_stopped_container_tells_its_health_and_goes_on_where_it_was(engine, volumes):
     command = ("--data=/data/rows.csv", "--output=/runs/stopped", f"--epochs={EPOCHS}", "--batch-size=50")
     options = ("--name=stopped", *RESTRICTED, "--network=none", "--tmpfs=/cache", *volumes.options)

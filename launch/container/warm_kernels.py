@@ -1,7 +1,7 @@
 """Lets numba use the kernels that were compiled when the image was built, where nothing can be written.
 
 Numba itself passes over a cache that it cannot write to. In the image NUMBA_CACHE_LOCATOR_CLASSES names this class,
-and after it numba's own for the cache directory, which serves what is not in the image: another processor, your model.
+and after it numba's own for the user's cache, which serves what is not in the image: another processor, your model.
 """
 
 from __future__ import annotations
