@@ -68,11 +68,12 @@ def batches(options):
 def disttrain_call(data):
     import keras
 
-    from disttrain.backends.local import LocalBackend
+    from disttrain.backends.local import open_local
     from disttrain.engine import Engine
     from disttrain.model import dense_network
+    from disttrain.world import DeviceOptions
 
-    backend = LocalBackend(threads=1, small_model=True)
+    backend = open_local(DeviceOptions(threads=1))
     model = dense_network(1, (16, 8), 1)
     model.compile(keras.optimizers.Adam(), loss="mae")
     engine = Engine(model, backend, 1)

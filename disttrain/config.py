@@ -167,6 +167,18 @@ class TrainConfig(Settings):
     metrics: Words = option("model", "Keras metrics", ("mse",))
     learning_rate: float = option("model", "Adam's step size (Keras's default)", 0.001, gt=0, allow_inf_nan=False)
 
+    scale_lr: bool = option(
+        "model", "multiply the learning rate by the number of shards, as the global batch is (Goyal et al. 2017)", False
+    )
+    warmup_epochs: float = option(
+        "model",
+        "epochs, or a part of one, over which --scale-lr raises the learning rate step by step from the one given; "
+        "the paper took 5",
+        0,
+        ge=0,
+        allow_inf_nan=False,
+    )
+
     epochs: Count = option("training", "passes over the data", JOB_EPOCHS)
     batch_size: Count = option("training", "rows that one shard gives to a step", JOB_BATCH_ROWS)
     num_shards: Count | None = option(
@@ -182,11 +194,29 @@ class TrainConfig(Settings):
     steps_per_execution: Count | None = option(
         "training", "steps in one compiled call. Default: chosen from the bytes of a batch", None
     )
-    backend: Literal["auto", "local", "horovod"] = option(
-        "training", "auto takes horovod where horovodrun or mpirun started the process, else local", "auto"
+    backend: Literal["auto", "local", "mirrored", "multiworker", "horovod"] = option(
+        "devices",
+        "auto takes horovod where horovodrun or mpirun started the process, multiworker where TF_CONFIG names several "
+        "workers, else mirrored for several GPUs and local for one device",
+        "auto",
+    )
+    devices: Count | None = option(
+        "devices",
+        "devices of one mirrored worker: GPUs or, where there are none, logical devices of the CPU. "
+        "Default: all GPUs; as many CPU devices as cores",
+        None,
+    )
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = option(
+        "devices",
+        "Keras's dtype policy: mixed computes in half the bytes and keeps float32 weights; mixed_float16 scales the "
+        "loss, too",
+        "float32",
+    )
+    compression: Literal["none", "fp16"] = option(
+        "devices", "in what Horovod sends gradients: as they are, or as 16-bit floats, in half the bytes", "none"
     )
     threads: Count | None = option(
-        "training",
+        "devices",
         "threads that one TensorFlow operation may use. Default: 1 for the dense network up to 100,000 weights, "
         "else the machine's cores shared by its workers",
         None,
@@ -277,6 +307,20 @@ class TrainConfig(Settings):
     def _limit_is_of_a_cache(self) -> TrainConfig:
         if self.cache_limit is not None and self.cache is None:
             raise ValueError("cache_limit is the limit of a cache: name its directory with --cache")
+        return self
+
+    @model_validator(mode="after")
+    def _warmup_is_of_scaling(self) -> TrainConfig:
+        if self.warmup_epochs and not self.scale_lr:
+            raise ValueError("warmup_epochs is how a scaled learning rate is reached: add --scale-lr")
+        return self
+
+    @model_validator(mode="after")
+    def _compression_is_of_gradients(self) -> TrainConfig:
+        if self.compression != "none" and self.sync_every > 1:
+            raise ValueError(
+                "compression is of gradients; with sync_every weights are sent, which need their precision"
+            )
         return self
 
     @model_validator(mode="after")

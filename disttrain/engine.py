@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from disttrain.errors import UsageError
 from disttrain.local_sgd import LocalRounds
+from disttrain.optimizer import AllReduceOptimizer
 from disttrain.steps import NO_FAULT, OWN_FAULT, Steps, sums_over_rows
 from disttrain.world import Backend
 
@@ -57,6 +58,8 @@ class Engine:
     loop is a graph: with one all-reduce in every step or, with `sync_every` above 1, with rounds of steps that are an
     XLA program each and one all-reduce between them. The short step at the end of an epoch always runs as a graph: it
     comes once an epoch, and compiling its shape would take longer than running it.
+
+    Where a worker drives several devices, the rows of each step are dealt to its replicas, shard by shard.
     """
 
     def __init__(
@@ -67,8 +70,11 @@ class Engine:
         sync_every: int = 1,
         *,
         skips_nonfinite: bool = False,
+        compresses: bool = False,
     ) -> None:
-        """Builds the model's variables, optimizer and metrics on this worker alone; `synchronize` follows.
+        """Builds the model's variables, optimizer and metrics; `synchronize` follows.
+
+        It is made, as the model is, in the scope of the backend's replicas, and used outside.
 
         Args:
             model: takes float32 [rows, num_features].
@@ -77,11 +83,13 @@ class Engine:
             sync_every: steps that each worker takes alone before weights are averaged (see local_sgd.py); 1 averages
                 the gradients of every step.
             skips_nonfinite: leaves out a step whose loss or gradient is not finite; else the call ends before it.
+            compresses: sends gradients as 16-bit floats.
         """
         self.model = model
         self._backend = backend
         self._num_features = num_features
-        self._alone = backend.world.size == 1
+        self._replicas = backend.replicas
+        self._alone = backend.world.num_replicas == 1
         self._sums_over_rows = sums_over_rows(model)
         self._sync_every = sync_every if not self._alone else 1
         reduces = not self._alone and sync_every == 1
@@ -89,7 +97,10 @@ class Engine:
         self._steps_per_call = self._sync_every
         self._step_s = 0.0  # what a step of this worker's last call took
         _build(model, num_features)
-        steps = Steps(model, backend, num_features, reduces=reduces, skips_nonfinite=skips_nonfinite)
+        if self._replicas.num_in_sync > 1:
+            _check_strategy(model.optimizer, sync_every, compresses=compresses)
+        optimizer = AllReduceOptimizer(model.optimizer, backend.reduce if reduces else None, compresses=compresses)
+        steps = Steps(model, optimizer, backend, num_features, skips_nonfinite=skips_nonfinite)
         rounds = LocalRounds(steps, backend.reduce, sync_every) if self._sync_every > 1 else None
 
         def make_train(use_xla: bool) -> Callable[..., Any]:
@@ -98,7 +109,9 @@ class Engine:
 
         self._train = _Compiled(make_train, use_xla=backend.fuses_steps or not reduces)
         self._train_short = make_train(False)
-        self._evaluate = _Compiled(lambda use_xla: tf.function(steps.evaluate_steps, jit_compile=use_xla), use_xla=True)
+        self._evaluate = _Compiled(
+            lambda use_xla: tf.function(steps.evaluate_steps, jit_compile=use_xla), use_xla=self._replicas.count == 1
+        )
         self._evaluate_short = tf.function(steps.evaluate_steps)
         self.reset_totals()
 
@@ -117,17 +130,20 @@ class Engine:
         """Sums over this worker's steps of each metric variable, float64: they add up over workers."""
         if not self._partial:
             return self._totals
-        return [total + state for total, state in zip(self._totals, self._partial, strict=True)]
+        return [total + states.sum(axis=0) for total, states in zip(self._totals, self._partial, strict=True)]
 
     def capture_totals(self) -> tuple[Totals, list[npt.NDArray[Any]]]:
-        """The totals of the superbatches that are done, and the metrics' states since: none, or one a variable."""
+        """The totals of the superbatches that are done, and the metrics' states since.
+
+        Of the states there are none, or one a variable, [replicas, ...].
+        """
         return self._totals, self._partial
 
     def restore_totals(self, totals: Totals, partial: Sequence[npt.NDArray[Any]] = ()) -> None:
         """Puts back what `capture_totals` gave."""
         self._totals, self._partial = totals, list(partial)
-        for variable, state in zip(self.model.metrics_variables, self._partial, strict=False):
-            variable.assign(state)
+        for variable, states in zip(self.model.metrics_variables, self._partial, strict=False):
+            self._replicas.write(variable, states)
 
     def _fold(self) -> None:
         """A superbatch is done: what its calls added belongs to the totals."""
@@ -136,18 +152,29 @@ class Engine:
     def metrics_from(self, totals: Totals) -> dict[str, float]:
         """The metrics' values for totals that were summed over all workers."""
         for variable, total in zip(self.model.metrics_variables, totals, strict=True):
-            variable.assign(total)
-        values = {name: float(value) for name, value in self.model.get_metrics_result().items() if name != "loss"}
+            self._replicas.write(variable, np.stack([total] * self._replicas.count))
+        results = self._replicas.run(self.model.get_metrics_result)
+        values = {name: float(self._replicas.results(value)[0]) for name, value in results.items() if name != "loss"}
         self.model.reset_metrics()
         return values
 
-    def compile(self, shape: tuple[int, int, int], *, training: bool, num_votes: int = 0) -> None:
-        """Compiles the superstep of full batches, float32 [steps, rows_per_step, columns], without taking a step."""
-        data, none = tf.zeros(shape), tf.constant(0)
+    def compile(
+        self, shape: tuple[int, int, int], *, training: bool, num_votes: int = 0, parts: Sequence[int] = ()
+    ) -> None:
+        """Compiles the superstep of full batches without taking a step.
+
+        Args:
+            shape: of those, (steps, rows_per_step, columns).
+            training: whether of training or of evaluation.
+            num_votes: as many as `train` is given.
+            parts: as for `train`.
+        """
+        data, none = self._place(np.zeros(shape, np.float32), parts), tf.constant(0)
         if training:
             self._capacity["train"] = shape[0]
             start = tf.constant(-self._sync_every if self._sync_every > 1 else 0)
-            self._train(data, start, none, tf.zeros(shape[:1]), tf.zeros([num_votes + 1]))
+            shares = self._replicas.place([np.zeros(shape[0], np.float32)] * self._replicas.count)
+            self._train(data, start, none, shares, tf.zeros([num_votes + 1]))
         else:
             self._capacity["evaluate"] = shape[0]
             self._evaluate(data, none)
@@ -158,6 +185,7 @@ class Engine:
         global_rows: npt.NDArray[np.int64],
         *,
         full: bool,
+        parts: Sequence[int] = (),
         before: int = 0,
         votes: Callable[[], Floats] = lambda: np.zeros(0, np.float32),
         steps_per_call: int | None = None,
@@ -168,6 +196,7 @@ class Engine:
             data: float32 [steps, rows_per_step, columns], features before targets.
             global_rows: int64 [steps], the rows that all workers together give to each step.
             full: whether every held shard gives a whole batch, so that the shape is the compiled one.
+            parts: how many of a step's rows, one after the other, go to each of this worker's replicas; with one, all.
             before: steps of the same superbatch that an earlier process took; where the totals that it left were put
                 back, the metrics come out as if this process had taken them.
             votes: asked before each call for float32 [votes], which is summed over all workers with the gradients;
@@ -177,16 +206,17 @@ class Engine:
         Yields:
             For each compiled call, what it came to; after one with a fault, unless those are skipped, no other follows.
         """
-        shares = self._shares(data.shape[1], global_rows).astype(np.float32)
         if before:
-            data, shares = (np.concatenate([np.zeros((before, *a.shape[1:]), a.dtype), a]) for a in (data, shares))
+            data = np.concatenate([np.zeros((before, *data.shape[1:]), data.dtype), data])
+            global_rows = np.concatenate([np.full(before, global_rows[0]), global_rows])
         else:
             self._fold()
         num_steps = len(data)
+        shares = self._shares(parts or data.shape[1:2], global_rows)
         run: Callable[..., Any] = self._train_short
         if full:
-            run, data, shares = self._train, self._fill(data, "train"), self._fill(shares, "train")
-        batches, weights = tf.constant(data), tf.constant(shares)
+            run, data, shares = self._train, self._fill(data, "train"), [self._fill(s, "train") for s in shares]
+        batches, weights = self._place(data, parts), self._replicas.place([s.astype(np.float32) for s in shares])
         start = before
         while start < num_steps:
             stop = min(start + (steps_per_call or self._steps_per_call), num_steps)
@@ -195,28 +225,34 @@ class Engine:
             losses, faults, summed, states = run(batches, tf.constant(start), tf.constant(stop), weights, ballot)
             losses, faults, summed = losses.numpy()[start:stop], faults.numpy()[start:stop], summed.numpy()
             self._time_calls((time.perf_counter() - begun_s) / (stop - start), float(summed[-1]))
-            self._partial = [state.numpy() for state in states]
+            self._partial = self._read(states)
             if stop == num_steps:
                 self._fold()
             start = stop
             yield Call(losses, faults, summed[:-1])
 
-    def evaluate(self, data: Floats, global_rows: npt.NDArray[np.int64], *, full: bool) -> float:
-        """The sum, over `data`'s batches, of this worker's part of the loss times the rows in the global batch."""
+    def evaluate(
+        self, data: Floats, global_rows: npt.NDArray[np.int64], *, full: bool, parts: Sequence[int] = ()
+    ) -> float:
+        """The sum, over `data`'s batches, of this worker's part of the loss times the rows in the global batch.
+
+        The arguments are those of `train`.
+        """
         num_steps, num_rows, _ = data.shape
         run = self._evaluate if full else self._evaluate_short
-        losses, states = run(tf.constant(self._fill(data, "evaluate") if full else data), tf.constant(num_steps))
-        self._partial = [state.numpy() for state in states]
+        losses, states = run(self._place(self._fill(data, "evaluate") if full else data, parts), tf.constant(num_steps))
+        self._partial = self._read(states)
         self._fold()
-        weights = self._shares(num_rows, global_rows) * global_rows
-        return float(np.dot(losses.numpy()[:num_steps].astype(np.float64), weights))
+        shares = self._shares(parts or [num_rows], global_rows)
+        own_losses = [own.numpy()[:num_steps].astype(np.float64) for own in self._replicas.results(losses)]
+        return sum(float(np.dot(own, share * global_rows)) for own, share in zip(own_losses, shares, strict=True))
 
     def average_state(self) -> None:
         """Averages over the workers what training changed besides weights: the statistics of batch normalization."""
         for variable in self.model.non_trainable_variables:
             if not self._alone and np.issubdtype(np.dtype(variable.dtype), np.floating):
-                total = self._backend.sum(np.asarray(variable.numpy(), np.float64))
-                variable.assign(total / self._backend.world.size)
+                total = self._backend.sum(self._replicas.read(variable).astype(np.float64).sum(axis=0))
+                variable.assign(total / self._backend.world.num_replicas)
 
     def finalize(self) -> None:
         """After the last epoch, what Keras's `fit` does there: weights become their averages under `use_ema`."""
@@ -233,11 +269,19 @@ class Engine:
             wanted = min(wanted, int(CALL_TARGET_S * self._backend.world.size / summed_step_s))
         self._steps_per_call = max(wanted // self._sync_every, 1) * self._sync_every
 
-    def _shares(self, num_rows: int, global_rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """This worker's part of each step's loss: its part of the rows, or all where the loss is a sum over rows."""
+    def _shares(self, parts: Sequence[int], global_rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.float64]]:
+        """Each replica's part of each step's loss: its part of the rows, or all where the loss is a sum over rows."""
         if self._sums_over_rows:
-            return np.full(len(global_rows), float(num_rows > 0))
-        return num_rows / global_rows
+            return [np.full(len(global_rows), float(num_rows > 0)) for num_rows in parts]
+        return [num_rows / global_rows for num_rows in parts]
+
+    def _place(self, data: Floats, parts: Sequence[int]) -> Any:
+        """Deals the rows of each step to the replicas."""
+        return self._replicas.place(np.split(data, np.cumsum(parts[:-1]), axis=1) if len(parts) > 1 else [data])
+
+    def _read(self, states: Sequence[Any]) -> list[npt.NDArray[Any]]:
+        """The metrics' states as arrays, [replicas, ...]."""
+        return [np.stack([own.numpy() for own in self._replicas.results(state)]) for state in states]
 
     def _fill(self, array: Any, pass_name: str) -> Any:
         """`array` with as many steps as the first superbatch had, so that an epoch's last one compiles nothing."""
@@ -282,3 +326,16 @@ def _build(model: keras.Model, num_features: int) -> None:
         raise UsageError(f"the model cannot take rows of {num_features} features: {reason}") from error
     model.optimizer.build(model.trainable_variables)
     model.reset_metrics()
+
+
+def _check_strategy(optimizer: keras.Optimizer, sync_every: int, *, compresses: bool) -> None:
+    """Raises UsageError for what only Horovod can do, or waits for others where `tf.distribute` lets none wait."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    for what, is_wanted in (
+        (f"--sync-every {sync_every}", sync_every > 1),
+        ("--compression fp16", compresses),
+        ("gradient_accumulation_steps", inner.gradient_accumulation_steps is not None),
+        ("ema_overwrite_frequency", inner.use_ema and inner.ema_overwrite_frequency is not None),
+    ):
+        if is_wanted:
+            raise UsageError(f"{what} is not possible under tf.distribute; use Horovod: one worker for each device")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import keras
 
@@ -10,25 +11,36 @@ from disttrain.config import TrainConfig
 from disttrain.errors import UsageError
 from disttrain.user_code import call_user_function
 
-COMPILE_OPTIONS = ("loss", "metrics", "learning_rate")
+COMPILE_OPTIONS = ("loss", "metrics", "learning_rate", "scale_lr")
 
 
-def build_model(config: TrainConfig, num_features: int, num_targets: int) -> keras.Model:
+def build_model(
+    config: TrainConfig, num_features: int, num_targets: int, *, num_shards: int, steps_per_epoch: int
+) -> keras.Model:
     """The compiled model that takes float32 [rows, num_features] and gives [rows, num_targets].
 
-    A model that its function already compiled keeps its own optimizer, loss and metrics.
+    A model that its function already compiled keeps its own optimizer, loss and metrics. One that was not, under
+    `mixed_float16`, is compiled with loss scaling, as Keras does by itself.
+
+    Args:
+        config: the run's options.
+        num_features: columns of a row that are no targets.
+        num_targets: those that are.
+        num_shards: by which a learning rate is scaled, if it is.
+        steps_per_epoch: what an epoch of warm-up is.
 
     Raises:
         UsageError: for a model function that cannot be imported or returns no Keras model, an unknown loss or metric,
             and for options that a compiled model leaves no place for.
     """
     keras.utils.set_random_seed(config.seed)
+    keras.config.set_dtype_policy(config.precision)
     if config.model is None:
         model = dense_network(num_features, config.hidden, num_targets)
     else:
         model = _own_model(config.model, num_features, num_targets)
     if not model.compiled:
-        _compile(model, config)
+        _compile(model, config, _learning_rate(config, num_shards, steps_per_epoch))
     elif given := [f"--{name.replace('_', '-')}" for name in COMPILE_OPTIONS if name in config.model_fields_set]:
         raise UsageError(f"{config.model} returns a compiled model; leave out {', '.join(given)} or do not compile it")
     if getattr(model.loss, "reduction", "") in (None, "none"):
@@ -37,9 +49,12 @@ def build_model(config: TrainConfig, num_features: int, num_targets: int) -> ker
 
 
 def dense_network(num_features: int, hidden: tuple[int, ...], num_targets: int) -> keras.Model:
-    """ReLU layers of `hidden` units and a linear one; with (16, 8) the 1-16-8-1 network of the job."""
+    """ReLU layers of `hidden` units and a linear one; with (16, 8) the 1-16-8-1 network of the job.
+
+    Whatever the precision, its outputs and so its loss are float32.
+    """
     layers = [keras.layers.Dense(units, activation="relu") for units in hidden]
-    return keras.Sequential([keras.Input((num_features,)), *layers, keras.layers.Dense(num_targets)])
+    return keras.Sequential([keras.Input((num_features,)), *layers, keras.layers.Dense(num_targets, dtype="float32")])
 
 
 def num_dense_weights(num_features: int, hidden: tuple[int, ...], num_targets: int) -> int:
@@ -48,7 +63,23 @@ def num_dense_weights(num_features: int, hidden: tuple[int, ...], num_targets: i
     return sum((fan_in + 1) * fan_out for fan_in, fan_out in itertools.pairwise(widths))
 
 
-def _compile(model: keras.Model, config: TrainConfig) -> None:
+def top_learning_rate(config: TrainConfig, num_shards: int) -> float:
+    """The learning rate after any warm-up: under `--scale-lr` as many times the one given as there are shards.
+
+    Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", arXiv:1706.02677, section 2.1.
+    """
+    return config.learning_rate * (num_shards if config.scale_lr else 1)
+
+
+def _learning_rate(config: TrainConfig, num_shards: int, steps_per_epoch: int) -> Any:
+    """A number, or a schedule that begins with the paper's gradual warm-up (its section 2.2)."""
+    top, steps = top_learning_rate(config, num_shards), round(config.warmup_epochs * steps_per_epoch)
+    if not steps:
+        return top
+    return keras.optimizers.schedules.PolynomialDecay(config.learning_rate, steps, end_learning_rate=top, power=1.0)
+
+
+def _compile(model: keras.Model, config: TrainConfig, learning_rate: Any) -> None:
     for option, words, find in (
         ("--loss", (config.loss,), keras.losses.get),
         ("--metrics", config.metrics, keras.metrics.get),
@@ -61,7 +92,7 @@ def _compile(model: keras.Model, config: TrainConfig) -> None:
                     f"{option} {word}: Keras knows no such name; examples are mae, mse, mean_absolute_percentage_error "
                     "(for your own, compile the model that --model returns)"
                 ) from None
-    model.compile(optimizer=keras.optimizers.Adam(config.learning_rate), loss=config.loss, metrics=list(config.metrics))
+    model.compile(optimizer=keras.optimizers.Adam(learning_rate), loss=config.loss, metrics=list(config.metrics))
 
 
 def _own_model(target: str, num_features: int, num_targets: int) -> keras.Model:

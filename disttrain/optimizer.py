@@ -19,17 +19,29 @@ class AllReduceOptimizer:
     trains there without ever reducing.
     """
 
-    def __init__(self, optimizer: Any, reduce: Callable[[tf.Tensor], tf.Tensor] | None) -> None:
-        """`reduce` sums a float32 vector over all workers; None where there is only one."""
+    def __init__(
+        self, optimizer: Any, reduce: Callable[[tf.Tensor], tf.Tensor] | None, *, compresses: bool = False
+    ) -> None:
+        """Wraps a built optimizer.
+
+        Args:
+            optimizer: the Keras optimizer.
+            reduce: sums a float32 or float16 vector over all replicas of all workers; None where there is only one.
+            compresses: gradients travel as float16. One above 65,504 becomes infinite, and its step is not accepted.
+        """
         self.inner = optimizer
+        self.reduces = reduce is not None
         self._reduce = reduce
+        self._compresses = compresses
+        if reduce is not None:
+            _trust_gradients(getattr(optimizer, "inner_optimizer", optimizer))
         # Loss scaling meets infinite gradients as a matter of course, and leaves their steps out itself.
         self._judges_gradients = not isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
     def reduce(
         self, gradients: Sequence[tf.Tensor | None], variables: Sequence[Any], *others: tf.Tensor
     ) -> tuple[list[Gradient], list[tf.Tensor]]:
-        """The global batch's gradients, and the sums over all workers of `others`, in one all-reduce.
+        """The global batch's gradients and the sums of `others`, in one all-reduce, or in two if compressed.
 
         Args:
             gradients: one for each variable, already weighted by this worker's part of the global batch, so that
@@ -38,10 +50,15 @@ class AllReduceOptimizer:
             others: tensors that ride along, such as this worker's part of the loss.
         """
         used = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
-        tensors = [*(tf.convert_to_tensor(g) for g, _ in used), *others]
-        if self._reduce is not None:
-            tensors = unflatten(self._reduce(flatten(tensors)), tensors)
-        return [(g, v) for g, (_, v) in zip(tensors, used, strict=False)], tensors[len(used) :]
+        tensors, rest = [tf.convert_to_tensor(g) for g, _ in used], list(others)
+        if self._reduce is not None and self._compresses:
+            tensors = unflatten(self._reduce(tf.cast(flatten(tensors), tf.float16)), tensors)
+            rest = unflatten(self._reduce(flatten(rest)), rest)
+        elif self._reduce is not None:
+            both = [*tensors, *rest]
+            both = unflatten(self._reduce(flatten(both)), both)
+            tensors, rest = both[: len(used)], both[len(used) :]
+        return [(g, v) for g, (_, v) in zip(tensors, used, strict=True)], rest
 
     def accepts(self, gradients: Sequence[Gradient], loss: tf.Tensor) -> tf.Tensor:
         """Whether the loss and all gradients are finite, a scalar bool."""
@@ -53,6 +70,12 @@ class AllReduceOptimizer:
     def apply(self, gradients: Sequence[Gradient]) -> None:
         """Takes the step."""
         self.inner.apply([g for g, _ in gradients], [v for _, v in gradients])
+
+
+def _trust_gradients(optimizer: keras.Optimizer) -> None:
+    """Keeps Keras from summing over a strategy's replicas, before its update but after clipping, what is summed."""
+    assert hasattr(optimizer, "_all_reduce_sum_gradients"), "this release of Keras sums gradients in some other way"
+    optimizer._all_reduce_sum_gradients = lambda gradients: gradients
 
 
 def flatten(tensors: Sequence[tf.Tensor]) -> tf.Tensor:

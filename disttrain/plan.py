@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from disttrain.epoch_cache import RowCache
-from disttrain.sharding import num_full_steps, num_steps, rows_in_step
+from disttrain.sharding import num_full_steps, num_steps, rank_rows_in_step, rows_in_step, shards_of_rank
 from disttrain.shuffle import FILE_ORDER, EpochOrder
 from disttrain.source import Source
 from disttrain.stream import Superbatch, superbatches
@@ -67,6 +67,15 @@ class Pass:
         num_full = num_full_steps(self.source.num_rows, self.num_shards, self.batch_size)
         steps = min(self.steps_per_execution, self.num_steps, num_full)
         return (steps, len(shards) * self.batch_size, self.source.num_columns) if steps else None
+
+    def rows_of_replicas(self, shards: range, num_replicas: int, step: int) -> tuple[int, ...]:
+        """How many rows of a step each of one worker's replicas gets: those of its part of the worker's shards."""
+        held = (shards_of_rank(len(shards), num_replicas, replica) for replica in range(num_replicas))
+        num_rows = self.source.num_rows
+        return tuple(
+            rank_rows_in_step(num_rows, self.num_shards, self.batch_size, (shards[n] for n in numbers), step)
+            for numbers in held
+        )
 
     def steps_before(self, superbatch: Superbatch) -> int:
         """Steps between where this superbatch would begin in a whole epoch and where it does begin."""

@@ -13,6 +13,7 @@ from disttrain.checkpoint import Checkpoint, Position, file_name, position_of
 from disttrain.checkpoint_store import CheckpointStore, Mode
 from disttrain.config import TrainConfig
 from disttrain.errors import UsageError
+from disttrain.model import top_learning_rate
 from disttrain.plan import Pass
 from disttrain.reporting.results import CHECKPOINTS, HISTORY, MODEL
 from disttrain.resume import differences, refuse
@@ -98,7 +99,7 @@ def describe_run(config: TrainConfig, training: Pass, model: keras.Model, places
         "metrics": [name for name in model.get_metrics_result() if name != "loss"],
         "optimizer_class": type(model.optimizer).__name__,
         "optimizer": describe_variables(model.optimizer.variables),
-        "learning_rate": config.learning_rate,
+        "learning_rate": top_learning_rate(config, training.num_shards),
         "output": str(places.output),
         "options": config.model_dump(mode="json"),
     }
@@ -128,10 +129,14 @@ def kept_setting(checkpoint: Checkpoint | None, name: str, otherwise: Any) -> An
     return otherwise if checkpoint is None else checkpoint.about["run"][name]
 
 
-def new_learning_rate(config: TrainConfig, checkpoint: Checkpoint | None) -> float | None:
-    """The learning rate that was asked for, if it is another than the checkpoint's run began with."""
-    before = kept_setting(checkpoint, "learning_rate", config.learning_rate)
-    return config.learning_rate if config.learning_rate != before else None
+def new_learning_rate(config: TrainConfig, num_shards: int, checkpoint: Checkpoint | None) -> float | None:
+    """The learning rate that was asked for, if it is another than the checkpoint's run began with.
+
+    Where a schedule warms up to it, the model has that schedule already.
+    """
+    wanted = top_learning_rate(config, num_shards)
+    before = kept_setting(checkpoint, "learning_rate", wanted)
+    return wanted if wanted != before and not config.warmup_epochs else None
 
 
 def _loss_name(model: keras.Model) -> str:

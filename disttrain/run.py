@@ -15,7 +15,7 @@ from disttrain.model import num_dense_weights
 from disttrain.session import Elastic, Session
 from disttrain.stopping import StopSignals
 from disttrain.watching.watchdog import Watchdog
-from disttrain.world import Backend
+from disttrain.world import Backend, DeviceOptions
 
 SMALL_MODEL_WEIGHTS = 100_000
 
@@ -29,10 +29,11 @@ def run_training(config: TrainConfig, environ: Mapping[str, str]) -> None:
     """
     num_weights = num_dense_weights(len(config.features) or 1, config.hidden, len(config.targets) or 1)
     small_model = config.model is None and num_weights <= SMALL_MODEL_WEIGHTS
-    if launched_elastic(environ) and config.backend != "local":
-        _train_elastic(config, environ, small_model=small_model)
+    options = DeviceOptions(config.devices, config.threads, small_model)
+    if launched_elastic(environ) and config.backend in ("auto", "horovod"):
+        _train_elastic(config, environ, options)
         return
-    backend = open_backend(config.backend, environ, threads=config.threads, small_model=small_model)
+    backend = open_backend(config.backend, environ, options)
     watchdog = Watchdog(backend.world, backend.gather, config.timeout)
     try:
         with watchdog, _lost_peer_named(backend, watchdog), ExitStack() as stack:
@@ -62,7 +63,7 @@ def _lost_peer_named(backend: Backend, watchdog: Watchdog) -> Iterator[None]:
         raise
 
 
-def _train_elastic(config: TrainConfig, environ: Mapping[str, str], *, small_model: bool) -> None:
+def _train_elastic(config: TrainConfig, environ: Mapping[str, str], options: DeviceOptions) -> None:
     """Trains in one world after another, as workers are lost or join, with all objects but the commits made anew.
 
     A signal to all workers ends the run, as it does any run. One to some of them, as when a host is preempted, ends
@@ -93,7 +94,7 @@ def _train_elastic(config: TrainConfig, environ: Mapping[str, str], *, small_mod
             raise
 
     with stop if config.checkpoint_every != "never" else nullcontext(), watch:
-        run_elastic(attempt, environ, threads=config.threads, small_model=small_model, stopping=lambda: stop.asked)
+        run_elastic(attempt, environ, options, stopping=lambda: stop.asked)
 
 
 def _forget_models() -> None:

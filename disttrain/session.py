@@ -90,7 +90,7 @@ class Session:
         training_source = self.inputs.open(data)
         validation_data = config.validation_data
         validation_source = self.inputs.open(validation_data, like=training_source) if validation_data else None
-        num_shards = config.num_shards or kept_setting(checkpoint, "num_shards", world.size)
+        num_shards = config.num_shards or kept_setting(checkpoint, "num_shards", world.num_replicas)
         engine, training, validation = together(
             self.backend, lambda: self._prepare(training_source, validation_source, num_shards, checkpoint)
         )
@@ -119,7 +119,9 @@ class Session:
         if not self._tell_change(directory, checkpoint):
             self.console.print(f"Compiled the superstep in {seconds:.1f} s")
         try:
-            results = trainer.run(config.epochs, checkpoint, learning_rate=new_learning_rate(config, checkpoint))
+            results = trainer.run(
+                config.epochs, checkpoint, learning_rate=new_learning_rate(config, num_shards, checkpoint)
+            )
         except Stopped as stopped:
             self._part()
             self._wait_for(writer)
@@ -152,9 +154,9 @@ class Session:
     def _prepare(
         self, source: Source, validation_source: Source | None, num_shards: int, checkpoint: Checkpoint | None
     ) -> tuple[Engine, Pass, Pass | None]:
-        config, size = self.config, self.backend.world.size
+        config, size = self.config, self.backend.world.num_replicas
         if num_shards < size and checkpoint is None and self.elastic is None:
-            raise UsageError(f"--num-shards {num_shards} leaves some of the {size} workers without a shard")
+            raise UsageError(f"--num-shards {num_shards} leaves some of the {size} {self._kind} without a shard")
         if source.num_rows < num_shards:
             raise DataError(
                 f"{source.url}: cannot give each of {num_shards} shards a row, having {source.num_rows}; "
@@ -165,9 +167,16 @@ class Session:
             self.inputs.plan(validation_source, num_shards, FILE_ORDER) if validation_source is not None else None
         )
         num_features = len(source.feature_names)
-        model = build_model(config, num_features, len(source.target_names))
         skips = config.on_nonfinite == "skip"
-        engine = Engine(model, self.backend, num_features, config.sync_every, skips_nonfinite=skips)
+        with self.backend.replicas.scope():
+            model = build_model(
+                config, num_features, len(source.target_names),
+                num_shards=num_shards, steps_per_epoch=training.num_steps,
+            )  # fmt: skip
+            engine = Engine(
+                model, self.backend, num_features, config.sync_every,
+                skips_nonfinite=skips, compresses=config.compression == "fp16",
+            )  # fmt: skip
         return engine, training, validation
 
     def _directory(self, places: Places, data: str, checkpoint: Checkpoint | None) -> RunDirectory | None:
@@ -258,8 +267,11 @@ class Session:
         )
 
     def _announce(self, data: str, training: Pass, checkpoint: Checkpoint | None) -> None:
-        size = self.backend.world.size
-        workers = f"{size} workers" if size > 1 else "1 worker"
+        world = self.backend.world
+        size = world.num_replicas
+        workers = f"{world.size} workers" if world.size > 1 else "1 worker"
+        if world.num_devices > 1:
+            workers += f" of {world.num_devices} devices"
         self.console.print(
             f"{data}: {training.source.num_rows:,} rows, {', '.join(training.source.feature_names)} -> "
             f"{', '.join(training.source.target_names)}"
@@ -269,9 +281,14 @@ class Session:
             f"{training.num_steps:,} steps an epoch"
         )
         if size > training.num_shards:
-            self.console.print(f"{size - training.num_shards} workers have no shard: there are {training.num_shards}")
+            idle = size - training.num_shards
+            self.console.print(f"{idle} {self._kind} have no shard: there are {training.num_shards}")
         if checkpoint is not None:
             self.console.print(f"Going on from the checkpoint of {show_position(checkpoint.position)}")
+
+    @property
+    def _kind(self) -> str:
+        return "devices" if self.backend.world.num_devices > 1 else "workers"
 
     def _finish(self, results: list[EpochResult], directory: RunDirectory | None, engine: Engine) -> None:
         if directory is None:

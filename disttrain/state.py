@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from disttrain.engine import Engine
-from disttrain.world import Backend
+from disttrain.world import Backend, World
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -19,18 +19,19 @@ def capture_state(engine: Engine, backend: Backend, *, wanted: bool) -> Arrays:
     """What training has come to, between two compiled calls; all workers call it, and those get it who want it.
 
     Returns:
-        `weights/N` and `optimizer/N`: the variables, the same on all workers. `worker/N`: the other variables (the
-        statistics of batch normalization, the states of dropout), [world size, ...]. `totals/N`: what the metrics have
+        `weights/N` and `optimizer/N`: the variables, the same on all workers. `replica/N`: the other variables (the
+        statistics of batch normalization, the states of dropout), [replicas, ...]. `totals/N`: what the metrics have
         seen in this epoch, float64 [world size, ...]; in the middle of a superbatch, up to where it began, and
-        `partial/N` since. `random/N`: the state of Python's and NumPy's global random numbers, [world size, ...].
+        `partial/N` since, [replicas, ...]. `random/N`: the state of Python's and NumPy's global random numbers,
+        [world size, ...]. Replicas are those of all workers, in the order of ranks.
     """
     model = engine.model
     totals, partial = engine.capture_totals()
     own = {
-        **_named("worker", [v.numpy() for v in model.non_trainable_variables]),
-        **_named("totals", totals),
+        **_named("replica", [backend.replicas.read(v) for v in model.non_trainable_variables]),
+        **_named("totals", [total[np.newaxis] for total in totals]),
         **_named("partial", partial),
-        **_named("random", _random_state()),
+        **_named("random", [numbers[np.newaxis] for numbers in _random_state()]),
     }
     workers = backend.gather(own)
     if not wanted:
@@ -38,15 +39,15 @@ def capture_state(engine: Engine, backend: Backend, *, wanted: bool) -> Arrays:
     return {
         **_named("weights", [v.numpy() for v in model.trainable_variables]),
         **_named("optimizer", [v.numpy() for v in model.optimizer.variables]),
-        **{name: np.stack([arrays[name] for arrays in workers]) for name in own},
+        **{name: np.concatenate([arrays[name] for arrays in workers]) for name in own},
     }
 
 
 def restore_state(engine: Engine, backend: Backend, arrays: Mapping[str, npt.NDArray[Any]] | None) -> None:
     """Puts back what `capture_state` gave; all workers call it, and only rank 0 needs `arrays`.
 
-    On another world size than before, each worker gets the mean of the workers' statistics, and rank 0's of what is
-    not a floating-point number.
+    On another number of replicas than before, each gets the mean of all statistics, and the first one's of what is not
+    a floating-point number.
     """
     model = engine.model
     own = None
@@ -54,19 +55,19 @@ def restore_state(engine: Engine, backend: Backend, arrays: Mapping[str, npt.NDA
         for kind, variables in (("weights", model.trainable_variables), ("optimizer", model.optimizer.variables)):
             for variable, value in zip(variables, _listed(arrays, kind), strict=True):
                 variable.assign(value)
-        own = [_listed(arrays, kind) for kind in ("worker", "totals", "partial", "random")]
+        own = [_listed(arrays, kind) for kind in ("replica", "totals", "partial", "random")]
     engine.synchronize()
     shared = backend.gather(own)[0]
     if shared is None:
         return
-    workers, totals, partial, randoms = shared
-    for variable, values in zip(model.non_trainable_variables, workers, strict=True):
-        variable.assign(_of_worker(values, backend))
-    rank, size = backend.world.rank, backend.world.size
-    if totals and len(totals[0]) != size:
-        totals, partial = [_of_leader(total, backend) for total in _added(totals, partial)], []
-    engine.restore_totals(*([_of_worker(values, backend) for values in kind] for kind in (totals, partial)))
-    _set_random_state([values[rank if len(values) == size else 0] for values in randoms])
+    statistics, totals, partial, randoms = shared
+    world = backend.world
+    for variable, values in zip(model.non_trainable_variables, statistics, strict=True):
+        backend.replicas.write(variable, _of_replicas(values, world))
+    if (totals and len(totals[0]) != world.size) or (partial and len(partial[0]) != world.num_replicas):
+        totals, partial = [_of_leader(total, world) for total in _added(totals, partial)], []
+    engine.restore_totals([total[world.rank] for total in totals], [_of_replicas(states, world) for states in partial])
+    _set_random_state([values[world.rank if len(values) == world.size else 0] for values in randoms])
 
 
 def describe_variables(variables: Sequence[Any]) -> list[list[Any]]:
@@ -82,23 +83,27 @@ def _listed(arrays: Mapping[str, npt.NDArray[Any]], kind: str) -> list[npt.NDArr
     return [arrays[name] for name in sorted(arrays) if name.startswith(f"{kind}/")]
 
 
-def _of_worker(values: npt.NDArray[Any], backend: Backend) -> npt.NDArray[Any]:
-    """This worker's part of `values`, [world size when captured, ...]."""
-    if len(values) == backend.world.size:
-        return np.asarray(values[backend.world.rank])
+def _of_replicas(values: npt.NDArray[Any], world: World) -> npt.NDArray[Any]:
+    """What this worker's replicas get of `values`, [all replicas when captured, ...]: [replicas, ...]."""
+    if len(values) == world.num_replicas:
+        return values[world.rank * world.num_devices : (world.rank + 1) * world.num_devices]
     if np.issubdtype(values.dtype, np.floating):
-        return np.asarray(values.mean(axis=0, dtype=np.float64), values.dtype)
-    return np.asarray(values[0])
+        value = np.asarray(values.mean(axis=0, dtype=np.float64), values.dtype)
+    else:
+        value = values[0]
+    return np.stack([value] * world.num_devices)
 
 
 def _added(totals: Sequence[npt.NDArray[Any]], partial: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-    return [total + state for total, state in zip(totals, partial, strict=True)] if partial else list(totals)
+    """The sum of all workers' totals and all replicas' states since, for each variable."""
+    sums = [total.sum(axis=0) for total in totals]
+    return [total + states.sum(axis=0) for total, states in zip(sums, partial, strict=True)] if partial else sums
 
 
-def _of_leader(values: npt.NDArray[Any], backend: Backend) -> npt.NDArray[Any]:
-    """For each worker of this run its part: the leader the sum of all parts there were, the others nothing."""
-    parts = np.zeros((backend.world.size, *values.shape[1:]), values.dtype)
-    parts[0] = values.sum(axis=0)
+def _of_leader(total: npt.NDArray[Any], world: World) -> npt.NDArray[Any]:
+    """For each worker of this run its part: the leader all, the others nothing."""
+    parts = np.zeros((world.size, *total.shape), total.dtype)
+    parts[0] = total
     return parts
 
 

@@ -16,6 +16,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 States = list[tf.Tensor]
 # Losses and faults of the superbatch's steps, float32 [steps] each; the votes' sums, float32 [votes]; metrics' states.
 CallResult = tuple[tf.Tensor, tf.Tensor, tf.Tensor, States]
+# How a step ends, each of which gives its fault: with the update, or without.
+_Ends = tuple[Callable[[], tf.Tensor], Callable[[], tf.Tensor]]
 
 # A step's fault: none, or an update left out because this worker's own loss or gradient is not finite, or because
 # that of another worker, or only the sum over all, is not.
@@ -31,15 +33,21 @@ class Steps:
     """The graph code of one model's steps; nothing here runs in Python after it was traced."""
 
     def __init__(
-        self, model: keras.Model, backend: Backend, num_features: int, *, reduces: bool, skips_nonfinite: bool
+        self,
+        model: keras.Model,
+        optimizer: AllReduceOptimizer,
+        backend: Backend,
+        num_features: int,
+        *,
+        skips_nonfinite: bool,
     ) -> None:
-        """Reads the model's loss and optimizer.
+        """Reads the model's loss.
 
         Args:
             model: built and compiled.
-            backend: sums over the workers.
+            optimizer: the model's; where it reduces, each replica's gradients are weighted by its share of the rows.
+            backend: whose replicas take the steps.
             num_features: columns of a row that are no targets.
-            reduces: gradients are summed over the workers in every step, each worker's weighted by its share.
             skips_nonfinite: a step whose loss or gradient is not finite is left out, and the next one taken; else the
                 call ends there.
         """
@@ -47,61 +55,89 @@ class Steps:
         self.skips_nonfinite = skips_nonfinite
         self._num_features = num_features
         self._is_leader = backend.world.is_leader
-        self._reduces = reduces
+        self._replicas = backend.replicas
+        self._reduces = optimizer.reduces
         self._sums_over_rows = sums_over_rows(model)
-        self._optimizer = AllReduceOptimizer(model.optimizer, backend.reduce if reduces else None)
+        self._optimizer = optimizer
         self._moved = [v for v in model.non_trainable_variables if np.issubdtype(np.dtype(v.dtype), np.floating)]
 
     def states(self) -> States:
-        """The metrics' states."""
-        return [tf.identity(v.value) for v in self.model.metrics_variables]
+        """The metrics' states, on each replica its own."""
+        states: States = self._replicas.run(lambda: [tf.identity(v.value) for v in self.model.metrics_variables])
+        return states
 
-    def train_steps(
-        self, data: tf.Tensor, start: tf.Tensor, stop: tf.Tensor, shares: tf.Tensor, votes: tf.Tensor
-    ) -> CallResult:
+    def train_steps(self, data: Any, start: tf.Tensor, stop: tf.Tensor, shares: Any, votes: tf.Tensor) -> CallResult:
         """Steps [start, stop) of a superbatch; the metrics' states are those since its step 0.
 
         Args:
-            data: float32 [steps, rows_per_step, columns]; with no rows, this worker still takes part in every step.
+            data: on each replica its part, float32 [steps, rows_per_step, columns]; with no rows, it still takes part
+                in every step.
             start: the first step, int32 scalar.
             stop: the step after the last one, int32 scalar.
-            shares: float32 [steps], this worker's part of each step's loss.
+            shares: on each replica its part of each step's loss, float32 [steps].
             votes: float32 [votes], the same in each step; where gradients are reduced, summed with them.
         """
-        for variable in self.model.metrics_variables:
-            variable.assign(tf.where(start > 0, variable.value, tf.zeros_like(variable.value)))
-        losses = tf.TensorArray(tf.float32, size=tf.shape(data)[0], element_shape=())
-        faults = tf.TensorArray(tf.float32, size=tf.shape(data)[0], element_shape=())
+        num_steps = tf.shape(self._replicas.results(data)[0])[0]
+        self._replicas.run(self._begin_metrics, start)
+        losses = tf.TensorArray(tf.float32, size=num_steps, element_shape=())
+        faults = tf.TensorArray(tf.float32, size=num_steps, element_shape=())
         summed, step = votes, start
         while step < stop:  # not tf.range, whose length XLA makes a constant: one compilation for every length
-            loss, fault, summed = self._step(data[step], shares[step], votes)
+            loss, fault, summed = self._step(data, shares, step, votes)
             losses, faults = losses.write(step, loss), faults.write(step, fault)
             step = step + 1 if self.skips_nonfinite else tf.where(fault > NO_FAULT, stop, step + 1)
         return losses.stack(), faults.stack(), summed, self.states()
+
+    def _begin_metrics(self, start: tf.Tensor) -> None:
+        for variable in self.model.metrics_variables:
+            variable.assign(tf.where(start > 0, variable.value, tf.zeros_like(variable.value)))
 
     def _split(self, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return rows[:, : self._num_features], rows[:, self._num_features :]  # [rows, features], [rows, targets]
 
     @_as_it_stands
-    def _step(self, rows: tf.Tensor, share: tf.Tensor, votes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """One step: the loss, the fault, and the votes."""
+    def _step(self, data: Any, shares: Any, step: tf.Tensor, votes: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """One step on every replica: the loss, the fault, and the votes.
+
+        The choice between the two ends of a step is made once for all replicas: `tf.distribute` lets no replica wait
+        for the others, as an optimizer's update does, inside a branch of its own.
+        """
+        replicas = self._replicas
+        ends: dict[int, _Ends] = {}
+
+        def begin(data: tf.Tensor, shares: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            *results, ends[replicas.index()] = self._begin(data[step], shares[step], votes)
+            return tuple(results)
+
+        loss, accepted, summed = (replicas.results(value)[0] for value in replicas.run(begin, data, shares))
+
+        def end(leaves_out: bool) -> tf.Tensor:
+            faults = replicas.results(replicas.run(lambda: ends[replicas.index()][leaves_out]()))
+            return faults[0] if len(faults) == 1 else tf.reduce_min(tf.stack(faults))
+
+        return loss, tf.cond(accepted, lambda: end(False), lambda: end(True)), summed
+
+    def _begin(self, rows: tf.Tensor, share: tf.Tensor, votes: tf.Tensor) -> tuple[Any, ...]:
+        """A replica's step up to its update: the loss, whether it is accepted, the votes, and the step's two ends."""
         model = self.model
         has_rows = rows.shape[0] > 0
         if not has_rows and not self._reduces:
             model.optimizer.iterations.assign_add(1)
-            return share, tf.constant(NO_FAULT), votes
+            return share, tf.constant(True), votes, (_no_fault, _no_fault)
         before = [tf.identity(v.value) for v in self._moved]
         if has_rows:
             own_loss, own_gradients, predictions = self._gradients(rows, share)
         else:
             own_loss, own_gradients, predictions = self._no_gradients(share)
+        if self._replicas.index():
+            votes = tf.zeros_like(votes)  # each worker votes once
         gradients, (loss, summed) = self._optimizer.reduce(own_gradients, model.trainable_variables, own_loss, votes)
 
         def update() -> tf.Tensor:
             self._optimizer.apply(gradients)
             if has_rows:
                 model.compute_metrics(*self._split(rows), predictions)
-            return tf.constant(NO_FAULT)
+            return _no_fault()
 
         def leave_out() -> tf.Tensor:
             for variable, value in zip(self._moved, before, strict=True):
@@ -109,7 +145,7 @@ class Steps:
             own = [(g, None) for g in own_gradients if g is not None]
             return tf.where(self._optimizer.accepts(own, own_loss), OTHER_FAULT, OWN_FAULT)
 
-        return loss, tf.cond(self._optimizer.accepts(gradients, loss), update, leave_out), summed
+        return loss, self._optimizer.accepts(gradients, loss), summed, (update, leave_out)
 
     def _gradients(self, rows: tf.Tensor, share: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor], Any]:
         """This worker's part of the loss and of its gradients, its own mean times its share; and the predictions."""
@@ -117,9 +153,9 @@ class Steps:
         x, y = self._split(rows)
         with tf.GradientTape() as tape:
             predictions = model(x, training=True)
-            loss = model.compute_loss(x, y, predictions, None, training=True)
+            loss = self._loss(x, y, predictions, training=True)
             if self._reduces:
-                if self._sums_over_rows and not self._is_leader:
+                if self._sums_over_rows and not self._is_leader and self._replicas.num_in_sync == 1:
                     loss = loss - sum(model.losses)  # regularization counts once; rank 0 has rows in every step
                 loss = loss * tf.cast(share, loss.dtype)
             objective = model.optimizer.scale_loss(loss)
@@ -133,25 +169,40 @@ class Steps:
         """Zeros, made of the share that a worker without rows has: an all-reduce of constants would be folded away."""
         return share, [tf.cast(tf.fill(v.shape, share), v.dtype) for v in self.model.trainable_variables], None
 
-    def evaluate_steps(self, data: tf.Tensor, num_steps: tf.Tensor) -> tuple[tf.Tensor, States]:
-        """The first `num_steps` batches' losses without a step, and the metrics' states over them."""
-        self.model.reset_metrics()
-        losses = tf.TensorArray(tf.float32, size=tf.shape(data)[0], element_shape=())
-        step = tf.constant(0)
-        while step < num_steps:
-            losses = losses.write(step, self._evaluate_step(data[step]))
-            step += 1
-        return losses.stack(), self.states()
+    def evaluate_steps(self, data: Any, num_steps: tf.Tensor) -> tuple[Any, States]:
+        """The first `num_steps` batches' losses without a step, and the metrics' states, on each replica its own."""
+
+        def evaluate(data: tf.Tensor) -> tf.Tensor:
+            self.model.reset_metrics()
+            losses = tf.TensorArray(tf.float32, size=tf.shape(data)[0], element_shape=())
+            step = tf.constant(0)
+            while step < num_steps:
+                losses = losses.write(step, self._evaluate_step(data[step]))
+                step += 1
+            return losses.stack()
+
+        return self._replicas.run(evaluate, data), self.states()
 
     @_as_it_stands
     def _evaluate_step(self, rows: tf.Tensor) -> tf.Tensor:
         """One batch's loss; the metrics take it in."""
         model = self.model
+        if rows.shape[0] == 0:
+            return tf.constant(0.0)
         x, y = self._split(rows)
         predictions = model(x, training=False)
-        loss = model.compute_loss(x, y, predictions, None, training=False)
+        loss = self._loss(x, y, predictions, training=False)
         model.compute_metrics(x, y, predictions)
         return tf.cast(loss, tf.float32)
+
+    def _loss(self, x: tf.Tensor, y: tf.Tensor, predictions: Any, *, training: bool) -> tf.Tensor:
+        """The batch's own loss: Keras gives a strategy's replicas the part of a mean that would add up to one."""
+        loss = self.model.compute_loss(x, y, predictions, None, training=training)
+        return loss if self._sums_over_rows else loss * self._replicas.num_in_sync
+
+
+def _no_fault() -> tf.Tensor:
+    return tf.constant(NO_FAULT)
 
 
 def sums_over_rows(model: keras.Model) -> bool:

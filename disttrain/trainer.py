@@ -85,9 +85,10 @@ class Trainer:
             if self._training.order.mode != "none":
                 compile_permutation()
             if shape := self._training.full_shape(self._shards):
-                self._engine.compile(shape, training=True, num_votes=len(self._keeper.votes()))
+                parts = self._parts(self._training, 0)
+                self._engine.compile(shape, training=True, num_votes=len(self._keeper.votes()), parts=parts)
             if self._validation is not None and (shape := self._validation.full_shape(self._shards)) and shape[1]:
-                self._engine.compile(shape, training=False)
+                self._engine.compile(shape, training=False, parts=self._parts(self._validation, 0))
         return time.perf_counter() - begun_s
 
     def run(
@@ -190,7 +191,10 @@ class Trainer:
         global_rows = self._training.global_rows(superbatch.first_step, superbatch.num_steps)
         full = self._training.is_full(self._shards, superbatch)
         before = self._training.steps_before(superbatch)
-        calls = self._engine.train(superbatch.data, global_rows, full=full, before=before, votes=self._keeper.votes)
+        parts = self._parts(self._training, superbatch.first_step)
+        calls = self._engine.train(
+            superbatch.data, global_rows, full=full, parts=parts, before=before, votes=self._keeper.votes
+        )
         self._callbacks.on_train_batch_begin(progress.steps)
         waits = self._backend.world.size > 1
         done = 0
@@ -202,6 +206,10 @@ class Trainer:
                     return
                 yield call, global_rows[done : done + len(call.losses)]
                 done += len(call.losses)
+
+    def _parts(self, rows: Pass, step: int) -> tuple[int, ...]:
+        """A step's rows on each of this worker's replicas; all steps of a superbatch have as many."""
+        return rows.rows_of_replicas(self._shards, self._backend.world.num_devices, step)
 
     def _tell(self, call: Call, progress: Progress) -> None:
         note_position(self._standing.epoch, progress.steps)
@@ -270,7 +278,8 @@ class Trainer:
                 if superbatch.data.shape[1]:
                     global_rows = self._validation.global_rows(superbatch.first_step, superbatch.num_steps)
                     full = self._validation.is_full(self._shards, superbatch)
-                    loss_sum += self._engine.evaluate(superbatch.data, global_rows, full=full)
+                    parts = self._parts(self._validation, superbatch.first_step)
+                    loss_sum += self._engine.evaluate(superbatch.data, global_rows, full=full, parts=parts)
         totals = [self._backend.sum(total) for total in self._engine.totals]
         summed = self._backend.sum(np.array([loss_sum, float(self._keeper.is_stopping)]))
         if summed[1]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -14,6 +15,8 @@ from disttrain.errors import DisttrainError, PeerError
 if TYPE_CHECKING:
     import tensorflow as tf
 
+    from disttrain.replicas import Replicas
+
 T = TypeVar("T")
 
 # What each launcher sets in its workers' environment: horovodrun (Gloo), Open MPI, MPICH and Intel MPI.
@@ -25,13 +28,35 @@ _LAUNCHER_VARIABLES = (
 
 
 @dataclass(frozen=True)
+class DeviceOptions:
+    """What a backend is told of the machine it is to use.
+
+    `num_devices` is None for all there are; `threads`, those of one TensorFlow operation, None for 1 where the model
+    is small, a step then being too little to split, else the machine's cores shared by its workers.
+    """
+
+    num_devices: int | None = None
+    threads: int | None = None
+    small_model: bool = False
+
+
+@dataclass(frozen=True)
 class World:
-    """One worker's place among all: `rank` of `size`, and `local_rank` of `local_size` on its machine."""
+    """One worker's place among all: `rank` of `size`, and `local_rank` of `local_size` on its machine.
+
+    Each worker drives `num_devices` devices, with a replica of the model on each.
+    """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
+    num_devices: int = 1
+
+    @property
+    def num_replicas(self) -> int:
+        """Replicas of the model on all workers together."""
+        return self.size * self.num_devices
 
     @property
     def is_leader(self) -> bool:
@@ -40,15 +65,36 @@ class World:
 
 
 def launched_rank(environ: Mapping[str, str]) -> int | None:
-    """The rank that `horovodrun` or `mpirun` gave to this process, or None without a launcher."""
+    """The rank that a launcher gave to this process, or None where it works alone."""
     for rank, size in _LAUNCHER_VARIABLES:
         if rank in environ and size in environ:
             return int(environ[rank])
-    return None
+    rank_and_size = cluster_place(environ)
+    return rank_and_size[0] if rank_and_size is not None and rank_and_size[1] > 1 else None
+
+
+def launched_by(environ: Mapping[str, str]) -> str | None:
+    """The backend for which a launcher started this process among others, or None where it works alone."""
+    if any(rank in environ and size in environ for rank, size in _LAUNCHER_VARIABLES):
+        return "horovod"
+    return "multiworker" if launched_rank(environ) is not None else None
+
+
+def cluster_place(environ: Mapping[str, str]) -> tuple[int, int] | None:
+    """Rank and world size in the cluster of TF_CONFIG, a chief first; None where it names no such place."""
+    try:
+        config = json.loads(environ["TF_CONFIG"])
+        counts = {kind: len(config["cluster"].get(kind, ())) for kind in ("chief", "worker")}
+        kind, index = config["task"]["type"], int(config["task"]["index"])
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return None
+    if kind not in counts or not 0 <= index < counts[kind]:
+        return None
+    return index + (counts["chief"] if kind == "worker" else 0), sum(counts.values())
 
 
 class Backend(Protocol):
-    """A way of averaging over workers. Every method but `world` is a collective: all workers call it, in one order."""
+    """A way of averaging over workers. Every method is a collective: all workers call it, in one order."""
 
     @property
     def name(self) -> str:
@@ -59,11 +105,15 @@ class Backend(Protocol):
         """This worker's place."""
 
     @property
+    def replicas(self) -> Replicas:
+        """This worker's copies of the model, `world.num_devices` of them."""
+
+    @property
     def fuses_steps(self) -> bool:
         """Whether a whole superstep, the all-reduce included, can be one XLA program."""
 
     def reduce(self, flat: tf.Tensor) -> tf.Tensor:
-        """Inside a graph: the sum over all workers of a float32 vector [n]."""
+        """Inside a graph, on each replica: the sum over all replicas of all workers of a vector [n]."""
 
     def sum(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """The sum over all workers of a float64 array of one shape everywhere."""

@@ -19,8 +19,8 @@ LAYERS = """
     world
     watching watching.processes watching.verdict watching.connections watching.heartbeat watching.watchers
     watching.watchdog
-    shared_index optimizer steps local_sgd engine
-    backends.devices backends.local backends.horovod
+    shared_index replicas optimizer steps local_sgd engine
+    backends.devices backends.local backends.mirrored backends.multiworker backends.horovod
     backends.sockets backends.rendezvous backends.start_over backends.elastic backends
     user_code model callbacks callback_state plan located standing state stopping keeper trainer
     reporting reporting.results reporting.progress reporting.files
@@ -30,7 +30,7 @@ LAYERS = """
 ORDER = LAYERS.split()
 
 # What a package outside this one may be imported by; reading data needs none of them.
-TRAINING = set(ORDER[ORDER.index("optimizer") :]) - {"backends", "cli", "__main__"}
+TRAINING = set(ORDER[ORDER.index("replicas") :]) - {"backends", "cli", "__main__"}
 ONLY_IN = {
     "tensorflow": TRAINING,
     "keras": TRAINING,
@@ -43,7 +43,9 @@ ONLY_IN = {
 # What a module of this one may be imported by: nobody else chooses, prints or exits.
 ONLY_BY = {
     "backends": {"run"},
-    "backends.local": set(),  # by name, through the registry in backends
+    "backends.local": {"backends.mirrored"},  # the others by name, through the registry in backends
+    "backends.mirrored": {"backends.multiworker"},
+    "backends.multiworker": set(),
     "backends.horovod": {"backends.elastic"},
     "backends.elastic": set(),
     "options": {"cli"},
@@ -121,9 +123,9 @@ def test_a_foreign_package_is_imported_where_it_belongs(package):
 
 
 def test_the_environment_is_read_in_few_places():
-    """Elsewhere it is a mapping handed in; `batches` has no caller of ours, and Horovod reads its own at import."""
+    """Elsewhere it is a mapping handed in; `batches` has no caller of ours, Horovod and TensorFlow read their own."""
     readers = {name for name, path in MODULES.items() if "os.environ" in path.read_text()}
-    assert readers <= {"cli", "batches", "native_messages", "backends.horovod"}
+    assert readers <= {"cli", "batches", "native_messages", "backends.horovod", "backends.multiworker"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

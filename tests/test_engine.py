@@ -9,21 +9,15 @@ from command import regression_rows
 from disttrain.backends.local import LocalBackend
 from disttrain.engine import Engine
 from disttrain.errors import UsageError
-from disttrain.world import World
+from disttrain.replicas import OneReplica
 
 ROWS, BATCH = 530, 50  # ten full steps and a short one of 30 rows
 
 
-class StartedBackend(LocalBackend):
-    """The local backend where another test has started TensorFlow, whose devices and threads are settled by then."""
-
-    def __init__(self):
-        self.world = World()
-
-
 @pytest.fixture(scope="module")
 def backend():
-    return StartedBackend()
+    """Where another test has started TensorFlow, whose devices and threads are settled by then."""
+    return LocalBackend("local", OneReplica())
 
 
 @pytest.fixture(autouse=True)

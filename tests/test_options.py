@@ -71,6 +71,8 @@ SAMPLES = {
     "metrics": "mae",
     "shuffle": "shard",
     "backend": "local",
+    "precision": "mixed_bfloat16",
+    "compression": "fp16",
     "callbacks": "m:f",
     "output": "out",
     "cache": "rows",
@@ -79,12 +81,13 @@ SAMPLES = {
     "keep_best": "val_r2:max",
     "resume": "runs/a",
 }
-BESIDE = {"cache_limit": ("--cache", "rows")}  # what an option means nothing without
+# what an option means nothing without
+BESIDE = {"cache_limit": ("--cache", "rows"), "warmup_epochs": ("--scale-lr",)}
 
 
 @pytest.mark.parametrize("settings", [TrainConfig, MakeDataConfig])
 def test_every_option_can_be_given_by_flag_and_by_variable(settings):
-    for name in sorted(set(settings.model_fields) - {"file", "overwrite"}):
+    for name in sorted(set(settings.model_fields) - {"file", "overwrite", "scale_lr"}):
         rest = [*(["a.csv"] if settings is MakeDataConfig else []), *BESIDE.get(name, ())]
         value = SAMPLES.get(name, "7")
         by_flag = options(*rest, "--" + name.replace("_", "-"), value, settings=settings)

@@ -8,42 +8,50 @@ from typing import Any, TypeVar
 
 from disttrain.commits import Commits
 from disttrain.errors import UsageError
-from disttrain.world import Backend, launched_rank
+from disttrain.world import Backend, DeviceOptions, launched_by
 
 T = TypeVar("T")
 
 # name -> (module:function or class, what to do where it cannot be imported)
 REGISTRY = {
-    "local": ("disttrain.backends.local:LocalBackend", ""),
+    "local": ("disttrain.backends.local:open_local", ""),
+    "mirrored": ("disttrain.backends.mirrored:open_mirrored", ""),
+    "multiworker": ("disttrain.backends.multiworker:open_multiworker", ""),
     "horovod": (
         "disttrain.backends.horovod:open_horovod",
         "build it for this environment with launch/install-horovod.sh",
     ),
 }
+_STARTED = {"horovod": "horovodrun or mpirun", "multiworker": "a cluster in TF_CONFIG"}
 ELASTIC = "disttrain.backends.elastic:run_elastic"
 
 
-def open_backend(name: str, environ: Mapping[str, str], *, threads: int | None, small_model: bool) -> Backend:
+def open_backend(name: str, environ: Mapping[str, str], options: DeviceOptions) -> Backend:
     """Starts the backend called `name`, or for `auto` the one that fits how the process was started.
 
     Args:
         name: a key of REGISTRY, or `auto`.
         environ: the environment, where launchers leave their mark.
-        threads: threads of one TensorFlow operation; None for 1 where `small_model`, else the machine's cores
-            shared by its workers.
-        small_model: whether a step is too small to be worth splitting over threads.
+        options: of this worker's devices.
 
     Raises:
-        UsageError: if the backend's package is missing, or a launcher started a backend that works alone.
+        UsageError: if the backend's package is missing, or the process was not started as the backend needs it.
     """
-    launched = launched_rank(environ) is not None
+    launcher = launched_by(environ)
     if name == "auto":
-        name = "horovod" if launched else "local"
-    if name == "local" and launched:
-        raise UsageError("--backend local under horovodrun or mpirun would train the same model in every process")
+        name = launcher or _automatic(options)
+    if launcher is not None and name in ("local", "mirrored"):
+        raise UsageError(f"--backend {name}: {_STARTED[launcher]} would train the same model in every process")
     start_backend = _load(name, *REGISTRY[name])
-    backend: Backend = start_backend(threads=threads, small_model=small_model)
+    backend: Backend = start_backend(options)
     return backend
+
+
+def _automatic(options: DeviceOptions) -> str:
+    """For one process: all its GPUs, if there are several."""
+    if options.num_devices is not None:
+        return "mirrored" if options.num_devices > 1 else "local"
+    return "mirrored" if _load("mirrored", "disttrain.backends.devices:num_gpus", "")() > 1 else "local"
 
 
 def launched_elastic(environ: Mapping[str, str]) -> bool:
@@ -54,14 +62,13 @@ def launched_elastic(environ: Mapping[str, str]) -> bool:
 def run_elastic(
     attempt: Callable[[Backend, Commits], T],
     environ: Mapping[str, str],
+    options: DeviceOptions,
     *,
-    threads: int | None,
-    small_model: bool,
     stopping: Callable[[], bool],
 ) -> T:
     """Trains in one world after another; see `run_elastic` in elastic.py."""
     run = _load("horovod", ELASTIC, REGISTRY["horovod"][1])
-    result: T = run(attempt, environ, threads=threads, small_model=small_model, stopping=stopping)
+    result: T = run(attempt, environ, options, stopping=stopping)
     return result
 
 

@@ -6,19 +6,58 @@ import os
 
 import tensorflow as tf
 
-from disttrain.world import World
+from disttrain.errors import UsageError
+from disttrain.world import DeviceOptions, World
 
 
-def configure_devices(world: World, *, threads: int | None, small_model: bool) -> None:
-    """Pins this worker to the GPU of its local rank, if there are any, and sets its threads.
+def configure_device(world: World, options: DeviceOptions) -> None:
+    """Pins this worker to the GPU of its local rank, if there are any, and sets its threads."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if options.num_devices not in (None, 1):
+        raise UsageError(f"--devices {options.num_devices}: this backend gives each worker one device; leave it out")
+    if gpus:
+        _use_gpus([gpus[world.local_rank % len(gpus)]])
+    _set_threads(options, sharing=world.local_size)
 
-    With one intra-op thread the job's step takes 17 µs instead of 25 µs: its operations are too small to split.
+
+def configure_devices(options: DeviceOptions) -> list[str]:
+    """The names of all this machine's GPUs, or of as many as asked for; without GPUs, of logical CPU devices.
+
+    Raises:
+        UsageError: where there are fewer GPUs than asked for.
     """
     gpus = tf.config.list_physical_devices("GPU")
+    wanted = options.num_devices or len(gpus) or num_cores()
     if gpus:
-        mine = gpus[world.local_rank % len(gpus)]
-        tf.config.set_visible_devices(mine, "GPU")
-        tf.config.experimental.set_memory_growth(mine, True)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    automatic = 1 if small_model else max(1, cores // world.local_size)
-    tf.config.threading.set_intra_op_parallelism_threads(threads or automatic)
+        if wanted > len(gpus):
+            raise UsageError(f"--devices {wanted}: this machine has {len(gpus)} GPUs")
+        _use_gpus(gpus[:wanted])
+        _set_threads(options, sharing=1)
+        return [f"GPU:{number}" for number in range(wanted)]
+    logical = [tf.config.LogicalDeviceConfiguration()] * wanted
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], logical)
+    _set_threads(options, sharing=wanted)
+    return [f"CPU:{number}" for number in range(wanted)]
+
+
+def num_gpus() -> int:
+    """GPUs that this process sees."""
+    return len(tf.config.list_physical_devices("GPU"))
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _use_gpus(gpus: list[tf.config.PhysicalDevice]) -> None:
+    """No others, and of their memory only what is needed."""
+    tf.config.set_visible_devices(gpus, "GPU")
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+
+
+def _set_threads(options: DeviceOptions, *, sharing: int) -> None:
+    """With one intra-op thread the job's step takes 17 µs instead of 25 µs: its operations are too small to split."""
+    automatic = 1 if options.small_model else max(1, num_cores() // sharing)
+    tf.config.threading.set_intra_op_parallelism_threads(options.threads or automatic)

@@ -22,7 +22,7 @@ import tensorflow as tf
 from horovod.common.elastic import notification_manager
 
 from disttrain.activity import activity
-from disttrain.backends.devices import configure_devices
+from disttrain.backends.devices import configure_device
 from disttrain.backends.horovod import HorovodBackend, start_horovod
 from disttrain.backends.rendezvous import Place, Rendezvous
 from disttrain.backends.sockets import Sockets, cut, open_sockets
@@ -30,6 +30,7 @@ from disttrain.backends.start_over import calling_before_abort, handed_over, sta
 from disttrain.checkpoint import Checkpoint, Position
 from disttrain.commits import Change, Commits, WorldChanged
 from disttrain.errors import DataError, NonFiniteError, PeerError, Stopped, UsageError
+from disttrain.world import DeviceOptions
 
 T = TypeVar("T")
 
@@ -47,9 +48,8 @@ _ENDS_ALL = (UsageError, DataError, NonFiniteError)
 def run_elastic(
     attempt: Callable[[HorovodBackend, Commits], T],
     environ: Mapping[str, str],
+    options: DeviceOptions,
     *,
-    threads: int | None,
-    small_model: bool,
     stopping: Callable[[], bool] = lambda: False,
 ) -> T:
     """Calls `attempt` in one world after another until it returns in one.
@@ -59,8 +59,7 @@ def run_elastic(
             is left by WorldChanged, or by the error of a lost peer, and then called again; `commits.change` says why.
             Where it raises Stopped on some workers and WorldChanged on all others, those go on without the former.
         environ: what `horovodrun` set.
-        threads: as for `configure_devices`, as is `small_model`.
-        small_model: see there.
+        options: of this worker's device.
         stopping: whether this worker is to end instead of waiting for others.
 
     Raises:
@@ -75,7 +74,7 @@ def run_elastic(
     try:
         while True:
             with activity("meeting the other workers", waits_for_peers=True):
-                backend = membership.join(threads=threads, small_model=small_model)
+                backend = membership.join(options)
             try:
                 share_newest(backend, commits)
                 commits.change = _share_change(backend, commits.change)
@@ -182,7 +181,7 @@ class _Membership:
         self._environ = dict(environ)  # Horovod's start changes it
         self._failed_starts, commits.last = handed_over(environ)
 
-    def join(self, *, threads: int | None, small_model: bool) -> HorovodBackend:
+    def join(self, options: DeviceOptions) -> HorovodBackend:
         """Meets the others and starts Horovod with them."""
         place = self._rendezvous.meet(self._stopping)
         self._commits.changed()  # before anything new can be told
@@ -190,7 +189,7 @@ class _Membership:
         self._backend = backend = self._start(place)
         self._commits.abandon = partial(cut, self._sockets)
         if not self._configured:  # TensorFlow takes its settings once; the local rank never changes
-            configure_devices(backend.world, threads=threads, small_model=small_model)
+            configure_device(backend.world, options)
             self._configured = True
         return backend
 

@@ -26,15 +26,16 @@ import tensorflow as tf
 from horovod.common.exceptions import HorovodInternalError
 
 from disttrain.activity import activity
-from disttrain.backends.devices import configure_devices
-from disttrain.world import World
+from disttrain.backends.devices import configure_device
+from disttrain.replicas import OneReplica
+from disttrain.world import DeviceOptions, World
 
 T = TypeVar("T")
 
 LEAVE_TIMEOUT_S = 5.0
 # What an operation of Horovod's says of a lost peer: in its own name, or in that of the library below it. Its node's
 # name is all that tells where the message is the bare one of a closed connection.
-_OF_HOROVOD = re.compile("horovod|gloo|nccl|mpi_|disttrain_gradients", re.IGNORECASE)
+_OF_HOROVOD = re.compile("horovod|gloo|nccl|mpi_|disttrain_float", re.IGNORECASE)
 
 
 def start_horovod(settings: Mapping[str, str] | None = None) -> HorovodBackend:
@@ -44,10 +45,10 @@ def start_horovod(settings: Mapping[str, str] | None = None) -> HorovodBackend:
     return HorovodBackend(World(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size()))
 
 
-def open_horovod(*, threads: int | None, small_model: bool) -> HorovodBackend:
-    """Joins the other workers and configures this one's devices."""
+def open_horovod(options: DeviceOptions) -> HorovodBackend:
+    """Joins the other workers and configures this one's device."""
     backend = start_horovod()
-    configure_devices(backend.world, threads=threads, small_model=small_model)
+    configure_device(backend.world, options)
     return backend
 
 
@@ -59,14 +60,15 @@ class HorovodBackend:
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.replicas = OneReplica()
 
     def reduce(self, flat: tf.Tensor) -> tf.Tensor:
-        """Inside a graph: the sum over all workers of a float32 vector [n].
+        """Inside a graph: the sum over all workers of a float32 or float16 vector [n].
 
         Workers match their all-reduces by name, and different graphs (a full step here, a short one there) must meet
-        in one: so the name is fixed and its scope ignored.
+        in one: so the name is fixed, one for each dtype, and its scope ignored.
         """
-        summed = hvd.allreduce(flat, op=hvd.Sum, name="disttrain_gradients", ignore_name_scope=True)
+        summed = hvd.allreduce(flat, op=hvd.Sum, name=f"disttrain_{flat.dtype.name}", ignore_name_scope=True)
         summed.set_shape(flat.shape)
         return summed
 

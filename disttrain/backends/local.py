@@ -1,4 +1,7 @@
-"""One worker on one device: nothing to reduce, so a whole superstep is one XLA program."""
+"""One worker, on one device or several: nothing to average over processes.
+
+On one device there is nothing to reduce at all, so a whole superstep is one XLA program.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +12,31 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from disttrain.backends.devices import configure_devices
-from disttrain.world import World
+from disttrain.backends.devices import configure_device
+from disttrain.replicas import OneReplica, Replicas
+from disttrain.world import DeviceOptions, World
 
 T = TypeVar("T")
 
 
+def open_local(options: DeviceOptions) -> LocalBackend:
+    """Configures the first device, and uses no other."""
+    configure_device(World(), options)
+    return LocalBackend("local", OneReplica())
+
+
 class LocalBackend:
-    """A world of one."""
+    """A world of one worker; its replicas reduce among themselves."""
 
-    name = "local"
-    fuses_steps = True
-
-    def __init__(self, *, threads: int | None, small_model: bool) -> None:
-        self.world = World()
-        configure_devices(self.world, threads=threads, small_model=small_model)
+    def __init__(self, name: str, replicas: Replicas) -> None:
+        self.name = name
+        self.replicas = replicas
+        self.world = World(num_devices=replicas.count)
+        self.fuses_steps = replicas.count == 1
 
     def reduce(self, flat: tf.Tensor) -> tf.Tensor:
-        """The vector itself."""
-        return flat
+        """The sum over the worker's replicas."""
+        return self.replicas.reduce(flat)
 
     def sum(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """The array itself."""
@@ -38,7 +47,7 @@ class LocalBackend:
         return [value]
 
     def broadcast(self, variables: Sequence[Any]) -> None:
-        """Nothing to do: there is no other worker."""
+        """Nothing to do: there is no other worker, and replicas are assigned together."""
 
     def lost_peer(self, error: BaseException) -> bool:
         """Never: there is no other worker."""
