@@ -166,19 +166,16 @@ def test_another_mpirun_than_open_mpis_is_refused(launch, programs):
 # -- one machine
 
 
-def test_one_process_without_gpus_and_with_one(launch, programs):
-    assert planned(launch("local.sh", "--dry-run")) == RUN
-    programs("nvidia-smi", "echo 'GPU 0: NVIDIA H100 (UUID: GPU-1)'; echo '  MIG 1g.10gb Device 0: (UUID: MIG-1)'")
-    assert planned(launch("local.sh", "--dry-run")) == RUN
-
-
-def test_several_gpus_get_a_process_each_and_it_is_said(launch, programs):
+def test_one_machine_is_one_process_however_many_gpus_it_has(launch, programs):
+    assert planned(launch("local.sh", "--dry-run", "--", "--data", "x.csv")) == [*RUN, "--data", "x.csv"]
     programs("nvidia-smi", "echo 'GPU 0: NVIDIA H100'; echo 'GPU 1: NVIDIA H100'; echo 'GPU 2: NVIDIA H100'")
-    told = launch("local.sh", "--dry-run", "--", "--data", "x.csv")
-    assert planned(told) == [str(HOROVODRUN), "--gloo", "-np", "3", "-H", "localhost:3", *RUN, "--data", "x.csv"]
-    assert told.stderr == "local: 3 GPUs, so a process for each: launch/horovod.sh -np 3\n"
-    assert planned(launch("local.sh", "--dry-run", CUDA_VISIBLE_DEVICES="2")) == RUN
-    assert "-np 2" in launch("local.sh", "--dry-run", CUDA_VISIBLE_DEVICES="0,2").stdout
+    assert planned(launch("local.sh", "--dry-run")) == RUN
+
+
+def test_each_gpu_gets_a_worker_and_no_slice_of_one_does(launch, programs):
+    programs("nvidia-smi", "echo 'GPU 0: NVIDIA H100 (UUID: GPU-1)'; echo '  MIG 1g.10gb Device 0: (UUID: MIG-1)'")
+    assert "-np 1 " in launch("horovod.sh", "--dry-run").stdout
+    programs("nvidia-smi", "echo 'GPU 0: NVIDIA H100'; echo 'GPU 1: NVIDIA H100'; echo 'GPU 2: NVIDIA H100'")
     assert "-np 3 " in launch("horovod.sh", "--dry-run").stdout
 
 
