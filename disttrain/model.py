@@ -20,7 +20,7 @@ def build_model(
     """The compiled model that takes float32 [rows, num_features] and gives [rows, num_targets].
 
     A model that its function already compiled keeps its own optimizer, loss and metrics. One that was not, under
-    `mixed_float16`, is compiled with loss scaling, as Keras does by itself.
+    `mixed_float16`, is compiled with loss scaling.
 
     Args:
         config: the run's options.
@@ -92,7 +92,10 @@ def _compile(model: keras.Model, config: TrainConfig, learning_rate: Any) -> Non
                     f"{option} {word}: Keras knows no such name; examples are mae, mse, mean_absolute_percentage_error "
                     "(for your own, compile the model that --model returns)"
                 ) from None
-    model.compile(optimizer=keras.optimizers.Adam(learning_rate), loss=config.loss, metrics=list(config.metrics))
+    optimizer = keras.optimizers.Adam(learning_rate)
+    if config.precision == "mixed_float16":  # Keras would do it by itself, but then not where the saved model is loaded
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    model.compile(optimizer=optimizer, loss=config.loss, metrics=list(config.metrics))
 
 
 def _own_model(target: str, num_features: int, num_targets: int) -> keras.Model:

@@ -226,7 +226,7 @@ def test_mixed_precision_learns_as_much(place, learned, precision, devices):
 def test_gradients_sent_as_16_bit_floats_lead_to_nearly_the_same_loss(place, learned):
     run(place, *LEARNING, "--compression", "fp16", "--output", "fp16", processes=2)
     differences = np.abs(np.divide(history(place / "fp16")["loss"], learned) - 1)
-    assert 1e-5 < differences.max() < 1e-2  # without compression they agree to 1e-6
+    assert 1e-5 < differences.max() < 0.05  # without compression they agree to 1e-6
 
 
 def test_a_scaled_learning_rate_is_reached_step_by_step():
