@@ -14,13 +14,11 @@ from disttrain.source import Source
 
 # Modules whose tests start several processes that must answer each other in time.
 ONE_AT_A_TIME = {
-    "test_elastic",
     "test_elastic_training",
     "test_hangs",
     "test_kubernetes_runs",
     "test_multihost",
     "test_supervise",
-    "test_watchdog",
 }
 
 

@@ -12,7 +12,7 @@ from command import LAUNCHER, ROOT, environment
 
 # Names of this machine, each of which horovodrun takes for a host of its own: it bars a whole host for one death.
 HOSTS = ["localhost", "127.0.0.1", "127.1", "127.0.1", "127.0.00.1"]
-PATIENCE_S = 90
+PATIENCE_S = 180
 
 
 class ElasticRun:

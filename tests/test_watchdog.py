@@ -16,12 +16,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 HUNG, LOST = 7, 6
+TIMEOUT_S = 3
+TELLS_S = 3  # in which each has told all others what it does: five beats
+SLACK_S = 10  # what a machine may take that is busy with other things; an idle one takes 2
 
 
 class Ranks:
     """Processes that play the ranks of one run."""
 
-    def __init__(self, directory, *words, timeout_s=2, options=(), prefixes=None):
+    def __init__(self, directory, *words, timeout_s=TIMEOUT_S, options=(), prefixes=None):
         self.directory = directory
         self.begun_s = time.monotonic()
         program = [sys.executable, str(ROOT / "tests" / "playing_rank.py"), str(directory)]
@@ -44,11 +47,11 @@ class Ranks:
             for rank, word in enumerate(words)
         ]
 
-    def wait_until_ready(self):
-        """Until all are connected and have told what they do."""
+    def wait_until_ready(self, settles_s=1.0):
+        """Until all are connected; `settles_s` later they have told what they do, with a beat or two."""
         for process in self.processes:
             assert process.stdout.readline() == "ready\n"
-        time.sleep(1)
+        time.sleep(settles_s)
 
     def signal(self, rank, number):
         self.begun_s = time.monotonic()
@@ -59,7 +62,7 @@ class Ranks:
         codes, said = [], []
         for process in self.processes:
             try:
-                said.append(process.communicate(timeout=30)[1])
+                said.append(process.communicate(timeout=60)[1])
                 codes.append(process.returncode)
             except subprocess.TimeoutExpired:
                 said.append("")
@@ -70,7 +73,7 @@ class Ranks:
     def offer(self):
         """The leader's addresses, port and token."""
         path = self.directory / "0-0"
-        deadline_s = time.monotonic() + 20
+        deadline_s = time.monotonic() + 60
         while not path.exists() and time.monotonic() < deadline_s:
             time.sleep(0.01)
         return pickle.loads(path.read_bytes())[2]
@@ -107,33 +110,33 @@ def test_a_rank_that_stalls_is_found_and_named_with_what_it_was_doing(play):
     codes, said = ranks.end()
     assert codes == [HUNG] * 3
     assert re.fullmatch(
-        r"disttrain: rank 0: rank 1 \(host, pid\) made no progress for 2 s while reading bytes 5 to 9 of "
+        r"disttrain: rank 0: rank 1 \(host, pid\) made no progress for [34] s while reading bytes 5 to 9 of "
         r"s3://a/b.csv, at FILE in play \(epoch 1, step \d+\); the run ends",
         one_line(said),
     )
-    assert ranks.seconds < 1 + 2 + 4
+    assert ranks.seconds < 1 + TIMEOUT_S + SLACK_S
 
 
 def test_the_only_worker_is_watched_too(play):
     codes, said = play("works:0.5,reads", timeout_s=1).end()
     assert codes == [HUNG]
-    assert one_line(said).startswith("disttrain: rank 0 (host, pid) made no progress for 1 s while reading bytes")
+    assert re.match(r"disttrain: rank 0 \(host, pid\) made no progress for [12] s while reading bytes", one_line(said))
 
 
 @pytest.mark.parametrize("stopped", [1, 0])
 def test_a_stopped_rank_is_found_and_killed(play, stopped):
     ranks = play("works", "works", "waits")
-    ranks.wait_until_ready()
+    ranks.wait_until_ready(TELLS_S)
     ranks.signal(stopped, signal.SIGSTOP)
     codes, said = ranks.end()
     assert codes == [-signal.SIGKILL if rank == stopped else HUNG for rank in range(3)]
     speaker = 1 if stopped == 0 else 0
     assert re.fullmatch(
-        rf"disttrain: rank {speaker}: rank {stopped} \(host, pid\) has not been heard of for 2 s; it was last seen "
+        rf"disttrain: rank {speaker}: rank {stopped} \(host, pid\) has not been heard of for [34] s; it was last seen "
         r"training, at FILE in play( \(epoch 1, step \d+\))?: stopped, killed, or its network is cut; the run ends",
         one_line(said),
     )
-    assert ranks.seconds < 2 + 4
+    assert ranks.seconds < TIMEOUT_S + SLACK_S
 
 
 @pytest.mark.parametrize("stopped", [1, 0])
@@ -142,26 +145,26 @@ def test_a_stopped_rank_of_another_machine_ends_itself_when_it_goes_on(play, tmp
     ranks = play("works", "works")
     ranks.wait_until_ready()
     ranks.signal(stopped, signal.SIGSTOP)
-    assert ranks.processes[1 - stopped].wait(20) == HUNG
+    assert ranks.processes[1 - stopped].wait(60) == HUNG
     assert ranks.processes[stopped].poll() is None
     ranks.signal(stopped, signal.SIGCONT)
     codes, said = ranks.end()
     assert codes == [HUNG, HUNG]
     assert f"rank {stopped} (host host{stopped}, " in said[1 - stopped]
     assert said[stopped] == ""
-    assert ranks.seconds < 3
+    assert ranks.seconds < SLACK_S
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [1, 0])
 def test_a_killed_rank_is_a_lost_one(play, killed):
     ranks = play("waits", "waits", "waits")
-    ranks.wait_until_ready()
+    ranks.wait_until_ready(TELLS_S)
     ranks.signal(killed, signal.SIGKILL)
     codes, said = ranks.end()
     assert codes == [-signal.SIGKILL if rank == killed else LOST for rank in range(3)]
     assert f"rank {killed} (host, pid) ended, last seen averaging gradients" in one_line(said)
-    assert 4.5 < ranks.seconds < 9
+    assert 4.5 < ranks.seconds < 5 + SLACK_S
 
 
 @pytest.mark.slow
@@ -179,17 +182,18 @@ def test_where_all_wait_for_each_other_the_network_is_to_blame(play):
     codes, said = play("waits", "works:1,waits", "waits").end()
     assert codes == [HUNG] * 3
     line = one_line(said)
-    assert "all workers wait for each other for 2 s, ranks 0, 2 averaging gradients; rank 1 averaging" in line
+    groups = "ranks 0, 2 averaging gradients; rank 1 averaging"
+    assert re.search(f"all workers wait for each other for [34] s, {groups}", line)
     assert "the network between them hangs" in line
 
 
 @pytest.mark.slow
 def test_where_the_run_can_go_on_without_it_only_the_hung_rank_ends(play):
-    ranks = play("works:6", "works:1,reads", "works:6", options=("elastic",))
+    ranks = play("works:8", "works:1,reads", "works:8", options=("elastic",))
     codes, said = ranks.end()
     assert codes == [0, HUNG, 0]
     assert one_line(said).endswith("; the run goes on without it")
-    assert ranks.seconds > 6
+    assert ranks.seconds > 8
 
 
 # -- a network that is cut
@@ -253,23 +257,24 @@ def test_a_cut_link_ends_both_sides(play, tmp_path):
     assert "rank 2 (host host2, pid" in said[0]
     assert "rank 0 (host host0, pid" in said[2]
     assert said[1] == ""
-    assert ranks.seconds < 2 + 4
+    assert ranks.seconds < TIMEOUT_S + SLACK_S
 
 
 @pytest.mark.slow
 def test_a_link_that_comes_back_in_time_is_no_hang(play, tmp_path):
-    with proxied(play, tmp_path, "works:5", "works:5", timeout_s=3) as (ranks, proxy):
+    with proxied(play, tmp_path, "works:7", "works:7", timeout_s=9) as (ranks, proxy):
         proxy.is_cut.set()
-        time.sleep(2)
+        time.sleep(4)  # after 3 the other connection is given up
         proxy.is_cut.clear()
         assert ranks.end() == ([0, 0], ["", ""])
 
 
 @pytest.mark.slow
 def test_a_connection_that_breaks_is_made_again(play, tmp_path):
-    with proxied(play, tmp_path, "works:7.5", "works:7.5", timeout_s=4) as (ranks, proxy):
+    with proxied(play, tmp_path, "works:7.5", "works:7.5", timeout_s=9) as (ranks, proxy):
         for one in proxy.sockets[1:]:
-            one.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):  # the end of one may have ended the other
+                one.shutdown(socket.SHUT_RDWR)
         assert ranks.end() == ([0, 0], ["", ""])
 
 
@@ -302,7 +307,7 @@ def hosts():
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may make network namespaces")
 def test_a_pulled_cable_ends_the_ranks_on_both_hosts(play, tmp_path, hosts):
     (tmp_path / "machines").touch()
-    ranks = play("waits", "waits", "works", timeout_s=3, prefixes=[hosts[0], hosts[1], hosts[1]])
+    ranks = play("waits", "waits", "works", prefixes=[hosts[0], hosts[1], hosts[1]])
     ranks.wait_until_ready()
     ip("-n", hosts[1][-1], "link", "set", "cable", "down")
     ranks.begun_s = time.monotonic()
@@ -311,29 +316,29 @@ def test_a_pulled_cable_ends_the_ranks_on_both_hosts(play, tmp_path, hosts):
     assert "rank 1 (host host1, pid" in said[0]
     assert "so it is with rank 2" in said[0]
     assert "rank 0 (host host0, pid" in said[1]
-    assert ranks.seconds < 3 + 4
+    assert ranks.seconds < TIMEOUT_S + SLACK_S
 
 
 # -- no false alarms
 
 
 def test_ranks_may_end_at_different_times(play):
-    assert play("works:0.5", "works:3", "works:1", timeout_s=1).end() == ([0, 0, 0], ["", "", ""])
+    assert play("works:0.5", "works:5", "works:1").end() == ([0, 0, 0], ["", "", ""])
 
 
 def test_one_that_works_on_for_long_is_waited_for(play):
-    assert play("works:3,waits:0.1", "waits:3", timeout_s=1).end() == ([0, 0], ["", ""])
+    assert play("works:5,waits:0.1", "waits:5").end() == ([0, 0], ["", ""])
 
 
 def test_the_next_watchdog_finds_nothing_of_the_one_before(play):
     words = "works:0.2,again,works:0.3,again,works:0.1"
-    assert play(words, words, words, timeout_s=1).end() == ([0, 0, 0], ["", "", ""])
+    assert play(words, words, words).end() == ([0, 0, 0], ["", "", ""])
 
 
 def test_a_pause_of_the_whole_machine_is_no_hang(play):
-    ranks = play("works:2", "works:2", "works:2", timeout_s=1)
+    ranks = play("works:2", "works:2", "works:2")
     ranks.wait_until_ready()
-    for number, pause_s in ((signal.SIGSTOP, 3), (signal.SIGCONT, 0)):
+    for number, pause_s in ((signal.SIGSTOP, TIMEOUT_S + 1), (signal.SIGCONT, 0)):
         for rank in range(3):
             ranks.signal(rank, number)
         time.sleep(pause_s)
@@ -344,7 +349,7 @@ def test_a_pause_of_the_whole_machine_is_no_hang(play):
 def test_a_busy_machine_is_no_hang(play):
     burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))]
     try:
-        assert play("works:6", "works:6", "works:6", timeout_s=3).end() == ([0, 0, 0], ["", "", ""])
+        assert play("works:8", "works:8", "works:8", timeout_s=5).end() == ([0, 0, 0], ["", "", ""])
     finally:
         for burner in burners:
             burner.kill()
@@ -356,12 +361,12 @@ def test_zero_switches_it_off_also_where_only_one_rank_was_told(play):
 
 
 def test_strangers_change_nothing(play):
-    ranks = play("works:4", "works:4", timeout_s=2)
+    ranks = play("works:5", "works:5")
     ranks.wait_until_ready()
     _, port, token = ranks.offer()
     hello = b'{"rank": 1, "number": 99, "nonce": "a", "proof": "%s"}\n' % (b"0" * 64)
     for rubbish in (b"GET / HTTP/1.0\r\n\r\n", b"\x00" * 100_000, b"[" * 60_000 + b"\n", b"{}\n", b"3\n", hello):
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as stranger, suppress(OSError):
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as stranger, suppress(OSError):
             stranger.sendall(rubbish)
             assert stranger.recv(100) == b""
     with socket.create_connection(("127.0.0.1", port), timeout=5):  # one that says nothing

@@ -80,8 +80,9 @@ def _server() -> Path:
                 [str(Path(__file__).parent.parent), str(Path(__file__).parent / "without_jax")]
             )
             server = subprocess.Popen(
-                [sys.executable, __file__, str(path)], env=kept, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-            )
+                [sys.executable, __file__, str(path)], env=kept, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                start_new_session=True,
+            )  # fmt: skip
             assert server.stdout is not None
             assert server.stdout.readline() == b"ready\n"
             atexit.register(_stop, path, server)
