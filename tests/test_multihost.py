@@ -25,7 +25,7 @@ LAUNCHERS = [("horovod.sh", 30), pytest.param("mpi.sh", 12, marks=needs_mpi)]
 LAUNCHER_S = 20  # launch/supervise.py: what a launcher may take to end after its workers
 ELASTIC_TIMEOUT_S = 30  # all meet anew, once ssh has found after 20 s that a host is gone
 PATIENCE_S = 150
-EPOCHS = 20
+EPOCHS = 12
 OPTIONS = ("--data", "s3://rows/data.csv", "--epochs", EPOCHS, "--batch-size", 50)
 
 
