@@ -71,9 +71,9 @@ def disttrain_call(data):
     from disttrain.backends.local import open_local
     from disttrain.engine import Engine
     from disttrain.model import dense_network
-    from disttrain.world import DeviceOptions
+    from disttrain.world import BackendOptions
 
-    backend = open_local(DeviceOptions(threads=1))
+    backend = open_local(BackendOptions(threads=1))
     model = dense_network(1, (16, 8), 1)
     model.compile(keras.optimizers.Adam(), loss="mae")
     engine = Engine(model, backend, 1)

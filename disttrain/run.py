@@ -15,7 +15,7 @@ from disttrain.model import num_dense_weights
 from disttrain.session import Elastic, Session
 from disttrain.stopping import StopSignals
 from disttrain.watching.watchdog import Watchdog
-from disttrain.world import Backend, DeviceOptions
+from disttrain.world import Backend, BackendOptions
 
 SMALL_MODEL_WEIGHTS = 100_000
 
@@ -29,7 +29,7 @@ def run_training(config: TrainConfig, environ: Mapping[str, str]) -> None:
     """
     num_weights = num_dense_weights(len(config.features) or 1, config.hidden, len(config.targets) or 1)
     small_model = config.model is None and num_weights <= SMALL_MODEL_WEIGHTS
-    options = DeviceOptions(config.devices, config.threads, small_model)
+    options = BackendOptions(config.devices, config.threads, small_model, config.timeout)
     if launched_elastic(environ) and config.backend in ("auto", "horovod"):
         _train_elastic(config, environ, options)
         return
@@ -63,7 +63,7 @@ def _lost_peer_named(backend: Backend, watchdog: Watchdog) -> Iterator[None]:
         raise
 
 
-def _train_elastic(config: TrainConfig, environ: Mapping[str, str], options: DeviceOptions) -> None:
+def _train_elastic(config: TrainConfig, environ: Mapping[str, str], options: BackendOptions) -> None:
     """Trains in one world after another, as workers are lost or join, with all objects but the commits made anew.
 
     A signal to all workers ends the run, as it does any run. One to some of them, as when a host is preempted, ends

@@ -28,16 +28,18 @@ _LAUNCHER_VARIABLES = (
 
 
 @dataclass(frozen=True)
-class DeviceOptions:
-    """What a backend is told of the machine it is to use.
+class BackendOptions:
+    """What a backend is told of the machine it is to use, and of the wait for other workers.
 
     `num_devices` is None for all there are; `threads`, those of one TensorFlow operation, None for 1 where the model
-    is small, a step then being too little to split, else the machine's cores shared by its workers.
+    is small, a step then being too little to split, else the machine's cores shared by its workers; `timeout_s` is how
+    long workers may take to meet, 0 for as long as it takes.
     """
 
     num_devices: int | None = None
     threads: int | None = None
     small_model: bool = False
+    timeout_s: float = 0
 
 
 @dataclass(frozen=True)

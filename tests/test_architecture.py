@@ -20,7 +20,7 @@ LAYERS = """
     watching watching.processes watching.verdict watching.connections watching.heartbeat watching.watchers
     watching.watchdog
     shared_index replicas optimizer steps local_sgd engine
-    backends.devices backends.local backends.mirrored backends.multiworker backends.horovod
+    backends.devices backends.local backends.mirrored backends.meeting backends.multiworker backends.horovod
     backends.sockets backends.rendezvous backends.start_over backends.elastic backends
     user_code model callbacks callback_state plan located standing state stopping keeper trainer
     reporting reporting.results reporting.progress reporting.files

@@ -68,6 +68,11 @@ def cluster(size):
     ]
 
 
+def is_listening(host, port):
+    with socket.socket() as probe:
+        return probe.connect_ex((host, port)) == 0
+
+
 def started(place, *arguments, size=2):
     """The workers of a cluster, as they start."""
     return [Run(place, *arguments, TF_CONFIG=config) for config in cluster(size)]
@@ -187,6 +192,22 @@ def test_a_bad_line_is_told_by_the_worker_that_read_it_and_all_end(place):
     assert "rank 1: bad.csv, line 1501: the row has 2 fields, expected 5" in told[1][1]
     assert told[0][1] == 3
     assert told[0][0] != 0
+
+
+@pytest.mark.parametrize(("index", "words"), [(0, "within 1 s nobody came from "), (1, "after 1 s the first worker, ")])
+def test_a_worker_whose_others_do_not_come_says_who(place, index, words):
+    done = disttrain(place, "--data", "data.csv", "--timeout", 1, "--output", "lonely", TF_CONFIG=cluster(2)[index])
+    assert done.returncode == 7
+    assert f"disttrain: rank {index}: TF_CONFIG: {words}127.0.0.1:" in done.stderr
+
+
+def test_a_worker_that_waits_for_others_can_be_interrupted(place):
+    config = cluster(2)[0]
+    waiting = Run(place, "--data", "data.csv", "--output", "waiting", TF_CONFIG=config)
+    host, port = json.loads(config)["cluster"]["worker"][0].split(":")
+    waiting.wait_until(lambda: is_listening(host, int(port)), "listening")
+    waiting.process.send_signal(signal.SIGINT)
+    assert "disttrain: interrupted" in waiting.finish(130)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from disttrain.commits import Commits
 from disttrain.errors import UsageError
-from disttrain.world import Backend, DeviceOptions, launched_by
+from disttrain.world import Backend, BackendOptions, launched_by
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ _STARTED = {"horovod": "horovodrun or mpirun", "multiworker": "a cluster in TF_C
 ELASTIC = "disttrain.backends.elastic:run_elastic"
 
 
-def open_backend(name: str, environ: Mapping[str, str], options: DeviceOptions) -> Backend:
+def open_backend(name: str, environ: Mapping[str, str], options: BackendOptions) -> Backend:
     """Starts the backend called `name`, or for `auto` the one that fits how the process was started.
 
     Args:
@@ -47,7 +47,7 @@ def open_backend(name: str, environ: Mapping[str, str], options: DeviceOptions) 
     return backend
 
 
-def _automatic(options: DeviceOptions) -> str:
+def _automatic(options: BackendOptions) -> str:
     """For one process: all its GPUs, if there are several."""
     if options.num_devices is not None:
         return "mirrored" if options.num_devices > 1 else "local"
@@ -62,7 +62,7 @@ def launched_elastic(environ: Mapping[str, str]) -> bool:
 def run_elastic(
     attempt: Callable[[Backend, Commits], T],
     environ: Mapping[str, str],
-    options: DeviceOptions,
+    options: BackendOptions,
     *,
     stopping: Callable[[], bool],
 ) -> T:

@@ -7,10 +7,10 @@ import os
 import tensorflow as tf
 
 from disttrain.errors import UsageError
-from disttrain.world import DeviceOptions, World
+from disttrain.world import BackendOptions, World
 
 
-def configure_device(world: World, options: DeviceOptions) -> None:
+def configure_device(world: World, options: BackendOptions) -> None:
     """Pins this worker to the GPU of its local rank, if there are any, and sets its threads."""
     gpus = tf.config.list_physical_devices("GPU")
     if options.num_devices not in (None, 1):
@@ -20,7 +20,7 @@ def configure_device(world: World, options: DeviceOptions) -> None:
     _set_threads(options, sharing=world.local_size)
 
 
-def configure_devices(options: DeviceOptions) -> list[str]:
+def configure_devices(options: BackendOptions) -> list[str]:
     """The names of all this machine's GPUs, or of as many as asked for; without GPUs, of logical CPU devices.
 
     Raises:
@@ -57,7 +57,7 @@ def _use_gpus(gpus: list[tf.config.PhysicalDevice]) -> None:
         tf.config.experimental.set_memory_growth(gpu, True)
 
 
-def _set_threads(options: DeviceOptions, *, sharing: int) -> None:
+def _set_threads(options: BackendOptions, *, sharing: int) -> None:
     """With one intra-op thread the job's step takes 17 µs instead of 25 µs: its operations are too small to split."""
     automatic = 1 if options.small_model else max(1, num_cores() // sharing)
     tf.config.threading.set_intra_op_parallelism_threads(options.threads or automatic)

@@ -30,7 +30,7 @@ from disttrain.backends.start_over import calling_before_abort, handed_over, sta
 from disttrain.checkpoint import Checkpoint, Position
 from disttrain.commits import Change, Commits, WorldChanged
 from disttrain.errors import DataError, NonFiniteError, PeerError, Stopped, UsageError
-from disttrain.world import DeviceOptions
+from disttrain.world import BackendOptions
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ _ENDS_ALL = (UsageError, DataError, NonFiniteError)
 def run_elastic(
     attempt: Callable[[HorovodBackend, Commits], T],
     environ: Mapping[str, str],
-    options: DeviceOptions,
+    options: BackendOptions,
     *,
     stopping: Callable[[], bool] = lambda: False,
 ) -> T:
@@ -181,7 +181,7 @@ class _Membership:
         self._environ = dict(environ)  # Horovod's start changes it
         self._failed_starts, commits.last = handed_over(environ)
 
-    def join(self, options: DeviceOptions) -> HorovodBackend:
+    def join(self, options: BackendOptions) -> HorovodBackend:
         """Meets the others and starts Horovod with them."""
         place = self._rendezvous.meet(self._stopping)
         self._commits.changed()  # before anything new can be told

@@ -28,7 +28,7 @@ from horovod.common.exceptions import HorovodInternalError
 from disttrain.activity import activity
 from disttrain.backends.devices import configure_device
 from disttrain.replicas import OneReplica
-from disttrain.world import DeviceOptions, World
+from disttrain.world import BackendOptions, World
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ def start_horovod(settings: Mapping[str, str] | None = None) -> HorovodBackend:
     return HorovodBackend(World(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size()))
 
 
-def open_horovod(options: DeviceOptions) -> HorovodBackend:
+def open_horovod(options: BackendOptions) -> HorovodBackend:
     """Joins the other workers and configures this one's device."""
     backend = start_horovod()
     configure_device(backend.world, options)

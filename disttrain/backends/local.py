@@ -14,12 +14,12 @@ import tensorflow as tf
 
 from disttrain.backends.devices import configure_device
 from disttrain.replicas import OneReplica, Replicas
-from disttrain.world import DeviceOptions, World
+from disttrain.world import BackendOptions, World
 
 T = TypeVar("T")
 
 
-def open_local(options: DeviceOptions) -> LocalBackend:
+def open_local(options: BackendOptions) -> LocalBackend:
     """Configures the first device, and uses no other."""
     configure_device(World(), options)
     return LocalBackend("local", OneReplica())

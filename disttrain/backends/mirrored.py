@@ -14,10 +14,10 @@ import tensorflow as tf
 from disttrain.backends.devices import configure_devices
 from disttrain.backends.local import LocalBackend
 from disttrain.replicas import OneReplica
-from disttrain.world import DeviceOptions
+from disttrain.world import BackendOptions
 
 
-def open_mirrored(options: DeviceOptions) -> LocalBackend:
+def open_mirrored(options: BackendOptions) -> LocalBackend:
     """All devices of this machine, or as many as asked for; with one, there is nothing to mirror."""
     devices = configure_devices(options)
     if len(devices) == 1:

@@ -6,6 +6,7 @@ process is started with the same cluster and its own place in it.
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from collections.abc import Sequence
@@ -17,9 +18,10 @@ import tensorflow as tf
 
 from disttrain.activity import activity
 from disttrain.backends.devices import configure_device, configure_devices, num_gpus
+from disttrain.backends.meeting import meet
 from disttrain.backends.mirrored import MirroredReplicas
-from disttrain.errors import PeerError, UsageError
-from disttrain.world import DeviceOptions, World, cluster_place
+from disttrain.errors import UsageError
+from disttrain.world import BackendOptions, World, cluster_place
 
 T = TypeVar("T")
 
@@ -34,12 +36,12 @@ _OF_PEERS = (
 )
 
 
-def open_multiworker(options: DeviceOptions) -> MultiworkerBackend:
+def open_multiworker(options: BackendOptions) -> MultiworkerBackend:
     """Starts this worker's server and meets the others of TF_CONFIG.
 
     Raises:
         UsageError: where TF_CONFIG does not name this worker's place among others, or its port is taken.
-        PeerError: where the others do not come.
+        HungError: where the others do not come in time.
     """
     place = cluster_place(os.environ)
     if place is None:
@@ -52,12 +54,13 @@ def open_multiworker(options: DeviceOptions) -> MultiworkerBackend:
         configure_devices(options)
     else:
         configure_device(World(rank, size), options)
-    try:
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    except tf.errors.UnknownError as error:
-        raise UsageError(f"TF_CONFIG: this worker's server cannot start: {_first_line(error)}") from error
-    except _OF_PEERS as error:
-        raise PeerError(f"the other workers of TF_CONFIG did not come: {_first_line(error)}") from error
+    cluster = json.loads(os.environ["TF_CONFIG"])["cluster"]
+    with activity("meeting the other workers", waits_for_peers=True):
+        meet([*cluster.get("chief", ()), *cluster.get("worker", ())], rank, options.timeout_s)
+        try:
+            strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        except tf.errors.UnknownError as error:
+            raise UsageError(f"TF_CONFIG: this worker's server cannot start: {_first_line(error)}") from error
     return MultiworkerBackend(rank, size, strategy)
 
 
