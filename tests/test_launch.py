@@ -30,6 +30,7 @@ COMMANDS = [
     "launch/local.sh",
     "launch/horovod.sh",
     "launch/mpi.sh",
+    "launch/k8s.sh",
     "launch/install-horovod.sh",
     "launch/refresh-constraints.sh",
     "launch/horovod/build.sh",
@@ -189,6 +190,7 @@ def tiny_wheel(folder: Path) -> str:
     return hashlib.sha256(wheel.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("right", [True, False])
 def test_a_wrong_hash_is_refused(right: bool, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "launch", tmp_path / "launch")
@@ -222,6 +224,7 @@ def test_the_second_set_up_takes_no_time() -> None:
 # -- Horovod
 
 
+@pytest.mark.slow
 def test_horovod_was_built_with_gloo_for_tensorflow() -> None:
     told = run(BIN / "horovodrun", "--check-build")
     assert "[X] TensorFlow" in told.stdout
