@@ -203,7 +203,7 @@ class TrainConfig(Settings):
     devices: Count | None = option(
         "devices",
         "devices of one mirrored worker: GPUs or, where there are none, logical devices of the CPU. "
-        "Default: all GPUs; as many CPU devices as cores",
+        "Default: all GPUs, or the CPU as one device",
         None,
     )
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = option(

@@ -21,13 +21,13 @@ def configure_device(world: World, options: BackendOptions) -> None:
 
 
 def configure_devices(options: BackendOptions) -> list[str]:
-    """The names of all this machine's GPUs, or of as many as asked for; without GPUs, of logical CPU devices.
+    """The names of all this machine's GPUs, or of as many as asked for; without GPUs, of so many logical CPU devices.
 
     Raises:
         UsageError: where there are fewer GPUs than asked for.
     """
     gpus = tf.config.list_physical_devices("GPU")
-    wanted = options.num_devices or len(gpus) or num_cores()
+    wanted = options.num_devices or len(gpus) or 1
     if gpus:
         if wanted > len(gpus):
             raise UsageError(f"--devices {wanted}: this machine has {len(gpus)} GPUs")
