@@ -26,6 +26,8 @@ if [ "$variant" = cuda ]; then
   mkdir /nccl && ln -s "$nccl/include" /nccl/include && mkdir /nccl/lib && ln -s "$nccl/lib/libnccl.so.2" /nccl/lib/libnccl.so
   export HOROVOD_CUDA_HOME=${toolkit%/bin/nvcc} HOROVOD_NCCL_HOME=/nccl HOROVOD_NCCL_LINK=SHARED LD_LIBRARY_PATH=$nccl/lib
 fi
+# Where the machine's own name means nothing, as in buildah's chroot, Gloo crashes when the wheel is checked.
+getent hosts "$(hostname)" >/dev/null || echo "127.0.0.1 $(hostname)" >>/etc/hosts
 DISTTRAIN_CACHE_DIR=/horovod/kept /build/launch/install-horovod.sh /opt/disttrain/bin/python
 mv /horovod/kept/wheels/*/horovod-*.whl /horovod/
 rm -r /horovod/kept
