@@ -5,11 +5,16 @@ Every number is a pure function of (seed, row, column), so ranges made by differ
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy as np
+from numba.core import types
+
+from disttrain.compiling import compiled
 
 DECIMALS = 8
 SCALE = 10**DECIMALS
@@ -35,7 +40,7 @@ def format_rows(
     """
     assert out.dtype == np.uint8
     assert len(out) >= num_rows * max_row_bytes(num_features)
-    return int(_format_rows(out, first_row, num_rows, num_features, float(noise), np.uint64(seed), _PAIRS))
+    return int(_compiled()(out, first_row, num_rows, num_features, float(noise), np.uint64(seed), _PAIRS))
 
 
 @numba.njit(inline="always")
@@ -130,7 +135,17 @@ def _put_fixed(out: Any, at: int, value: float, pairs: Any) -> int:
     return end + 2 + DECIMALS
 
 
-@numba.njit(nogil=True, cache=True)
+@functools.cache
+def _compiled() -> Callable[..., int]:
+    text, whole = types.uint8[::1], types.int64
+    return compiled(_format_rows, types.int64(text, whole, whole, whole, types.float64, types.uint64, text))
+
+
+def compile_formatting() -> None:
+    """Compiles what `format_rows` runs, or loads it from the cache on disk."""
+    _compiled()
+
+
 def _format_rows(
     out: Any, first_row: int, num_rows: int, num_features: int, noise: float, seed: Any, pairs: Any
 ) -> int:

@@ -10,13 +10,13 @@ import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numba
 import numpy as np
 from numba.core import types
 
 from disttrain import decimals
+from disttrain.compiling import compiled
 from disttrain.decimals import (
     BAD,
     CR,
@@ -248,12 +248,4 @@ def _scan_of(decimals_stamp: str) -> Callable[..., Any]:
 def scan_rows() -> Callable[..., tuple[int, int, int, int]]:
     """The compiled `_scan_rows`: loaded from the cache on disk, or compiled (seconds) and put there."""
     scan = _scan_of(hashlib.sha256(Path(decimals.__file__).read_bytes()).hexdigest())
-    options: Any = {"nogil": True, "error_model": "numpy"}
-    compiled: Any
-    try:
-        compiled = numba.njit(_signature(), cache=True, **options)(scan)
-    except RuntimeError as error:  # no directory that could hold the cache: a read-only machine without a home
-        if "cannot cache" not in str(error):
-            raise
-        compiled = numba.njit(_signature(), **options)(scan)
-    return cast(Callable[..., tuple[int, int, int, int]], compiled)
+    return compiled(scan, _signature(), error_model="numpy")

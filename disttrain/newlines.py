@@ -15,6 +15,8 @@ import numba
 import numpy as np
 from numba.core import types
 
+from disttrain.compiling import compiled
+
 BLOCK_WORDS = 240  # at most 255, so that counters of one byte cannot overflow; a multiple of the widest SIMD register
 
 LF = 10
@@ -115,7 +117,7 @@ def count_rows() -> Callable[..., tuple[int, int, bool]]:
     word = types.int64
     arguments = (_bytes_type(), types.Array(types.uint64, 1, "C"), word, types.boolean)
     results = types.Tuple((word, word, types.boolean))  # type: ignore[no-untyped-call]
-    return _compiled(_count_rows, results(*arguments))
+    return compiled(_count_rows, results(*arguments))
 
 
 @functools.cache
@@ -124,19 +126,8 @@ def find_row() -> Callable[..., tuple[int, int, int, bool]]:
     word = types.int64
     arguments = (_bytes_type(), word, word, types.boolean, word)
     results = types.Tuple((word, word, word, types.boolean))  # type: ignore[no-untyped-call]
-    return _compiled(_find_row, results(*arguments))
+    return compiled(_find_row, results(*arguments))
 
 
 def _bytes_type() -> Any:
     return types.Array(types.uint8, 1, "C")
-
-
-def _compiled(function: Callable[..., Any], signature: Any) -> Callable[..., Any]:
-    """Loaded from numba's cache on disk, or compiled and put there if there is a place for it."""
-    try:
-        compiled = numba.njit(signature, nogil=True, cache=True)(function)
-    except RuntimeError as error:  # no directory that could hold the cache: a read-only machine without a home
-        if "cannot cache" not in str(error):
-            raise
-        compiled = numba.njit(signature, nogil=True)(function)
-    return cast(Callable[..., Any], compiled)

@@ -11,13 +11,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numba
 import numpy as np
 import numpy.typing as npt
 from numba.core import types
 
+from disttrain.compiling import compiled
 from disttrain.decimals import prefetch
 from disttrain.sharding import Range, shard_range
 
@@ -185,11 +186,4 @@ def _permute(words: Any, key: Any) -> None:
 def _compiled(word: Any) -> Callable[..., None]:
     """`_permute` for rows of uint64 or uint32, loaded from numba's cache on disk or compiled and put there."""
     array = types.Array(types.uint64 if word is np.uint64 else types.uint32, 2, "C")
-    compiled: Any
-    try:
-        compiled = numba.njit(types.void(array, types.uint64), nogil=True, cache=True)(_permute)
-    except RuntimeError as error:  # no directory that could hold the cache: a read-only machine without a home
-        if "cannot cache" not in str(error):
-            raise
-        compiled = numba.njit(types.void(array, types.uint64), nogil=True)(_permute)
-    return cast(Callable[..., None], compiled)
+    return compiled(_permute, types.void(array, types.uint64))

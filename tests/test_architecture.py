@@ -11,7 +11,7 @@ PACKAGE = ROOT / "disttrain"
 # Every module of the package; one imports only from those before it.
 LAYERS = """
     disttrain errors activity config options
-    reader remote storage header newlines index sharding
+    reader remote storage header compiling newlines index sharding
     decimals kernel parsing shuffle threads readahead source
     extents cache_room epoch_cache rows stream batches
     remote_files checkpoint checkpoint_store checkpoint_writer resume commits

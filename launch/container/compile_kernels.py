@@ -3,9 +3,7 @@
 For the processor that NUMBA_CPU_NAME names.
 """
 
-from numba.core import types
-
-from disttrain import formatting
+from disttrain.formatting import compile_formatting
 from disttrain.kernel import scan_rows
 from disttrain.newlines import count_rows, find_row
 from disttrain.shuffle import compile_permutation
@@ -14,5 +12,4 @@ scan_rows()
 count_rows()
 find_row()
 compile_permutation()
-text, whole = types.uint8[::1], types.int64
-formatting._format_rows.compile((text, whole, whole, whole, types.float64, types.uint64, text))
+compile_formatting()
