@@ -23,4 +23,5 @@ ruff format --check --quiet || { echo "test: not formatted; run: .venv/bin/ruff 
 mypy --no-error-summary
 shellcheck --external-sources .ci/run launch/*.sh launch/slurm.sbatch launch/horovod/*.sh launch/horovod/bin/* launch/{discovery,container}/*.sh
 echo "Running the tests"
-exec python -m pytest --numprocesses 2 --dist loadfile "$@"
+# In the order of their names, files that must not run beside each other (tests/conftest.py) seldom meet.
+exec python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"

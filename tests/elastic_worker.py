@@ -11,6 +11,7 @@ import tensorflow as tf
 from disttrain.backends import elastic
 from disttrain.checkpoint import Checkpoint, Position
 from disttrain.commits import WorldChanged
+from disttrain.world import BackendOptions
 
 NUM_ROWS, ROWS_PER_STEP, STEPS_PER_CALL, NUM_CALLS = 16_000, 8, 10, 200
 HELD_FROM = 1500  # the step from which no other is taken until there is a file `finish`
@@ -66,5 +67,5 @@ def attempt(backend, commits):
 if __name__ == "__main__":
     if os.environ["HOROVOD_HOSTNAME"] in DIES_IN_START:
         elastic.start_horovod = lambda settings: os._exit(9)
-    counts = elastic.run_elastic(attempt, os.environ, threads=1, small_model=True)
+    counts = elastic.run_elastic(attempt, os.environ, BackendOptions(threads=1))
     say(f"counted each of {len(counts)} rows once: {bool((counts == 1).all())}")
