@@ -16,8 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 States = list[tf.Tensor]
 # Losses and faults of the superbatch's steps, float32 [steps] each; the votes' sums, float32 [votes]; metrics' states.
 CallResult = tuple[tf.Tensor, tf.Tensor, tf.Tensor, States]
-# How a step ends, each of which gives its fault: with the update, or without.
-_Ends = tuple[Callable[[], tf.Tensor], Callable[[], tf.Tensor]]
+_Ends = tuple[Callable[[], None], Callable[[], None]]  # how a step ends: with the update, or without
 
 # A step's fault: none, or an update left out because this worker's own loss or gradient is not finite, or because
 # that of another worker, or only the sum over all, is not.
@@ -40,6 +39,7 @@ class Steps:
         num_features: int,
         *,
         skips_nonfinite: bool,
+        chooses: bool = True,
     ) -> None:
         """Reads the model's loss.
 
@@ -50,9 +50,12 @@ class Steps:
             num_features: columns of a row that are no targets.
             skips_nonfinite: a step whose loss or gradient is not finite is left out, and the next one taken; else the
                 call ends there.
+            chooses: else the update of a step that is not accepted is made too, and whoever called takes it back: the
+                choice costs a small model a sixth of its step.
         """
         self.model = model
         self.skips_nonfinite = skips_nonfinite
+        self._chooses = chooses
         self._num_features = num_features
         self._is_leader = backend.world.is_leader
         self._replicas = backend.replicas
@@ -99,8 +102,8 @@ class Steps:
     def _step(self, data: Any, shares: Any, step: tf.Tensor, votes: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """One step on every replica: the loss, the fault, and the votes.
 
-        The choice between the two ends of a step is made once for all replicas: `tf.distribute` lets no replica wait
-        for the others, as an optimizer's update does, inside a branch of its own.
+        The choice between the two ends of a step is made once for all replicas: `tf.distribute` lets none wait for the
+        others, as an optimizer's update does, inside a branch of its own.
         """
         replicas = self._replicas
         ends: dict[int, _Ends] = {}
@@ -109,21 +112,27 @@ class Steps:
             *results, ends[replicas.index()] = self._begin(data[step], shares[step], votes)
             return tuple(results)
 
-        loss, accepted, summed = (replicas.results(value)[0] for value in replicas.run(begin, data, shares))
-
         def end(leaves_out: bool) -> tf.Tensor:
-            faults = replicas.results(replicas.run(lambda: ends[replicas.index()][leaves_out]()))
-            return faults[0] if len(faults) == 1 else tf.reduce_min(tf.stack(faults))
+            replicas.run(lambda: ends[replicas.index()][leaves_out]())
+            return tf.constant(leaves_out)
 
-        return loss, tf.cond(accepted, lambda: end(False), lambda: end(True)), summed
+        losses, accepted, faults, summed = (replicas.results(value) for value in replicas.run(begin, data, shares))
+        if self._chooses:
+            tf.cond(accepted[0], lambda: end(False), lambda: end(True))
+        else:
+            end(False)
+        return losses[0], tf.where(accepted[0], NO_FAULT, tf.reduce_min(tf.stack(faults))), summed[0]
 
     def _begin(self, rows: tf.Tensor, share: tf.Tensor, votes: tf.Tensor) -> tuple[Any, ...]:
-        """A replica's step up to its update: the loss, whether it is accepted, the votes, and the step's two ends."""
+        """A replica's step up to its update.
+
+        Returns the loss, whether it is accepted, the fault if it is not, the votes, and the step's two ends.
+        """
         model = self.model
         has_rows = rows.shape[0] > 0
         if not has_rows and not self._reduces:
             model.optimizer.iterations.assign_add(1)
-            return share, tf.constant(True), votes, (_no_fault, _no_fault)
+            return share, tf.constant(True), tf.constant(OTHER_FAULT), votes, (_nothing, _nothing)
         before = [tf.identity(v.value) for v in self._moved]
         if has_rows:
             own_loss, own_gradients, predictions = self._gradients(rows, share)
@@ -133,19 +142,18 @@ class Steps:
             votes = tf.zeros_like(votes)  # each worker votes once
         gradients, (loss, summed) = self._optimizer.reduce(own_gradients, model.trainable_variables, own_loss, votes)
 
-        def update() -> tf.Tensor:
+        def update() -> None:
             self._optimizer.apply(gradients)
             if has_rows:
                 model.compute_metrics(*self._split(rows), predictions)
-            return _no_fault()
 
-        def leave_out() -> tf.Tensor:
+        def leave_out() -> None:
             for variable, value in zip(self._moved, before, strict=True):
                 variable.assign(value)  # batch normalization has averaged the faulty rows in
-            own = [(g, None) for g in own_gradients if g is not None]
-            return tf.where(self._optimizer.accepts(own, own_loss), OTHER_FAULT, OWN_FAULT)
 
-        return loss, self._optimizer.accepts(gradients, loss), summed, (update, leave_out)
+        own = [(g, None) for g in own_gradients if g is not None]
+        fault = tf.where(self._optimizer.accepts(own, own_loss), OTHER_FAULT, OWN_FAULT)
+        return loss, self._optimizer.accepts(gradients, loss), fault, summed, (update, leave_out)
 
     def _gradients(self, rows: tf.Tensor, share: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor], Any]:
         """This worker's part of the loss and of its gradients, its own mean times its share; and the predictions."""
@@ -201,8 +209,8 @@ class Steps:
         return loss if self._sums_over_rows else loss * self._replicas.num_in_sync
 
 
-def _no_fault() -> tf.Tensor:
-    return tf.constant(NO_FAULT)
+def _nothing() -> None:
+    pass
 
 
 def sums_over_rows(model: keras.Model) -> bool:
