@@ -182,7 +182,9 @@ class TrainConfig(Settings):
     epochs: Count = option("training", "passes over the data", JOB_EPOCHS)
     batch_size: Count = option("training", "rows that one shard gives to a step", JOB_BATCH_ROWS)
     num_shards: Count | None = option(
-        "training", "shards of the data; batch size x shards is the global batch. Default: one for each worker", None
+        "training",
+        "shards of the data; batch size x shards is the global batch. Default: one for each device of each worker",
+        None,
     )
     shuffle: Literal["none", "shard", "global"] = option(
         "training",
