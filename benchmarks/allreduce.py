@@ -79,7 +79,7 @@ def work():
     shape = (LARGE["steps"], LARGE["batch_size"], LARGE["features"] + 1)
     data = np.random.default_rng(0).random(shape, np.float32)
     rows = np.full(LARGE["steps"], LARGE["batch_size"] * backend.world.size)
-    step_s = median_s(lambda: list(engine.train(data, rows, full=True, steps_per_call=LARGE["steps"])), 9)
+    step_s = median_s(lambda: list(engine.train(engine.place(data, full=True), rows, steps_per_call=LARGE["steps"])), 9)
     result = {"step_s": step_s / LARGE["steps"], "reduce_s": 0.0}
     if backend.world.size > 1:
         result["reduce_s"] = median_s(reductions(tf, backend), 9) / 200

@@ -78,7 +78,7 @@ def disttrain_call(data):
     model.compile(keras.optimizers.Adam(), loss="mae")
     engine = Engine(model, backend, 1)
     rows = np.full(len(data), data.shape[1])
-    return lambda: list(engine.train(data, rows, full=True, steps_per_call=len(data)))
+    return lambda: list(engine.train(engine.place(data, full=True), rows, steps_per_call=len(data)))
 
 
 def jax_call(data):

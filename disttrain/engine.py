@@ -18,16 +18,32 @@ from disttrain.errors import UsageError
 from disttrain.local_sgd import LocalRounds
 from disttrain.optimizer import AllReduceOptimizer
 from disttrain.steps import NO_FAULT, OWN_FAULT, Steps, sums_over_rows
+from disttrain.totals import Totals
 from disttrain.world import Backend
 
 Floats = npt.NDArray[np.float32]
-Totals = list[npt.NDArray[np.float64]]
 
 # A call that takes longer is cut into shorter ones, so that progress, callbacks and signals are not kept waiting.
 CALL_TARGET_S = 0.5
 MAX_STEPS_PER_CALL = 1 << 20
 SMALL_STATE_BYTES = 1 << 20  # kept at each call: 10 to 100 microseconds to copy, beside a call of 20 milliseconds
 CALL_GROWTH = 8  # how much longer than the one before a call may be while nothing is known of the steps' time
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """A superbatch's rows on this worker's devices: `batches`, of which the first `before` steps are not taken.
+
+    `parts` are the rows of a step on each replica; `full` says whether their shape is the compiled one, whose steps,
+    `capacity`, may be more than the superbatch has.
+    """
+
+    batches: Any
+    num_steps: int
+    before: int
+    capacity: int
+    parts: tuple[int, ...]
+    full: bool
 
 
 @dataclass(frozen=True)
@@ -117,50 +133,11 @@ class Engine:
             lambda use_xla: tf.function(steps.evaluate_steps, jit_compile=use_xla), use_xla=self._replicas.count == 1
         )
         self._evaluate_short = tf.function(steps.evaluate_steps)
-        self.reset_totals()
+        self.totals = Totals(model, self._replicas)
 
     def synchronize(self) -> None:
         """Gives all workers rank 0's weights and optimizer state."""
         self._backend.broadcast([*self.model.variables, *self.model.optimizer.variables])
-
-    def reset_totals(self) -> None:
-        """Forgets what the metrics have seen."""
-        self.model.reset_metrics()
-        self._totals: Totals = [np.zeros(v.shape, np.float64) for v in self.model.metrics_variables]
-        self._partial: Totals = []  # what the calls of a superbatch that is not done have added
-
-    @property
-    def totals(self) -> Totals:
-        """Sums over this worker's steps of each metric variable, float64: they add up over workers."""
-        if not self._partial:
-            return self._totals
-        return [total + states.sum(axis=0) for total, states in zip(self._totals, self._partial, strict=True)]
-
-    def capture_totals(self) -> tuple[Totals, list[npt.NDArray[Any]]]:
-        """The totals of the superbatches that are done, and the metrics' states since.
-
-        Of the states there are none, or one a variable, [replicas, ...].
-        """
-        return self._totals, self._partial
-
-    def restore_totals(self, totals: Totals, partial: Sequence[npt.NDArray[Any]] = ()) -> None:
-        """Puts back what `capture_totals` gave."""
-        self._totals, self._partial = totals, list(partial)
-        for variable, states in zip(self.model.metrics_variables, self._partial, strict=False):
-            self._replicas.write(variable, states)
-
-    def _fold(self) -> None:
-        """A superbatch is done: what its calls added belongs to the totals."""
-        self._totals, self._partial = self.totals, []
-
-    def metrics_from(self, totals: Totals) -> dict[str, float]:
-        """The metrics' values for totals that were summed over all workers."""
-        for variable, total in zip(self.model.metrics_variables, totals, strict=True):
-            self._replicas.write(variable, np.stack([total] * self._replicas.count))
-        results = self._replicas.run(self.model.get_metrics_result)
-        values = {name: float(self._replicas.results(value)[0]) for name, value in results.items() if name != "loss"}
-        self.model.reset_metrics()
-        return values
 
     def compile(
         self, shape: tuple[int, int, int], *, training: bool, num_votes: int = 0, parts: Sequence[int] = ()
@@ -173,36 +150,52 @@ class Engine:
             num_votes: as many as `train` is given.
             parts: as for `train`.
         """
-        data, none = self._place(np.zeros(shape, np.float32), parts), tf.constant(0)
+        none = tf.constant(0)
+        self._capacity["train" if training else "evaluate"] = shape[0]
+        batches = self.place(np.zeros(shape, np.float32), full=True, parts=parts, training=training).batches
         if training:
-            self._capacity["train"] = shape[0]
             start = tf.constant(-self._sync_every if self._sync_every > 1 else 0)
             shares = self._replicas.place([np.zeros(shape[0], np.float32)] * self._replicas.count)
-            self._train(data, start, none, shares, tf.zeros([num_votes + 1]))
+            self._train(batches, start, none, shares, tf.zeros([num_votes + 1]))
         else:
-            self._capacity["evaluate"] = shape[0]
-            self._evaluate(data, none)
+            self._evaluate(batches, none)
 
-    def train(
-        self,
-        data: Floats,
-        global_rows: npt.NDArray[np.int64],
-        *,
-        full: bool,
-        parts: Sequence[int] = (),
-        before: int = 0,
-        votes: Callable[[], Floats] = lambda: np.zeros(0, np.float32),
-        steps_per_call: int | None = None,
-    ) -> Generator[Call, None, None]:
-        """Takes one optimizer step for each of `data`'s batches.
+    def place(
+        self, data: Floats, *, full: bool, parts: Sequence[int] = (), before: int = 0, training: bool = True
+    ) -> Placed:
+        """Copies a superbatch to this worker's devices; another thread may do so while steps are taken.
 
         Args:
             data: float32 [steps, rows_per_step, columns], features before targets.
-            global_rows: int64 [steps], the rows that all workers together give to each step.
             full: whether every held shard gives a whole batch, so that the shape is the compiled one.
             parts: how many of a step's rows, one after the other, go to each of this worker's replicas; with one, all.
             before: steps of the same superbatch that an earlier process took; where the totals that it left were put
                 back, the metrics come out as if this process had taken them.
+            training: whether for `train` or for `evaluate`.
+        """
+        parts = tuple(parts) or data.shape[1:2]
+        num_steps = before + len(data)
+        capacity = max(self._capacity["train" if training else "evaluate"], num_steps) if full else num_steps
+        if len(data) < capacity:
+            whole = np.zeros((capacity, *data.shape[1:]), np.float32)
+            whole[before:num_steps] = data
+            data = whole
+        split = np.split(data, np.cumsum(parts[:-1]), axis=1) if len(parts) > 1 else [data]
+        return Placed(self._replicas.place(split), num_steps, before, capacity, parts, full)
+
+    def train(
+        self,
+        placed: Placed,
+        global_rows: npt.NDArray[np.int64],
+        *,
+        votes: Callable[[], Floats] = lambda: np.zeros(0, np.float32),
+        steps_per_call: int | None = None,
+    ) -> Generator[Call, None, None]:
+        """Takes one optimizer step for each of a superbatch's batches.
+
+        Args:
+            placed: what `place` gave.
+            global_rows: int64 [steps], the rows that all workers together give to each step.
             votes: asked before each call for float32 [votes], which is summed over all workers with the gradients;
                 as many on every worker, in every call.
             steps_per_call: steps of one compiled call; None for as many as CALL_TARGET_S allows.
@@ -210,27 +203,21 @@ class Engine:
         Yields:
             For each compiled call, what it came to; after one with a fault, unless those are skipped, no other follows.
         """
-        if before:
-            data = np.concatenate([np.zeros((before, *data.shape[1:]), data.dtype), data])
-            global_rows = np.concatenate([np.full(before, global_rows[0]), global_rows])
-        else:
-            self._fold()
-        num_steps = len(data)
-        shares = self._shares(parts or data.shape[1:2], global_rows)
-        run: Callable[..., Any] = self._train_short
-        if full:
-            run, data, shares = self._train, self._fill(data, "train"), [self._fill(s, "train") for s in shares]
-        batches, weights = self._place(data, parts), self._replicas.place([s.astype(np.float32) for s in shares])
-        start = before
+        if not placed.before:
+            self.totals.fold()
+        num_steps = placed.num_steps
+        run = partial(self._train if placed.full else self._train_short, placed.batches)
+        weights = self._replicas.place([_filled(s, placed) for s in self._shares(placed.parts, global_rows)])
+        start = placed.before
         while start < num_steps:
             stop = min(start + (steps_per_call or self._steps_per_call), num_steps)
             ballot = tf.constant(np.append(votes(), np.float32(self._step_s)), tf.float32)
             begun_s = time.perf_counter()
-            losses, faults, summed, states = self._call(partial(run, batches), start, stop, weights, ballot)
+            losses, faults, summed, states = self._call(run, start, stop, weights, ballot)
             self._time_calls((time.perf_counter() - begun_s) / (stop - start), float(summed[-1]))
-            self._partial = self._read(states)
+            self.totals.see(states)
             if stop == num_steps:
-                self._fold()
+                self.totals.fold()
             start = stop
             yield Call(losses, faults, summed[:-1])
 
@@ -250,20 +237,17 @@ class Engine:
             *_, states = run(tf.constant(start), tf.constant(start + int(np.flatnonzero(faults)[0])), *others)
         return losses, faults, summed.numpy(), states
 
-    def evaluate(
-        self, data: Floats, global_rows: npt.NDArray[np.int64], *, full: bool, parts: Sequence[int] = ()
-    ) -> float:
-        """The sum, over `data`'s batches, of this worker's part of the loss times the rows in the global batch.
+    def evaluate(self, placed: Placed, global_rows: npt.NDArray[np.int64]) -> float:
+        """The sum, over a superbatch's batches, of this worker's part of the loss times the rows in the global batch.
 
         The arguments are those of `train`.
         """
-        num_steps, num_rows, _ = data.shape
-        run = self._evaluate if full else self._evaluate_short
-        losses, states = run(self._place(self._fill(data, "evaluate") if full else data, parts), tf.constant(num_steps))
-        self._partial = self._read(states)
-        self._fold()
-        shares = self._shares(parts or [num_rows], global_rows)
-        own_losses = [own.numpy()[:num_steps].astype(np.float64) for own in self._replicas.results(losses)]
+        run = self._evaluate if placed.full else self._evaluate_short
+        losses, states = run(placed.batches, tf.constant(placed.num_steps))
+        self.totals.see(states)
+        self.totals.fold()
+        shares = self._shares(placed.parts, global_rows)
+        own_losses = [own.numpy()[: placed.num_steps].astype(np.float64) for own in self._replicas.results(losses)]
         return sum(float(np.dot(own, share * global_rows)) for own, share in zip(own_losses, shares, strict=True))
 
     def average_state(self) -> None:
@@ -294,20 +278,10 @@ class Engine:
             return [np.full(len(global_rows), float(num_rows > 0)) for num_rows in parts]
         return [num_rows / global_rows for num_rows in parts]
 
-    def _place(self, data: Floats, parts: Sequence[int]) -> Any:
-        """Deals the rows of each step to the replicas."""
-        return self._replicas.place(np.split(data, np.cumsum(parts[:-1]), axis=1) if len(parts) > 1 else [data])
 
-    def _read(self, states: Sequence[Any]) -> list[npt.NDArray[Any]]:
-        """The metrics' states as arrays, [replicas, ...]."""
-        return [np.stack([own.numpy() for own in self._replicas.results(state)]) for state in states]
-
-    def _fill(self, array: Any, pass_name: str) -> Any:
-        """`array` with as many steps as the first superbatch had, so that an epoch's last one compiles nothing."""
-        self._capacity[pass_name] = capacity = max(self._capacity[pass_name], len(array))
-        if len(array) == capacity:
-            return array
-        return np.concatenate([array, np.zeros((capacity - len(array), *array.shape[1:]), array.dtype)])
+def _filled(shares: npt.NDArray[np.float64], placed: Placed) -> Floats:
+    """`shares` of the steps that are taken, for all of the compiled call's."""
+    return np.pad(shares, (placed.before, placed.capacity - placed.num_steps)).astype(np.float32)
 
 
 class _Compiled:

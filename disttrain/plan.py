@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,9 +41,16 @@ class Pass:
         return num_steps(self.source.num_rows, self.num_shards, self.batch_size)
 
     def stream(
-        self, shards: range, epoch: int = 1, start_step: int = 0
+        self,
+        shards: range,
+        epoch: int = 1,
+        start_step: int = 0,
+        place: Callable[[Superbatch], Any] | None = None,
     ) -> AbstractContextManager[Iterator[Superbatch]]:
-        """The superbatches of these shards from a step of an epoch on, read ahead; stops its threads when left."""
+        """The superbatches of these shards from a step of an epoch on, read and placed ahead.
+
+        Its threads stop when it is left.
+        """
         return superbatches(
             self.source,
             shards=shards,
@@ -52,6 +60,7 @@ class Pass:
             start_step=start_step,
             order=replace(self.order, epoch=epoch),
             cache=self.cache,
+            place=place,
         )
 
     def global_rows(self, first_step: int, count: int) -> npt.NDArray[np.int64]:

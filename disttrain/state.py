@@ -26,7 +26,7 @@ def capture_state(engine: Engine, backend: Backend, *, wanted: bool) -> Arrays:
         [world size, ...]. Replicas are those of all workers, in the order of ranks.
     """
     model = engine.model
-    totals, partial = engine.capture_totals()
+    totals, partial = engine.totals.capture()
     own = {
         **_named("replica", [backend.replicas.read(v) for v in model.non_trainable_variables]),
         **_named("totals", [total[np.newaxis] for total in totals]),
@@ -66,7 +66,7 @@ def restore_state(engine: Engine, backend: Backend, arrays: Mapping[str, npt.NDA
         backend.replicas.write(variable, _of_replicas(values, world))
     if (totals and len(totals[0]) != world.size) or (partial and len(partial[0]) != world.num_replicas):
         totals, partial = [_of_leader(total, world) for total in _added(totals, partial)], []
-    engine.restore_totals([total[world.rank] for total in totals], [_of_replicas(states, world) for states in partial])
+    engine.totals.restore([total[world.rank] for total in totals], [_of_replicas(states, world) for states in partial])
     _set_random_state([values[world.rank if len(values) == world.size else 0] for values in randoms])
 
 

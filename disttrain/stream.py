@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -28,10 +29,14 @@ JOIN_S = 1.0  # how long closing waits for a thread; one that still waits for a 
 
 @dataclass(frozen=True, eq=False)
 class Superbatch:
-    """Consecutive steps' rows: `data` is float32 `[num_steps, rows_per_step, columns]`, features before targets."""
+    """Consecutive steps' rows: `data` is float32 `[num_steps, rows_per_step, columns]`, features before targets.
+
+    `on_devices` is what the stream's `place` made of it.
+    """
 
     data: Floats
     first_step: int
+    on_devices: Any = None
 
     @property
     def num_steps(self) -> int:
@@ -82,8 +87,18 @@ class Superbatches:
     What fails in the background is raised by the `next` that would have got it.
     """
 
-    def __init__(self, source: Source, epoch: Epoch, cache: RowCache | None, *, depth: int, num_threads: int) -> None:
+    def __init__(
+        self,
+        source: Source,
+        epoch: Epoch,
+        cache: RowCache | None,
+        place: Callable[[Superbatch], Any] | None,
+        *,
+        depth: int,
+        num_threads: int,
+    ) -> None:
         self._source = source
+        self._place = place
         self._cache = cache if cache is not None and cache.begin_epoch() else None
         self._epoch = epoch
         num_shards = max(len(epoch.shards), 1)
@@ -125,7 +140,10 @@ class Superbatches:
         try:
             shards = self._open_shards()
             for first_step, steps in self._epoch.packs():
-                if not self._handover.put(Superbatch(self._pack(shards, first_step, steps), first_step)):
+                superbatch = Superbatch(self._pack(shards, first_step, steps), first_step)
+                if self._place is not None:
+                    superbatch = replace(superbatch, on_devices=self._place(superbatch))
+                if not self._handover.put(superbatch):
                     return
             was_read = [shard.finish() for shard in shards]
             if any(was_read):
@@ -192,6 +210,7 @@ def superbatches(
     start_step: int = 0,
     order: EpochOrder = FILE_ORDER,
     cache: RowCache | None = None,
+    place: Callable[[Superbatch], Any] | None = None,
     depth: int = 2,
     num_threads: int = 2,
 ) -> Superbatches:
@@ -202,11 +221,12 @@ def superbatches(
     `[1, rows really there, columns]`, maybe 0 rows. At most `depth` superbatches wait besides the one that is made.
     With an `order` other than the file's, two windows of some MiB are held as well (see shuffle.py). Rows that `cache`
     has are not parsed, others are added to it; a superbatch may then be a read-only map of it. A cache serves one epoch
-    at a time.
+    at a time. `place` is called with each superbatch in the background, so that what it copies to a device is there
+    before it is asked for.
     Iterating raises DataError for a faulty row, FileChanged, StorageError.
     """
     epoch = Epoch(source.num_rows, num_shards, shards, batch_size, steps_per_superbatch, start_step, order)
-    return Superbatches(source, epoch, cache, depth=depth, num_threads=num_threads)
+    return Superbatches(source, epoch, cache, place, depth=depth, num_threads=num_threads)
 
 
 def _fill(shard: Rows, part: Floats) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +17,7 @@ from disttrain.activity import activity, note_position
 from disttrain.callback_state import capture_callbacks, restore_callbacks
 from disttrain.checkpoint import Checkpoint, Position
 from disttrain.commits import WorldChanged
-from disttrain.engine import Call, Engine
+from disttrain.engine import Call, Engine, Placed
 from disttrain.errors import NonFiniteError, Stopped
 from disttrain.keeper import Keeper, Wishes
 from disttrain.located import describe_batch
@@ -122,7 +123,7 @@ class Trainer:
 
     def _restore(self, checkpoint: Checkpoint, learning_rate: float | None) -> None:
         self._standing = Standing.from_json(checkpoint.about["standing"])
-        self._engine.reset_totals()
+        self._engine.totals.reset()
         restore_state(self._engine, self._backend, checkpoint.arrays or None)
         others = {name: checkpoint.arrays[name] for name in set(checkpoint.arrays) - set(checkpoint.about["state"])}
         arrays = self._backend.gather(others if self._backend.world.is_leader else None)[0]
@@ -137,16 +138,16 @@ class Trainer:
         self._reporter.epoch_begins(epoch, progress.rows)
         if not progress.steps:
             self._callbacks.on_epoch_begin(epoch - 1)
-            self._engine.reset_totals()
+            self._engine.totals.reset()
         self._begun_s = time.perf_counter() - progress.seconds
         stops = self._train_epoch(epoch, progress)
-        totals = [self._backend.sum(total) for total in self._engine.totals]
+        totals = [self._backend.sum(total) for total in self._engine.totals.sums]
         progress.seconds = time.perf_counter() - self._begun_s
         if self._validation is not None:
             self._keeper.keep(self._checkpoint, must=True)
             if stops:
                 raise self._stopped()
-        values = {"loss": progress.loss, **self._engine.metrics_from(totals)}
+        values = {"loss": progress.loss, **self._engine.totals.values_of(totals)}
         self._engine.average_state()
         values.update({f"val_{name}": value for name, value in self._validate().items()})
         with activity("in the callbacks of an epoch's end"):
@@ -155,7 +156,7 @@ class Trainer:
         standing.results.append(result)
         standing.progress = Progress()
         standing.stopped_early = bool(self._engine.model.stop_training)
-        self._engine.reset_totals()
+        self._engine.totals.reset()
         self._reporter.epoch_ends(result)
         self._keeper.keep(self._checkpoint, must=True, values=values)
         if stops and not is_last and not standing.stopped_early:
@@ -165,7 +166,8 @@ class Trainer:
         """The steps that are left of an epoch; whether the run is asked to stop at their end."""
         note_position(epoch, progress.steps)
         wishes = Wishes(stop=False, checkpoint=False, change=False)
-        with self._training.stream(self._shards, epoch, progress.steps) as stream:
+        place = partial(self._place, self._training)
+        with self._training.stream(self._shards, epoch, progress.steps, place) as stream:
             for superbatch in self._arriving(stream, progress):
                 for call, global_rows in self._train_on(superbatch, progress):
                     self._check(call, superbatch, progress)
@@ -189,12 +191,7 @@ class Trainer:
     def _train_on(self, superbatch: Superbatch, progress: Progress) -> Iterator[tuple[Call, npt.NDArray[np.int64]]]:
         """Each compiled call on a superbatch, with the rows of its steps' global batches."""
         global_rows = self._training.global_rows(superbatch.first_step, superbatch.num_steps)
-        full = self._training.is_full(self._shards, superbatch)
-        before = self._training.steps_before(superbatch)
-        parts = self._parts(self._training, superbatch.first_step)
-        calls = self._engine.train(
-            superbatch.data, global_rows, full=full, parts=parts, before=before, votes=self._keeper.votes
-        )
+        calls = self._engine.train(superbatch.on_devices, global_rows, votes=self._keeper.votes)
         self._callbacks.on_train_batch_begin(progress.steps)
         waits = self._backend.world.size > 1
         done = 0
@@ -206,6 +203,17 @@ class Trainer:
                     return
                 yield call, global_rows[done : done + len(call.losses)]
                 done += len(call.losses)
+
+    def _place(self, rows: Pass, superbatch: Superbatch) -> Placed:
+        """Copies a superbatch to this worker's devices, in the stream's thread, while the one before is trained on."""
+        training = rows is self._training
+        return self._engine.place(
+            superbatch.data,
+            full=rows.is_full(self._shards, superbatch),
+            parts=self._parts(rows, superbatch.first_step),
+            before=rows.steps_before(superbatch) if training else 0,
+            training=training,
+        )
 
     def _parts(self, rows: Pass, step: int) -> tuple[int, ...]:
         """A step's rows on each of this worker's replicas; all steps of a superbatch have as many."""
@@ -268,22 +276,22 @@ class Trainer:
         if self._validation is None:
             return {}
         self._callbacks.on_test_begin()
-        self._engine.reset_totals()
+        self._engine.totals.reset()
         loss_sum = 0.0
-        with self._validation.stream(self._shards) as stream, activity("validating", waits_for_threads=True):
-            for superbatch in stream:
+        place = partial(self._place, self._validation)
+        stream = self._validation.stream(self._shards, place=place)
+        with stream as superbatches, activity("validating", waits_for_threads=True):
+            for superbatch in superbatches:
                 if self._keeper.is_stopping:  # then all stop below: the epoch's steps are kept already
                     break
                 note_position(self._standing.epoch, self._standing.progress.steps)
                 if superbatch.data.shape[1]:
                     global_rows = self._validation.global_rows(superbatch.first_step, superbatch.num_steps)
-                    full = self._validation.is_full(self._shards, superbatch)
-                    parts = self._parts(self._validation, superbatch.first_step)
-                    loss_sum += self._engine.evaluate(superbatch.data, global_rows, full=full, parts=parts)
-        totals = [self._backend.sum(total) for total in self._engine.totals]
+                    loss_sum += self._engine.evaluate(superbatch.on_devices, global_rows)
+        totals = [self._backend.sum(total) for total in self._engine.totals.sums]
         summed = self._backend.sum(np.array([loss_sum, float(self._keeper.is_stopping)]))
         if summed[1]:
             raise self._stopped()
-        values = {"loss": float(summed[0]) / self._validation.source.num_rows, **self._engine.metrics_from(totals)}
+        values = {"loss": float(summed[0]) / self._validation.source.num_rows, **self._engine.totals.values_of(totals)}
         self._callbacks.on_test_end(values)
         return values

@@ -35,15 +35,15 @@ def train_epoch(engine, x, y, steps_per_call=None):
     """One epoch through the engine as the trainer drives it; returns the mean loss and the metrics."""
     rows = np.concatenate([x, y], axis=1)
     full = len(rows) // BATCH
-    engine.reset_totals()
+    engine.totals.reset()
     packs = [(rows[: full * BATCH].reshape(full, BATCH, -1), True), (rows[full * BATCH :][np.newaxis], False)]
     loss_sum = 0.0
     for data, is_full in packs:
         counts = np.full(len(data), data.shape[1])
-        calls = engine.train(data, counts, full=is_full, steps_per_call=steps_per_call)
+        calls = engine.train(engine.place(data, full=is_full), counts, steps_per_call=steps_per_call)
         losses = np.concatenate([call.losses for call in calls])
         loss_sum += float(np.dot(losses, counts))
-    return loss_sum / len(rows), engine.metrics_from(engine.totals)
+    return loss_sum / len(rows), engine.totals.values_of(engine.totals.sums)
 
 
 CASES = {
@@ -88,7 +88,8 @@ def test_dropout_draws_a_new_mask_every_step(backend):
     model = network(keras.layers.Dropout(0.5), optimizer=keras.optimizers.SGD(0.0))
     x, y = np.ones((10 * BATCH, 3), np.float32), np.ones((10 * BATCH, 1), np.float32)
     data = np.concatenate([x, y], axis=1).reshape(10, BATCH, 4)
-    calls = Engine(model, backend, 3).train(data, np.full(10, BATCH), full=True)
+    engine = Engine(model, backend, 3)
+    calls = engine.train(engine.place(data, full=True), np.full(10, BATCH))
     losses = np.concatenate([call.losses for call in calls])
     assert len(set(losses.tolist())) == 10  # no weight moves, so the masks alone tell the steps apart
 
@@ -124,11 +125,11 @@ def test_evaluation_equals_keras_evaluate(backend):
     model = network(keras.layers.Dense(8, "relu"), keras.layers.Dropout(0.5), metrics=["mae"])
     engine = Engine(model, backend, 3)
     rows = np.concatenate([x, y], axis=1)
-    loss_sum = engine.evaluate(rows[:500].reshape(10, BATCH, 4), np.full(10, BATCH), full=True)
-    loss_sum += engine.evaluate(rows[500:][np.newaxis], np.array([30]), full=False)
+    loss_sum = engine.evaluate(engine.place(rows[:500].reshape(10, BATCH, 4), full=True), np.full(10, BATCH))
+    loss_sum += engine.evaluate(engine.place(rows[500:][np.newaxis], full=False), np.array([30]))
     loss, mae = model.evaluate(x, y, batch_size=ROWS, verbose=0)
     assert loss_sum / ROWS == pytest.approx(loss, rel=1e-5)
-    assert engine.metrics_from(engine.totals)["mae"] == pytest.approx(mae, rel=1e-5)
+    assert engine.totals.values_of(engine.totals.sums)["mae"] == pytest.approx(mae, rel=1e-5)
 
 
 def batch_with(value):
@@ -143,12 +144,12 @@ def batch_with(value):
 def test_a_call_ends_before_an_update_that_is_not_finite(backend, value):
     rows = batch_with(value)
     engine = Engine(network(keras.layers.Dense(8, "relu")), backend, 3)
-    (call,) = engine.train(rows, np.full(3, BATCH), full=True, steps_per_call=3)
+    (call,) = engine.train(engine.place(rows, full=True), np.full(3, BATCH), steps_per_call=3)
     assert call.applied.tolist()[:2] == [True, False]
     assert call.own_faults[1]
     keras.utils.set_random_seed(3)
     expected = Engine(network(keras.layers.Dense(8, "relu")), backend, 3)
-    list(expected.train(rows[:1], np.full(1, BATCH), full=True))
+    list(expected.train(expected.place(rows[:1], full=True), np.full(1, BATCH)))
     for ours, theirs in zip(engine.model.get_weights(), expected.model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -165,7 +166,7 @@ def test_a_gradient_alone_that_is_not_finite_is_found(backend):
     rows = batch_with(0.0)
     rows[1, :, :3] = 0.0  # so that the layer before the root gives 0
     engine = Engine(network(keras.layers.Dense(1, use_bias=False), Rooted()), backend, 3)
-    (call,) = engine.train(rows, np.full(3, BATCH), full=True, steps_per_call=3)
+    (call,) = engine.train(engine.place(rows, full=True), np.full(3, BATCH), steps_per_call=3)
     assert call.applied.tolist()[:2] == [True, False]
     assert np.isfinite(call.losses[1])
 
@@ -173,11 +174,11 @@ def test_a_gradient_alone_that_is_not_finite_is_found(backend):
 def test_skipped_steps_change_nothing_and_the_next_ones_are_taken(backend):
     rows = batch_with(np.nan)
     engine = Engine(network(keras.layers.BatchNormalization()), backend, 3, skips_nonfinite=True)
-    (call,) = engine.train(rows, np.full(3, BATCH), full=True, steps_per_call=3)
+    (call,) = engine.train(engine.place(rows, full=True), np.full(3, BATCH), steps_per_call=3)
     assert call.applied.tolist() == [True, False, True]
     keras.utils.set_random_seed(3)
     expected = Engine(network(keras.layers.BatchNormalization()), backend, 3)
-    list(expected.train(rows[[0, 2]], np.full(2, BATCH), full=True))
+    list(expected.train(expected.place(rows[[0, 2]], full=True), np.full(2, BATCH)))
     for ours, theirs in zip(engine.model.get_weights(), expected.model.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
@@ -189,7 +190,7 @@ def test_loss_scaling_goes_on_leaving_out_what_overflows_itself(backend):
     before = engine.model.get_weights()
     x, y = regression_rows(200 * BATCH)
     rows = np.concatenate([x, y], axis=1).reshape(200, BATCH, 4)
-    calls = list(engine.train(rows, np.full(200, BATCH), full=True))
+    calls = list(engine.train(engine.place(rows, full=True), np.full(200, BATCH)))
     assert all(call.applied.all() for call in calls)
     assert float(optimizer.dynamic_scale.numpy()) < 1e38
     assert any((ours != theirs).any() for ours, theirs in zip(engine.model.get_weights(), before, strict=True))

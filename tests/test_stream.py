@@ -172,6 +172,27 @@ def test_what_comes_before_a_faulty_row_is_given_first(open_csv):
                 next(stream)
 
 
+def test_what_a_superbatch_becomes_on_devices_is_made_while_the_one_before_is_in_use(open_csv):
+    source = open_csv("x,y\n" + "1,2\n" * 8)
+    how = {"shards": range(1), "num_shards": 1, "batch_size": 2, "steps_per_superbatch": 1}
+    second_is_placed = threading.Event()
+
+    def place(superbatch):
+        if superbatch.first_step == 1:
+            second_is_placed.set()
+        if superbatch.first_step == 3:
+            raise MemoryError("the device is full")
+        return threading.current_thread(), superbatch.data.sum()
+
+    with superbatches(source, **how, place=place) as stream:
+        thread, total = next(stream).on_devices
+        assert thread is not threading.current_thread()
+        assert total == 6.0
+        assert second_is_placed.wait(10)
+        with pytest.raises(MemoryError, match="the device is full"):
+            list(stream)
+
+
 REQUESTS = [
     # content, options, error, what the message says
     ("x,y\n1,2\n", {"features": ["z"]}, UsageError, "no column 'z'; its columns are x, y"),
