@@ -123,7 +123,7 @@ def test_the_only_worker_is_watched_too(play):
     assert re.match(r"disttrain: rank 0 \(host, pid\) made no progress for [12] s while reading bytes", one_line(said))
 
 
-@pytest.mark.parametrize("stopped", [1, 0])
+@pytest.mark.parametrize("stopped", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_stopped_rank_is_found_and_killed(play, stopped):
     ranks = play("works", "works", "waits")
     ranks.wait_until_ready(TELLS_S)
@@ -139,7 +139,7 @@ def test_a_stopped_rank_is_found_and_killed(play, stopped):
     assert ranks.seconds < TIMEOUT_S + SLACK_S
 
 
-@pytest.mark.parametrize("stopped", [1, 0])
+@pytest.mark.parametrize("stopped", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_stopped_rank_of_another_machine_ends_itself_when_it_goes_on(play, tmp_path, stopped):
     (tmp_path / "machines").touch()
     ranks = play("works", "works")
@@ -178,6 +178,7 @@ def test_a_rank_that_fails_ends_the_others_that_wait_for_it_and_it_alone_says_wh
     assert ranks.seconds > 4.5  # a launcher has its time to end them
 
 
+@pytest.mark.slow
 def test_where_all_wait_for_each_other_the_network_is_to_blame(play):
     codes, said = play("waits", "works:1,waits", "waits").end()
     assert codes == [HUNG] * 3
@@ -248,6 +249,7 @@ def proxied(play, directory, *words, **options):
         proxy.close()
 
 
+@pytest.mark.slow
 def test_a_cut_link_ends_both_sides(play, tmp_path):
     with proxied(play, tmp_path, "waits", "waits", "works") as (ranks, proxy):
         ranks.begun_s = time.monotonic()
@@ -322,6 +324,7 @@ def test_a_pulled_cable_ends_the_ranks_on_both_hosts(play, tmp_path, hosts):
 # -- no false alarms
 
 
+@pytest.mark.slow
 def test_ranks_may_end_at_different_times(play):
     assert play("works:0.5", "works:5", "works:1").end() == ([0, 0, 0], ["", "", ""])
 
@@ -335,6 +338,7 @@ def test_the_next_watchdog_finds_nothing_of_the_one_before(play):
     assert play(words, words, words).end() == ([0, 0, 0], ["", "", ""])
 
 
+@pytest.mark.slow
 def test_a_pause_of_the_whole_machine_is_no_hang(play):
     ranks = play("works:2", "works:2", "works:2")
     ranks.wait_until_ready()
@@ -360,6 +364,7 @@ def test_zero_switches_it_off_also_where_only_one_rank_was_told(play):
     assert play("reads:2", timeout_s=0).end() == ([0], [""])
 
 
+@pytest.mark.slow
 def test_strangers_change_nothing(play):
     ranks = play("works:5", "works:5")
     ranks.wait_until_ready()
