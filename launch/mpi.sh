@@ -33,7 +33,7 @@ command+=("$mpirun" -np "$np")
 [ -n "${SLURM_JOB_NODELIST:-}" ] && [ -z "${DISTTRAIN_HOSTS:-}${DISTTRAIN_HOSTS_FILE:-}" ] ||
   command+=(-H "$hosts" -mca orte_launch_agent "$python $root/launch/supervise.py orted")
 # Else each worker gets one core, whatever threads it has, and two runs on one machine get the same ones. With as many
-# workers as cores and nothing else there, --bind-to core is faster: 1.6 times for the job's network (docs/performance.md).
+# workers as cores and nothing else there, --bind-to core is a little faster (docs/performance.md).
 command+=(--bind-to none --map-by slot)
 command+=(-mca pml ob1 -mca btl '^openib') # TCP and shared memory; openib fails with threads, and NCCL needs no help
 interface=${DISTTRAIN_NETWORK_INTERFACE:-} # else it tries them all, and waits for those that lead nowhere
