@@ -7,6 +7,10 @@ elastic run is asked by its launcher, as workers that are asked alone leave the 
 
 When a host is cut off, mpirun here and its daemon orted there wait for each other for ever, though all workers have
 ended; and horovodrun that is asked to end while it waits for hosts goes on waiting. What hangs is killed.
+
+Asked to stop, horovodrun may also end with 0: its `safe_shell_exec` waits for a worker in two threads, by psutil and by
+subprocess, and the status that the one takes is 0 for the other. Here such an end is 75: the same command tells then
+whether the run had finished.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 WORKERS_S = 330.0  # what workers have that are asked: they themselves wait 300 s for their last checkpoint
 LAUNCHER_S = 20.0  # what the launcher has that is asked, or whose workers have ended: horovodrun takes 5 to 15
 POLL_S = 2.0  # a look at all processes takes milliseconds
-HUNG, TERMINATED = 7, 143
+HUNG, STOPPED, TERMINATED = 7, 75, 143
 LIBC = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h: the signal that a process gets when its parent is gone
 PR_SET_CHILD_SUBREAPER = 36  # whose parent is gone comes to this process, and is found
@@ -39,7 +43,7 @@ class Launcher:
     def __init__(self, command: list[str]) -> None:
         self._blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
         self._is_elastic = "--host-discovery-script" in command
-        self._is_asked = self._is_killed = False
+        self._is_asked = self._is_launcher_asked = self._is_killed = False
         self._deadline_s = float("inf")
         self._told: list[int] = []  # exit codes of workers
         LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1)
@@ -66,6 +70,8 @@ class Launcher:
             return self._told[-1]
         if self._is_killed:
             return TERMINATED if self._is_asked else HUNG
+        if code == 0 and self._is_launcher_asked:
+            return STOPPED
         return code if code >= 0 else 128 - code
 
     def _prepare(self) -> None:
@@ -79,6 +85,7 @@ class Launcher:
         for process in workers:
             process.terminate()
         if not workers:
+            self._is_launcher_asked = True
             self.process.terminate()
         self._is_asked = True
         self._must_end_within(WORKERS_S if workers else LAUNCHER_S)

@@ -1,8 +1,12 @@
-"""A running horovodrun whose hosts can be changed, and whose workers can be signalled, while it runs."""
+"""A running horovodrun whose hosts can be changed, and whose workers can be signalled, while it runs.
+
+Under launch/supervise.py, as launch/horovod.sh starts it: by itself, horovodrun may end with 0 when asked to stop.
+"""
 
 import os
 import re
 import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +26,8 @@ class ElasticRun:
         self.hosts_file, self.log = directory / "hosts.txt", directory / f"log-{time.monotonic_ns()}.txt"
         self.set_hosts(hosts)
         discovery = f"{ROOT}/launch/discovery/hosts-file.sh {self.hosts_file}"
-        words = [*LAUNCHER, "--network-interface", "lo", "-np", str(len(hosts)), *options]
+        words = [sys.executable, str(ROOT / "launch" / "supervise.py")]
+        words += [*LAUNCHER, "--network-interface", "lo", "-np", str(len(hosts)), *options]
         words += ["--host-discovery-script", discovery, *command]
         environ = environment(directory, **extra)
         environ["PYTHONPATH"] += os.pathsep + str(ROOT / "tests")
