@@ -84,7 +84,7 @@ def _termination_raised() -> Iterator[None]:
 
 def _run(command: str, words: list[str], rank: int | None) -> int:
     try:
-        work = COMMANDS[command](words, os.environ)
+        work = COMMANDS[command](words, dict(os.environ))  # as it was given: TensorFlow and Horovod change it
     except DisttrainError as error:  # in the options, which are every rank's: said once
         if rank:
             time.sleep(PEER_GRACE_S)  # else the launcher might end rank 0 before it has said it

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from horovod.common.elastic import notification_manager
 
-from disttrain.activity import activity
+from disttrain.activity import activity, last_progress_s, waits_for_peers
 from disttrain.backends.devices import configure_device
 from disttrain.backends.horovod import HorovodBackend, start_horovod
 from disttrain.backends.rendezvous import Place, Rendezvous
@@ -39,6 +39,7 @@ PIECE_BYTES = 16 << 20
 # Horovod's threads answer within milliseconds whatever training does.
 GLOO_TIMEOUT_S = 10
 GRACE_S = 3.0
+STUCK_S = 10.0  # in a collective whose connections are cut: those that can still fail do so within milliseconds
 MAX_LOSSES_WITHOUT_COMMIT = 10
 MAX_FAILED_STARTS = 5
 # What all workers would fail of, one after the other, if they went on.
@@ -187,7 +188,7 @@ class _Membership:
         self._commits.changed()  # before anything new can be told
         self._listen()
         self._backend = backend = self._start(place)
-        self._commits.abandon = partial(cut, self._sockets)
+        self._commits.abandon = partial(self._abandon, backend, self._sockets)
         if not self._configured:  # TensorFlow takes its settings once; the local rank never changes
             configure_device(backend.world, options)
             self._configured = True
@@ -200,27 +201,42 @@ class _Membership:
         def find_sockets() -> None:
             self._sockets = {number: name for number, name in open_sockets().items() if before.get(number) != name}
 
-        def start_over_now() -> None:
-            if self._failed_starts < MAX_FAILED_STARTS:
-                find_sockets()
-                self.cut()
-                start_over(self._commits.last, self._environ, self._failed_starts + 1)
+        def begin_again() -> None:
+            find_sockets()
+            self._start_over()
 
-        overdue = threading.Timer(
-            self._gloo_timeout_s, start_over_now
-        )  # with all there it takes a fraction of a second
-        overdue.daemon = True
-        overdue.start()
-        with calling_before_abort(start_over_now):
+        overdue = _timer(self._gloo_timeout_s, begin_again)  # with all there it takes a fraction of a second
+        with calling_before_abort(begin_again):
             try:
                 backend = start_horovod(place.settings | timeout)
             except ValueError as error:  # all that it says of a failed start
-                start_over_now()
+                begin_again()
                 raise PeerError(f"Horovod could not be started {MAX_FAILED_STARTS} times in a row") from error
             finally:
                 overdue.cancel()
         find_sockets()
         return backend
+
+    def _start_over(self) -> None:
+        """Starts this process over, or returns where that did not help several times in a row."""
+        if self._failed_starts < MAX_FAILED_STARTS:
+            self.cut()
+            start_over(self._commits.last, self._environ, self._failed_starts + 1)
+
+    def _abandon(self, backend: HorovodBackend, sockets: Sockets) -> None:
+        """Cuts a world's connections, and starts this process over where it waits in that world all the same.
+
+        Horovod can forget a collective: one that is begun just as its thread ends for a lost peer, when it has told
+        those that waited, is never answered.
+        """
+        begun_s = time.monotonic()
+
+        def look() -> None:
+            if self._backend is backend and waits_for_peers() and last_progress_s() < begun_s:
+                self._start_over()
+
+        cut(sockets)
+        _timer(STUCK_S, look)
 
     def is_whole(self) -> None:
         """Called once all workers of a world have answered each other: whatever failed before is over."""
@@ -278,3 +294,10 @@ class _Membership:
         notification_manager.init(address, port, self._interface, self._rendezvous.host, self._rendezvous.local_rank)
         notification_manager.register_listener(self)
         self._listens = True
+
+
+def _timer(seconds: float, function: Callable[[], None]) -> threading.Timer:
+    timer = threading.Timer(seconds, function)
+    timer.daemon = True
+    timer.start()
+    return timer
