@@ -9,8 +9,9 @@ When a host is cut off, mpirun here and its daemon orted there wait for each oth
 ended; and horovodrun that is asked to end while it waits for hosts goes on waiting. What hangs is killed.
 
 Asked to stop, horovodrun may also end with 0: its `safe_shell_exec` waits for a worker in two threads, by psutil and by
-subprocess, and the status that the one takes is 0 for the other. Here such an end is 75: the same command tells then
-whether the run had finished.
+subprocess, and the status that the one takes is 0 for the other; or it stops and then kills the shell above a worker
+that has just ended, and tells of 137. So a worker's own word that it stopped is worth more, and 0 becomes 75, too: the
+same command tells then whether the run had finished.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ WORKERS_S = 330.0  # what workers have that are asked: they themselves wait 300 
 LAUNCHER_S = 20.0  # what the launcher has that is asked, or whose workers have ended: horovodrun takes 5 to 15
 POLL_S = 2.0  # a look at all processes takes milliseconds
 HUNG, STOPPED, TERMINATED = 7, 75, 143
+SAYS_STOPPED = re.compile(rb"disttrain: .*stopped in epoch \d+, after step [\d,]+; to go on: ")  # its exit code is 75
 LIBC = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h: the signal that a process gets when its parent is gone
 PR_SET_CHILD_SUBREAPER = 36  # whose parent is gone comes to this process, and is found
@@ -43,7 +45,7 @@ class Launcher:
     def __init__(self, command: list[str]) -> None:
         self._blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
         self._is_elastic = "--host-discovery-script" in command
-        self._is_asked = self._is_launcher_asked = self._is_killed = False
+        self._is_asked = self._is_launcher_asked = self._is_killed = self._has_stopped = False
         self._deadline_s = float("inf")
         self._told: list[int] = []  # exit codes of workers
         LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1)
@@ -66,12 +68,12 @@ class Launcher:
         code = self.process.wait()
         ended.set()
         relay.join(5)  # what a worker left behind may hold the pipe open
+        if self._is_launcher_asked and (self._has_stopped or code == 0):
+            return STOPPED
         if code == 1 and self._told:
             return self._told[-1]
         if self._is_killed:
             return TERMINATED if self._is_asked else HUNG
-        if code == 0 and self._is_launcher_asked:
-            return STOPPED
         return code if code >= 0 else 128 - code
 
     def _prepare(self) -> None:
@@ -121,13 +123,14 @@ class Launcher:
                 process.kill()
 
     def _pass_on(self) -> None:
-        """Copies the launcher's stderr, and notes the exit codes that horovodrun tells of there."""
+        """Copies the launcher's stderr, and notes what workers say there, and the codes that horovodrun tells of."""
         assert self.process.stderr is not None
         for line in self.process.stderr:
             sys.stderr.buffer.write(line)
             sys.stderr.buffer.flush()
             if found := re.match(rb"Exit code: (\d+)$", line.rstrip()):
                 self._told.append(int(found[1]))
+            self._has_stopped |= SAYS_STOPPED.search(line) is not None
 
 
 def below() -> list[psutil.Process]:

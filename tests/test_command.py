@@ -226,8 +226,7 @@ def test_a_launcher_that_is_stopped_leaves_no_process_behind(place, word):
     family = psutil.Process(launcher.pid).children(recursive=True)
     assert sum(process.cmdline()[1:3] == ["-m", "disttrain"] for process in family) == 2
     launcher.send_signal(number)
-    launcher.communicate(timeout=60)
-    assert launcher.returncode != 0
+    launcher.communicate(timeout=60)  # its exit code may even be 0: see launch/supervise.py
     assert psutil.wait_procs(family, timeout=30)[1] == []
     assert not (place / "endless" / "model.keras").exists()
 

@@ -13,6 +13,8 @@ from test_launchers import LAUNCH, clean, needs_mpi
 
 LAUNCHER_S = 20  # what a launcher has to end that is asked
 PATIENCE_S = 60
+SAY_STOPPED = 'echo "[1]<stderr>:disttrain: rank 1: stopped in epoch 2, after step 1,028; to go on: again" >&2'
+SAY_KILLED = 'echo "Exit code: 137" >&2'
 
 
 def program(path, text):
@@ -32,8 +34,12 @@ def program(path, text):
         ("kill -9 $$", 137),
         # No workers yet: the launcher itself is asked.
         ("trap 'exit 9' TERM; kill -TERM $PPID; sleep 20 &>/dev/null & wait", 9),
-        # As horovodrun ends now and then that was asked: its 0 does not mean that the run is finished.
+        # As horovodrun ends now and then that was asked: its 0 does not mean that the run is finished, nor its 137 that
+        # a worker that said otherwise was killed.
         ("trap 'exit 0' TERM; kill -TERM $PPID; sleep 20 &>/dev/null & wait", 75),
+        (f"trap '{SAY_STOPPED}; {SAY_KILLED}; exit 1' TERM; kill -TERM $PPID; sleep 20 &>/dev/null & wait", 75),
+        (f"trap '{SAY_KILLED}; exit 1' TERM; kill -TERM $PPID; sleep 20 &>/dev/null & wait", 137),
+        (f"{SAY_STOPPED}; exit 0", 0),  # one of an elastic run was asked, and the others trained to the end
     ],
 )
 def test_the_exit_code_is_that_of_the_workers(tmp_path, text, code):
