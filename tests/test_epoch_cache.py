@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import ExitStack
 from itertools import pairwise
 
@@ -303,10 +304,18 @@ with Source.open(url, cache_dir=kept / "index") as source, open_cache(kept, sour
 """
 
 
+def num_kept(kept, source):
+    with open_cache(kept, source) as cache:
+        return cache.num_rows
+
+
 def test_a_killed_run_leaves_only_whole_rows(python, open_csv, kept, values):
     source = open_csv(FILES["header"](values))
     process = python(KILLED, source.url, kept)
     assert process.stdout.readline() == "now\n"
+    deadline_s = time.monotonic() + 50
+    while not num_kept(kept, source) and time.monotonic() < deadline_s:
+        time.sleep(0.05)  # they are synced in a thread, and only then noted
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     with open_cache(kept, source) as cache:

@@ -20,8 +20,8 @@ REASON = why_not()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(REASON), reason=REASON)]
 
 GLOO_TIMEOUT_S = 10
-# Gloo gives up before --timeout, as it does by default; MPI never does. Compiling on a busy machine takes half of 12 s.
-LAUNCHERS = [("horovod.sh", 30), pytest.param("mpi.sh", 12, marks=needs_mpi)]
+# Gloo gives up before --timeout, as it does by default; MPI never does. Compiling on a busy machine takes half of 24 s.
+LAUNCHERS = [("horovod.sh", 30), pytest.param("mpi.sh", 24, marks=needs_mpi)]
 LAUNCHER_S = 20  # launch/supervise.py: what a launcher may take to end after its workers
 ELASTIC_TIMEOUT_S = 30  # all meet anew, once ssh has found after 20 s that a host is gone
 PATIENCE_S = 150
