@@ -8,10 +8,10 @@ elastic run is asked by its launcher, as workers that are asked alone leave the 
 When a host is cut off, mpirun here and its daemon orted there wait for each other for ever, though all workers have
 ended; and horovodrun that is asked to end while it waits for hosts goes on waiting. What hangs is killed.
 
-Asked to stop, horovodrun may also end with 0: its `safe_shell_exec` waits for a worker in two threads, by psutil and by
-subprocess, and the status that the one takes is 0 for the other; or it stops and then kills the shell above a worker
-that has just ended, and tells of 137. So a worker's own word that it stopped is worth more, and 0 becomes 75, too: the
-same command tells then whether the run had finished.
+Asked to stop, horovodrun may also end with 0, as its `safe_shell_exec` waits for a worker in two threads, and what the
+one is told of it is 0 for the other; or with 137, as it kills the shell above a worker that has just ended. So a
+worker's own word that it stopped is worth more than 137, and 0 becomes 75: the same command tells then whether the run
+had finished.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Launcher:
     def _workers(self) -> list[psutil.Process]:
         """Those of this machine that run."""
         found = []
-        for process in below():
+        for process in psutil.Process().children(recursive=True):
             with suppress(psutil.Error):
                 if process.cmdline()[1:3] == ["-m", "disttrain"]:  # one that has ended has no command line
                     found.append(process)
@@ -118,7 +118,7 @@ class Launcher:
     def _kill(self) -> None:
         print("supervise: the launcher does not end, and is killed", file=sys.stderr, flush=True)
         self._is_killed = True
-        for process in below():
+        for process in psutil.Process().children(recursive=True):
             with suppress(psutil.Error):
                 process.kill()
 
@@ -131,11 +131,6 @@ class Launcher:
             if found := re.match(rb"Exit code: (\d+)$", line.rstrip()):
                 self._told.append(int(found[1]))
             self._has_stopped |= SAYS_STOPPED.search(line) is not None
-
-
-def below() -> list[psutil.Process]:
-    """The launcher and all that it has started, and they in turn."""
-    return list(psutil.Process().children(recursive=True))
 
 
 if __name__ == "__main__":
