@@ -108,9 +108,11 @@ def scan(reader: Reader, header: Header, start_chunk: int, stop_chunk: int, *, n
 
     def count(first: int) -> None:
         buffer = buffers.get()
-        stop = min(first + _TASK_CHUNKS, stop_chunk)
-        _scan_chunks(reader, header, buffer, first, table[first - start_chunk : stop - start_chunk])
-        buffers.put(buffer)
+        try:
+            stop = min(first + _TASK_CHUNKS, stop_chunk)
+            _scan_chunks(reader, header, buffer, first, table[first - start_chunk : stop - start_chunk])
+        finally:
+            buffers.put(buffer)
 
     counting = activity("counting the rows of {}", reader.info.url, waits_for_threads=True)
     with counting, ThreadPoolExecutor(num_threads, "index") as pool:  # map cancels what still waits when one fails

@@ -186,6 +186,29 @@ def test_a_file_that_changes_while_it_is_indexed_is_noticed(csv):
             index_from_counts(reader, header, counts)
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_a_file_that_is_cut_while_it_is_indexed_is_told_by_every_thread(tmp_path, monkeypatch, num_threads):
+    monkeypatch.setattr(index_module, "CHUNK_BYTES", 2048)  # so that each thread has many parts
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"x,y\n" + b"1,2\n" * 200_000)
+    with open_reader(str(path)) as reader:
+        header = read_header(reader)
+        os.truncate(path, 100_000)
+        with pytest.raises(FileChanged, match="became shorter while it was being read"):
+            build_index(reader, header, num_threads=num_threads)
+
+
+@pytest.mark.timeout(60)
+def test_an_object_that_goes_while_it_is_indexed_is_told(s3, monkeypatch):
+    monkeypatch.setattr(index_module, "CHUNK_BYTES", 2048)
+    with open_reader(s3.put("going.csv", b"x,y\n" + b"1,2\n" * 200_000)) as reader:
+        header = read_header(reader)
+        s3.client().delete_object(Bucket=s3.bucket, Key="going.csv")
+        with pytest.raises(FileChanged, match=r"going\.csv: is no longer there"):
+            build_index(reader, header)
+
+
 def test_a_torn_index_is_made_again(csv, cache_dir):
     whole = index_of(csv, cache_dir)
     (kept,) = (cache_dir / "index").iterdir()
