@@ -12,14 +12,12 @@ from rich.console import Console
 from disttrain.cache_room import show_bytes
 from disttrain.config import TrainConfig
 from disttrain.epoch_cache import RowCache, open_cache
-from disttrain.header import read_header
 from disttrain.makedata import SAMPLE_ROWS, make_sample
 from disttrain.plan import Pass, steps_per_superbatch
 from disttrain.sharding import shards_of_rank
 from disttrain.shared_index import shared_index
 from disttrain.shuffle import EpochOrder
-from disttrain.source import Source, choose_columns
-from disttrain.storage import open_reader
+from disttrain.source import Source, Unindexed
 from disttrain.world import Backend, together
 
 SLOW_INDEX_S = 2.0
@@ -49,26 +47,26 @@ class Inputs:
 
     def open(self, url: str, like: Source | None = None) -> Source:
         """Opens and indexes a file; a validation file must have the columns of the training file."""
-        config = self.config
-
-        def open_source() -> Source:
-            return Source.open(
-                url,
-                features=like.feature_names if like else config.features or None,
-                targets=like.target_names if like else config.targets or None,
-                header=config.header,
-                delimiter=config.delimiter,
-                cache_dir=self.cache_dir,
-                make_index=lambda reader, header: shared_index(self.backend, reader, header, self.cache_dir),
-            )
-
-        together(self.backend, lambda: check_columns(url, config, like))
+        opened = together(self.backend, lambda: self._open(url, like))
         begun_s = time.monotonic()
-        source = self.stack.enter_context(together(self.backend, open_source))
+        index = shared_index(self.backend, opened.reader, opened.header, self.cache_dir)
+        source = together(self.backend, lambda: opened.indexed(index))
         seconds = time.monotonic() - begun_s
         if seconds > SLOW_INDEX_S:
             self.console.print(f"Indexed {url}: {source.num_rows:,} rows in {seconds:.1f} s; kept for the next run")
         return source
+
+    def _open(self, url: str, like: Source | None) -> Unindexed:
+        config = self.config
+        opened = Unindexed.open(
+            url,
+            features=like.feature_names if like else config.features or None,
+            targets=like.target_names if like else config.targets or None,
+            header=config.header,
+            delimiter=config.delimiter,
+        )
+        self.stack.enter_context(opened.reader)
+        return opened
 
     def plan(self, source: Source, num_shards: int, order: EpochOrder) -> Pass:
         """One way through a file, for these shards, in this order."""
@@ -99,15 +97,3 @@ class Inputs:
                 f"of which {cache.num_rows:,} are there"
             )
         return cache
-
-
-def check_columns(url: str, config: TrainConfig, like: Source | None) -> None:
-    """Raises what is wrong with a file's name, header or columns, before the workers index it together."""
-    with open_reader(url) as reader:
-        header = read_header(reader, mode=config.header, delimiter=config.delimiter)
-        choose_columns(
-            header.names,
-            like.feature_names if like else config.features or None,
-            like.target_names if like else config.targets or None,
-            where=url,
-        )

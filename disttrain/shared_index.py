@@ -30,19 +30,27 @@ def shared_index(backend: Backend, reader: Reader, header: Header, cache_dir: Pa
     """
     world = backend.world
     sizes = backend.gather(reader.info.size_bytes)
-    if len(set(sizes)) > 1:
-        shown = ", ".join(f"rank {rank}: {size:,} bytes" for rank, size in enumerate(sizes))
-        raise DataError(f"{reader.info.url}: the workers see different files ({shown}); give all of them the same one")
-    kept = load_index(cache_dir, reader.info, header)
+
+    def find() -> Index | None:
+        if len(set(sizes)) > 1:
+            shown = ", ".join(f"rank {rank}: {size:,} bytes" for rank, size in enumerate(sizes))
+            raise DataError(
+                f"{reader.info.url}: the workers see different files ({shown}); give all of them the same one"
+            )
+        return load_index(cache_dir, reader.info, header)
+
+    kept = together(backend, find)
     if all(backend.gather(kept is not None)) and kept is not None:
         return kept
     part = shard_range(num_chunks(reader.info, header), world.size, world.rank)
     num_threads = max(1, (os.cpu_count() or 1) // world.local_size)
     counts = together(backend, lambda: scan(reader, header, part.start, part.stop, num_threads=num_threads))
     tables = backend.gather(counts.table)
-    index = together(
-        backend, lambda: index_from_counts(reader, header, join_counts([Counts(table) for table in tables]))
-    )
-    if world.local_rank == 0:
-        keep_index(cache_dir, reader.info, header, index)
-    return index
+
+    def join() -> Index:
+        index = index_from_counts(reader, header, join_counts([Counts(table) for table in tables]))
+        if world.local_rank == 0:
+            keep_index(cache_dir, reader.info, header, index)
+        return index
+
+    return together(backend, join)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,42 @@ from disttrain.reader import FileInfo, Reader
 from disttrain.storage import open_reader
 
 MAX_LISTED = 50  # columns that a message names
+
+
+@dataclass(frozen=True, eq=False)
+class Unindexed:
+    """An open CSV with the columns chosen from it, before it is known where its rows are."""
+
+    reader: Reader
+    header: Header
+    feature_names: tuple[str, ...]
+    target_names: tuple[str, ...]
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        *,
+        features: Sequence[str] | None = None,
+        targets: Sequence[str] | None = None,
+        header: Mode = "auto",
+        delimiter: str = ",",
+    ) -> Unindexed:
+        """Open a path or URL and choose its columns; raises what `Source.open` raises, but for a file without rows."""
+        reader = open_reader(url)
+        try:
+            found = read_header(reader, mode=header, delimiter=delimiter)
+            return cls(reader, found, *choose_columns(found.names, features, targets, where=url))
+        except BaseException:
+            reader.close()
+            raise
+
+    def indexed(self, index: Index) -> Source:
+        """The same with its index; DataError for a file without rows."""
+        if index.num_rows == 0:
+            raise DataError(f"{self.reader.info.url}: has a header line but no rows")
+        layout = make_layout(self.header, self.feature_names + self.target_names)
+        return Source(self.reader, self.header, index, self.feature_names, self.target_names, layout)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,27 +81,18 @@ class Source:
         delimiter: str = ",",
         cache_dir: Path,
         num_threads: int = 1,
-        make_index: Callable[[Reader, Header], Index] | None = None,
     ) -> Source:
-        """Open a path or URL, choose its columns and load or make its index (with `make_index`, where that is given).
+        """Open a path or URL, choose its columns and load or make its index.
 
         The default target is the last column; the default features are all columns that are no target. Raises
         UsageError for a file or column that is not there, DataError for a file without rows.
         """
-        reader = open_reader(url)
+        opened = Unindexed.open(url, features=features, targets=targets, header=header, delimiter=delimiter)
         try:
-            found = read_header(reader, mode=header, delimiter=delimiter)
-            feature_names, target_names = choose_columns(found.names, features, targets, where=url)
-            if make_index is None:
-                index = index_file(reader, found, cache_dir, num_threads=num_threads)
-            else:
-                index = make_index(reader, found)
-            if index.num_rows == 0:
-                raise DataError(f"{url}: has a header line but no rows")
+            return opened.indexed(index_file(opened.reader, opened.header, cache_dir, num_threads=num_threads))
         except BaseException:
-            reader.close()
+            opened.reader.close()
             raise
-        return cls(reader, found, index, feature_names, target_names, make_layout(found, feature_names + target_names))
 
     @property
     def url(self) -> str:

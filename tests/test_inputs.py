@@ -1,0 +1,102 @@
+"""The files of a run, opened by all workers together: whatever fails on one of them, all end with its own error."""
+
+import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import count
+
+import pytest
+from rich.console import Console
+
+from disttrain.config import TrainConfig
+from disttrain.errors import DataError, PeerError, StorageError
+from disttrain.inputs import Inputs
+from disttrain.storage import LocalReader
+from disttrain.world import World
+
+ROWS = b"x,y\n" + b"1,2\n" * 1000
+MEETING_S = 20
+
+
+class ThreadBackend:
+    """A worker that is a thread of this process: what it gathers, `told` hands around between the two `barriers`."""
+
+    def __init__(self, rank, told, barriers):
+        self.world = World(rank, len(told), rank, len(told))
+        self._told = told
+        self._barriers = barriers
+
+    def gather(self, value):
+        self._told[self.world.rank] = value
+        self._barriers[0].wait(MEETING_S)
+        values = list(self._told)
+        self._barriers[1].wait(MEETING_S)
+        return values
+
+
+def opened_by_all(paths, cache_dir):
+    """What opening a file came to on each rank, of whom each has its own path: the number of rows, or the error."""
+    told, barriers = [None] * len(paths), [threading.Barrier(len(paths)) for _ in range(2)]
+
+    def work(rank):
+        with ExitStack() as stack:
+            backend = ThreadBackend(rank, told, barriers)
+            console = Console(file=io.StringIO())
+            try:
+                return Inputs(TrainConfig(), backend, cache_dir, console, stack).open(str(paths[rank])).num_rows
+            except Exception as error:
+                return error
+
+    with ThreadPoolExecutor(len(paths)) as pool:
+        return list(pool.map(work, range(len(paths))))
+
+
+@pytest.fixture
+def paths(tmp_path):
+    """A file for each of two workers, of which no index is kept."""
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_bytes(ROWS)
+    return [tmp_path / "a.csv", tmp_path / "b.csv"]
+
+
+def test_whichever_read_fails_on_one_worker_all_end_with_its_error(paths, tmp_path, monkeypatch):
+    read_into, reads = LocalReader.read_into, 0
+
+    def fail_at(number):
+        def read(reader, offset, buffer):
+            nonlocal reads
+            reads += reader.info.url == str(paths[1])
+            if reader.info.url == str(paths[1]) and reads == number:
+                raise StorageError("the disk is gone")
+            read_into(reader, offset, buffer)
+
+        return read
+
+    for number in count(1):
+        reads = 0
+        monkeypatch.setattr(LocalReader, "read_into", fail_at(number))
+        ended = opened_by_all(paths, tmp_path / f"cache{number}")
+        if reads < number:
+            break
+        assert [type(error) for error in ended] == [PeerError, StorageError]
+        assert ended[0].exit_code == StorageError.exit_code
+    assert number > 3  # of the header, of the rows, and of the lines before them
+    assert ended == [1000, 1000]
+
+
+def test_workers_that_see_different_files_end_with_one_message(paths, cache_dir):
+    paths[1].write_bytes(ROWS + b"1,2\n")
+    first, second = opened_by_all(paths, cache_dir)
+    assert isinstance(first, DataError)
+    assert "the workers see different files (rank 0: 4,004 bytes, rank 1: 4,008 bytes)" in str(first)
+    assert (type(second), second.exit_code) == (PeerError, DataError.exit_code)
+
+
+def test_a_file_without_rows_is_told_by_one_worker(paths, cache_dir):
+    for path in paths:
+        path.write_bytes(b"x,y\n")
+    first, second = opened_by_all(paths, cache_dir)
+    assert isinstance(first, DataError)
+    assert "has a header line but no rows" in str(first)
+    assert (type(second), second.exit_code) == (PeerError, DataError.exit_code)
