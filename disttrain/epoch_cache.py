@@ -179,9 +179,10 @@ class RowCache:
             sync.result()
         self._syncer.close()
         with suppress(OSError), locked(self.path.parent):
-            os.utime(self.path / ABOUT)
-            if not self.usable and is_unused(self._records):
-                remove_entry(self.path)
+            if os.path.samestat(os.fstat(self._records), os.stat(self.path / RECORDS)):  # else it was made anew
+                os.utime(self.path / ABOUT)
+                if not self.usable and is_unused(self._records):
+                    remove_entry(self.path)
         os.close(self._rows)
         os.close(self._records)
 

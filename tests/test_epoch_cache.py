@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -207,6 +208,22 @@ def test_a_changed_csv_is_not_served_from_its_old_rows(open_csv, kept):
             assert cache.num_rows == 0
             assert_same_bits(epoch_rows(again, cache)[0], values)
     assert len(entries(kept)) == 1
+
+
+def test_an_entry_that_was_made_anew_stays_when_its_old_user_fails(open_csv, kept):
+    old = open_csv(FILES["header"](table(500)))
+    with open_cache(kept, old) as failing:
+        new = open_csv(FILES["header"](table(600)))
+        with open_cache(kept, new) as cache:
+            assert cache.path == failing.path
+            epoch_rows(new, cache)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # as if the disk were full
+        failing.write(0, table(500))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert not failing.usable
+    with open_cache(kept, new) as cache:
+        assert cache.num_rows == 600
 
 
 def test_a_cache_file_that_is_cut_meanwhile_is_told(source, kept):
