@@ -219,10 +219,7 @@ class RowCache:
         """Take up the records that are new; ValueError at one that nobody wrote."""
         data = os.pread(self._records, os.fstat(self._records).st_size - self._records_read, self._records_read)
         whole = len(data) // _RECORD.size * _RECORD.size
-        for record in _RECORD.iter_unpack(data[:whole]):
-            rows = Range(*record[:2])
-            if _RECORD.pack(*record) != _pack_record(rows):
-                raise ValueError("a record of the cache is torn")
+        for rows in _unpack_records(data[:whole]):
             self._there.add(rows)
         self._records_read += whole
 
@@ -242,26 +239,29 @@ def open_cache(
     source: Source,
     *,
     limit_bytes: int | None = None,
-    planned_rows: int | None = None,
+    planned: Range | None = None,
     warns: bool = True,
 ) -> RowCache | None:
     """The cache of a source's rows, made or found in `directory`; None where there is no room: `warns` tells why.
 
-    This machine's workers are going to write `planned_rows` of the file (all, if it is None). Entries that were used
-    longest ago are removed until they fit into `limit_bytes`, with what else is in the directory, and onto the disk.
+    This machine's workers are going to write the rows `planned` (all, if it is None). Entries that were used longest
+    ago are removed until these, with what else is in the directory, fit into `limit_bytes` and onto the disk.
     Raises UsageError if the directory cannot be made or locked.
     """
     identity = _identity(source)
     path = directory / _key(identity)
-    planned_bytes = (source.num_rows if planned_rows is None else planned_rows) * source.num_columns * 4
     cache: RowCache | None = None
     reason: str | None = "its store does not tell when the file changes"
     if not source.info.fingerprint.endswith(UNVERSIONED):
         try:
             directory.mkdir(parents=True, exist_ok=True)
             with locked(directory):
-                if not _is_whole(path, identity):
+                rows = _kept_rows(path, identity)
+                if rows is None:
                     remove_entry(path)
+                    rows = Extents()
+                rows.add(Range(0, source.num_rows) if planned is None else planned)
+                planned_bytes = len(rows) * source.num_columns * 4
                 reason = make_room(directory, path, planned_bytes, limit_bytes)
                 cache = None if reason else _open_entry(path, identity, planned_bytes)
         except OSError as error:
@@ -276,15 +276,11 @@ def open_cache(
 def _open_entry(path: Path, identity: dict[str, Any], planned_bytes: int) -> RowCache:
     num_columns = len(identity["columns"])
     if path.exists():
-        try:
-            cache = RowCache(path, num_columns)
-        except ValueError:
-            remove_entry(path)
-        else:
-            if planned_bytes > entry(path).planned_bytes:
-                _write_about(path, identity, planned_bytes)
-            os.utime(path / ABOUT)
-            return cache
+        cache = RowCache(path, num_columns)
+        if planned_bytes > entry(path).planned_bytes:
+            _write_about(path, identity, planned_bytes)
+        os.utime(path / ABOUT)
+        return cache
     try:
         path.mkdir()
         (path / RECORDS).touch()
@@ -323,20 +319,34 @@ def _key(identity: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def _is_whole(path: Path, identity: dict[str, Any]) -> bool:
-    """Whether an entry is there, is of just these rows, and its files are as long as they must be."""
+def _kept_rows(path: Path, identity: dict[str, Any]) -> Extents | None:
+    """The rows that an entry has; None unless it is there, of just these rows, and its files are whole."""
+    kept = Extents()
     try:
         about = json.loads((path / ABOUT).read_bytes())
-        size_bytes, records_bytes = (os.stat(path / name).st_size for name in (ROWS, RECORDS))
+        size_bytes = os.stat(path / ROWS).st_size
+        records = (path / RECORDS).read_bytes()
+        for rows in _unpack_records(records):
+            kept.add(rows)
     except (OSError, ValueError):
-        return False
+        return None
     wanted_bytes = identity["num_rows"] * len(identity["columns"]) * 4
     is_same = isinstance(about, dict) and {**about, **identity} == about
-    return is_same and size_bytes == wanted_bytes and records_bytes % _RECORD.size == 0
+    return kept if is_same and size_bytes == wanted_bytes else None
 
 
 def _pack_record(rows: Range) -> bytes:
     return _RECORD.pack(rows.start, rows.stop, zlib.crc32(f"{rows.start}-{rows.stop}".encode()))
+
+
+def _unpack_records(data: bytes) -> Iterator[Range]:
+    """The ranges of some records; ValueError at one that is cut short or that nobody wrote."""
+    for start in range(0, len(data), _RECORD.size):
+        record = data[start : start + _RECORD.size]
+        rows = Range(*_RECORD.unpack(record)[:2]) if len(record) == _RECORD.size else Range(0, 0)
+        if record != _pack_record(rows):
+            raise ValueError("a record of the cache is torn")
+        yield rows
 
 
 def _sync(descriptor: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,11 +13,11 @@ from disttrain.config import TrainConfig
 from disttrain.epoch_cache import RowCache, open_cache
 from disttrain.makedata import SAMPLE_ROWS, make_sample
 from disttrain.plan import Pass, steps_per_superbatch
-from disttrain.sharding import shards_of_rank
+from disttrain.sharding import Range, shard_range, shards_of_rank
 from disttrain.shared_index import shared_index
 from disttrain.shuffle import EpochOrder
 from disttrain.source import Source, Unindexed
-from disttrain.world import Backend, together
+from disttrain.world import Backend, World, together
 
 SLOW_INDEX_S = 2.0
 
@@ -75,25 +74,38 @@ class Inputs:
         steps = steps_per_superbatch(
             source, most_held, config.batch_size, config.steps_per_execution, multiple_of=config.sync_every
         )
-        return Pass(source, num_shards, config.batch_size, steps, order, self._cache(source, order))
+        return Pass(source, num_shards, config.batch_size, steps, order, self._cache(source, num_shards, order))
 
-    def _cache(self, source: Source, order: EpochOrder) -> RowCache | None:
+    def _cache(self, source: Source, num_shards: int, order: EpochOrder) -> RowCache | None:
         config, world = self.config, self.backend.world
         if config.cache is None:
             return None
-        part = 1.0 if order.mode == "global" else world.local_size / world.size  # of the rows comes to this machine
-        planned_rows = math.ceil(source.num_rows * part)
+        everything = Range(0, source.num_rows)
+        planned = everything if order.mode == "global" else machine_rows(world, source.num_rows, num_shards)
         cache = open_cache(
             config.cache.expanduser(),
             source,
             limit_bytes=config.cache_limit,
-            planned_rows=planned_rows,
+            planned=planned,
             warns=world.local_rank == 0,
         )
         if cache is not None:
             self.stack.enter_context(cache)
+            there = sum(len(rows) for rows, is_there in cache.split(planned) if is_there)
             self.console.print(
-                f"Cache {cache.path}: {show_bytes(planned_rows * source.num_columns * 4)} for {planned_rows:,} rows, "
-                f"of which {cache.num_rows:,} are there"
+                f"Cache {cache.path}: {show_bytes(len(planned) * source.num_columns * 4)} for {len(planned):,} rows, "
+                f"of which {there:,} are there"
             )
         return cache
+
+
+def machine_rows(world: World, num_rows: int, num_shards: int) -> Range:
+    """The rows of all shards that the workers of this machine hold, whose ranks follow each other."""
+    first = world.rank - world.local_rank
+    last = min(first + world.local_size, world.size) - 1
+    shards = range(
+        shards_of_rank(num_shards, world.size, first).start, shards_of_rank(num_shards, world.size, last).stop
+    )
+    if not shards:
+        return Range(0, 0)
+    return Range(shard_range(num_rows, num_shards, shards[0]).start, shard_range(num_rows, num_shards, shards[-1]).stop)

@@ -11,6 +11,7 @@ from disttrain import cache_room
 from disttrain.cache_room import ABOUT, entries
 from disttrain.epoch_cache import open_cache
 from disttrain.errors import UsageError
+from disttrain.sharding import Range
 from disttrain.source import Source
 
 ENTRY_BYTES = 500 * 2 * 4
@@ -72,7 +73,7 @@ def test_what_is_in_use_stays(open_csv, kept, caplog):
     [
         ({"limit_bytes": ENTRY_BYTES - 1}, "it needs 4 kB, and the limit leaves 4 kB"),
         ({"limit_bytes": 1}, "it needs 4 kB, and the limit leaves 1 B"),
-        ({"planned_rows": 10**14}, "it needs 800 TB more, and the disk has"),
+        ({"planned": Range(0, 10**14)}, "it needs 800 TB more, and the disk has"),
     ],
 )
 def test_without_room_a_run_goes_on_after_one_warning(open_csv, kept, caplog, options, says):
@@ -85,6 +86,23 @@ def test_without_room_a_run_goes_on_after_one_warning(open_csv, kept, caplog, op
     assert entries(kept) == []
     rows, _ = epoch_rows(source, None)
     assert_same_bits(rows, table(500))
+
+
+def test_rows_of_other_shards_that_are_there_already_count_too(open_csv, kept, caplog):
+    values = table(8192)
+    source = open_csv(FILES["header"](values))
+    half = Range(0, 4096)
+    with open_cache(kept, source, planned=half) as cache:
+        cache.write(0, values[:4096])
+    room = entry_room(kept)
+    for _ in range(2):  # what is there need not be written again
+        with open_cache(kept, source, planned=half, limit_bytes=room) as cache:
+            assert cache.num_rows == 4096
+    assert open_cache(kept, source, planned=Range(4000, 8192), limit_bytes=2 * room - 1) is None
+    assert "it needs 65.5 kB, and the limit leaves 65.5 kB" in caplog.text
+    with open_cache(kept, source, planned=Range(4000, 8192), limit_bytes=2 * room) as cache:
+        (own,) = entries(kept)
+        assert (cache.num_rows, own.planned_bytes) == (4096, 2 * room)
 
 
 def test_a_directory_that_cannot_be_made_is_refused(open_csv, tmp_path):

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from disttrain.config import TrainConfig
 from disttrain.errors import DataError, PeerError, StorageError
-from disttrain.inputs import Inputs
+from disttrain.inputs import Inputs, machine_rows
+from disttrain.sharding import Range
 from disttrain.storage import LocalReader
 from disttrain.world import World
 
@@ -100,3 +101,18 @@ def test_a_file_without_rows_is_told_by_one_worker(paths, cache_dir):
     assert isinstance(first, DataError)
     assert "has a header line but no rows" in str(first)
     assert (type(second), second.exit_code) == (PeerError, DataError.exit_code)
+
+
+MACHINES = [
+    (World(), 1, (0, 100)),
+    (World(rank=1, size=4, local_rank=1, local_size=2), 4, (0, 50)),
+    (World(rank=2, size=4, local_rank=0, local_size=2), 4, (50, 100)),
+    (World(rank=3, size=4, local_rank=0, local_size=1), 4, (75, 100)),
+    (World(rank=2, size=3, local_rank=0, local_size=1), 4, (75, 100)),  # the first rank holds two shards
+    (World(rank=3, size=4, local_rank=1, local_size=2), 2, (0, 0)),  # more workers than shards
+]
+
+
+@pytest.mark.parametrize(("world", "num_shards", "rows"), MACHINES)
+def test_a_machine_keeps_the_rows_of_its_workers_shards(world, num_shards, rows):
+    assert machine_rows(world, 100, num_shards) == Range(*rows)
