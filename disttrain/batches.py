@@ -131,7 +131,7 @@ def _open(
         targets=[target] if isinstance(target, str) else target,
         header=header,
         delimiter=delimiter,
-        cache_dir=default_cache_dir(os.environ) if cache_dir is None else Path(cache_dir),
+        cache_dir=default_cache_dir(os.environ) if cache_dir is None else Path(cache_dir).expanduser(),
     )
 
 

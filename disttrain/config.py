@@ -6,6 +6,7 @@ are derived from their fields (see options.py).
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,6 +42,11 @@ def whole_number(value: Any) -> Any:
 def written_out(value: Any) -> Any:
     r"""A tab for the two characters `\t`, which are easier to type; anything else as it is."""
     return "\t" if value == "\\t" else value
+
+
+def from_home(value: Any) -> Any:
+    """A path with `~` or `~name` written out, as a shell does where it sees one; a URL and anything else as it is."""
+    return os.path.expanduser(value) if isinstance(value, (str, Path)) else value
 
 
 def byte_count(value: Any) -> Any:
@@ -97,6 +103,8 @@ Widths = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(spli
 Delimiter = Annotated[str, BeforeValidator(written_out)]
 Count = Annotated[int, BeforeValidator(whole_number), Field(ge=1)]
 Seconds = Annotated[float, BeforeValidator(duration_s), Field(ge=0, allow_inf_nan=False)]
+Directory = Annotated[Path, BeforeValidator(from_home)]
+Place = Annotated[str, BeforeValidator(from_home)]  # a path or a URL
 Bytes = Annotated[int, BeforeValidator(byte_count), Field(ge=1)]
 
 
@@ -143,7 +151,7 @@ class TrainConfig(Settings):
         "data", "whether the first line names the columns; without one they are called 0, 1, …", "auto"
     )
     delimiter: Delimiter = option("data", "the character between two fields; \\t for a tab", ",")
-    cache: Path | None = option(
+    cache: Directory | None = option(
         "data",
         "directory on a local disk in which parsed rows are kept, so that later epochs and runs neither parse nor "
         "fetch the file: 4 bytes a number. Default: none",
@@ -252,7 +260,7 @@ class TrainConfig(Settings):
         "that, never for no checkpoints at all",
         "5m",
     )
-    checkpoint_dir: str | None = option(
+    checkpoint_dir: Place | None = option(
         "checkpoints",
         "directory, local or any URL that fsspec opens. Default: checkpoints/ in the output directory",
         None,
@@ -264,18 +272,18 @@ class TrainConfig(Settings):
         "--validation-data",
         None,
     )
-    resume: str = option(
+    resume: Place = option(
         "checkpoints",
         "auto goes on from the newest checkpoint in the output directory, if there is one; never starts anew; or the "
         "path or URL of a run's directory, of its checkpoints or of one of them",
         "auto",
     )
 
-    output: Path | None = option(
+    output: Directory | None = option(
         "output", "directory for model, history and metrics. Default: runs/NAME-TIME, after the data's name", None
     )
     overwrite: bool = option("output", "replace the results of an earlier run in the output directory", False)
-    cache_dir: Path | None = option(
+    cache_dir: Directory | None = option(
         "output", "directory for indexes and the sample. Default: $XDG_CACHE_HOME/disttrain or ~/.cache/disttrain", None
     )
 

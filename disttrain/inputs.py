@@ -83,7 +83,7 @@ class Inputs:
         everything = Range(0, source.num_rows)
         planned = everything if order.mode == "global" else machine_rows(world, source.num_rows, num_shards)
         cache = open_cache(
-            config.cache.expanduser(),
+            config.cache,
             source,
             limit_bytes=config.cache_limit,
             planned=planned,

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from disttrain import __version__
-from disttrain.config import Settings
+from disttrain.config import Settings, from_home
 from disttrain.errors import UsageError
 
 if sys.version_info >= (3, 11):
@@ -113,7 +113,7 @@ def _from_toml(settings: type[Settings], path: str | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        values: dict[str, Any] = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        values: dict[str, Any] = tomllib.loads(Path(from_home(path)).read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"--config {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

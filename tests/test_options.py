@@ -215,6 +215,23 @@ def test_the_address_of_a_file_to_make_is_kept_as_it_was_given():
     assert options("s3://bucket//x.csv", settings=MakeDataConfig).file == "s3://bucket//x.csv"
 
 
+@pytest.mark.parametrize("name", ["cache", "cache_dir", "checkpoint_dir", "output", "resume"])
+def test_a_tilde_is_the_home_directory_however_a_place_is_given(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    toml(tmp_path, f'{name} = "~/place"')
+    given = [
+        options(f"--{name.replace('_', '-')}=~/place"),
+        options(**{f"DISTTRAIN_{name.upper()}": "~/place"}),
+        options("--config=~/job.toml"),
+        TrainConfig(**{name: "~/place"}),
+    ]
+    assert {str(getattr(found, name)) for found in given} == {f"{tmp_path}/place"}
+
+
+def test_the_address_of_a_store_holds_no_home_directory():
+    assert options("--checkpoint-dir=s3://bucket/~/a").checkpoint_dir == "s3://bucket/~/a"
+
+
 def test_the_cache_lies_where_the_environment_says():
     assert default_cache_dir({"DISTTRAIN_CACHE_DIR": "/a", "XDG_CACHE_HOME": "/b"}) == Path("/a")
     assert default_cache_dir({"XDG_CACHE_HOME": "/b"}) == Path("/b/disttrain")
