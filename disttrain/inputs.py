@@ -8,17 +8,21 @@ from pathlib import Path
 
 from rich.console import Console
 
+from disttrain.activity import activity
 from disttrain.cache_room import show_bytes
 from disttrain.config import TrainConfig
 from disttrain.epoch_cache import RowCache, open_cache
 from disttrain.makedata import SAMPLE_ROWS, make_sample
+from disttrain.newlines import count_rows, find_row
+from disttrain.parsing import compile_kernels
 from disttrain.plan import Pass, steps_per_superbatch
 from disttrain.sharding import Range, shard_range, shards_of_rank
 from disttrain.shared_index import shared_index
-from disttrain.shuffle import EpochOrder
+from disttrain.shuffle import EpochOrder, compile_permutation
 from disttrain.source import Source, Unindexed
 from disttrain.world import Backend, World, together
 
+SLOW_COMPILE_S = 3.0  # loading what was compiled before takes one or two, numba's own start among them
 SLOW_INDEX_S = 2.0
 
 
@@ -47,6 +51,7 @@ class Inputs:
     def open(self, url: str, like: Source | None = None) -> Source:
         """Opens and indexes a file; a validation file must have the columns of the training file."""
         opened = together(self.backend, lambda: self._open(url, like))
+        self._compile()
         begun_s = time.monotonic()
         index = shared_index(self.backend, opened.reader, opened.header, self.cache_dir)
         source = together(self.backend, lambda: opened.indexed(index))
@@ -66,6 +71,19 @@ class Inputs:
         )
         self.stack.enter_context(opened.reader)
         return opened
+
+    def _compile(self) -> None:
+        """Compiles what finds and parses rows, or loads what an earlier run compiled; a second call takes no time."""
+        begun_s = time.monotonic()
+        with activity("compiling"):
+            count_rows()
+            find_row()
+            compile_kernels()
+            if self.config.shuffle != "none":
+                compile_permutation()
+        seconds = time.monotonic() - begun_s
+        if seconds > SLOW_COMPILE_S:
+            self.console.print(f"Compiled the parser in {seconds:.1f} s; kept for the next run")
 
     def plan(self, source: Source, num_shards: int, order: EpochOrder) -> Pass:
         """One way through a file, for these shards, in this order."""

@@ -21,10 +21,8 @@ from disttrain.engine import Call, Engine, Placed
 from disttrain.errors import NonFiniteError, Stopped
 from disttrain.keeper import Keeper, Wishes
 from disttrain.located import describe_batch
-from disttrain.parsing import compile_kernels
 from disttrain.plan import Pass
 from disttrain.sharding import shards_of_rank
-from disttrain.shuffle import compile_permutation
 from disttrain.standing import EpochResult, Progress, Standing
 from disttrain.state import capture_state, restore_state
 from disttrain.stream import Superbatch
@@ -79,12 +77,9 @@ class Trainer:
         self._shards = shards_of_rank(training.num_shards, world.size, world.rank)
 
     def compile(self) -> float:
-        """Compiles the parser and the supersteps before the first epoch's clock starts; returns the seconds taken."""
+        """Compiles the supersteps before the first epoch's clock starts; returns the seconds taken."""
         begun_s = time.perf_counter()
         with activity("compiling"):
-            compile_kernels()
-            if self._training.order.mode != "none":
-                compile_permutation()
             if shape := self._training.full_shape(self._shards):
                 parts = self._parts(self._training, 0)
                 self._engine.compile(shape, training=True, num_votes=len(self._keeper.votes()), parts=parts)

@@ -49,6 +49,7 @@ def test_a_run_tells_what_it_does_in_plain_lines(results):
     for pattern in (
         r"data\.csv: 2,000 rows, x -> y\n",
         r"local backend, 1 worker, 1 x 250 rows a step, 8 steps an epoch\n",
+        r"Compiled the superstep in \d+\.\d s\n",
         r"epoch 3/3 · loss \S+ · mse \S+ · mae \S+ · val_loss \S+ · val_mse \S+ · val_mae \S+ · \S+ rows/s · 0:0\d\n",
         r"Done: loss .* rows/s\n",
         rf"Model: runs/{directory.name}/model.keras\n$",

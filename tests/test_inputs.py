@@ -1,7 +1,9 @@
 """The files of a run, opened by all workers together: whatever fails on one of them, all end with its own error."""
 
 import io
+import re
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import count
@@ -9,6 +11,7 @@ from itertools import count
 import pytest
 from rich.console import Console
 
+from disttrain import inputs
 from disttrain.config import TrainConfig
 from disttrain.errors import DataError, PeerError, StorageError
 from disttrain.inputs import Inputs, machine_rows
@@ -36,14 +39,14 @@ class ThreadBackend:
         return values
 
 
-def opened_by_all(paths, cache_dir):
+def opened_by_all(paths, cache_dir, stream=None):
     """What opening a file came to on each rank, of whom each has its own path: the number of rows, or the error."""
     told, barriers = [None] * len(paths), [threading.Barrier(len(paths)) for _ in range(2)]
 
     def work(rank):
         with ExitStack() as stack:
             backend = ThreadBackend(rank, told, barriers)
-            console = Console(file=io.StringIO())
+            console = Console(file=stream or io.StringIO(), soft_wrap=True)
             try:
                 return Inputs(TrainConfig(), backend, cache_dir, console, stack).open(str(paths[rank])).num_rows
             except Exception as error:
@@ -101,6 +104,17 @@ def test_a_file_without_rows_is_told_by_one_worker(paths, cache_dir):
     assert isinstance(first, DataError)
     assert "has a header line but no rows" in str(first)
     assert (type(second), second.exit_code) == (PeerError, DataError.exit_code)
+
+
+def test_compiling_is_told_and_no_part_of_the_indexing(paths, cache_dir, monkeypatch):
+    monkeypatch.setattr(inputs, "compile_kernels", lambda: time.sleep(1))  # as long as if nothing were compiled yet
+    monkeypatch.setattr(inputs, "SLOW_COMPILE_S", 0.9)
+    monkeypatch.setattr(inputs, "SLOW_INDEX_S", 0)
+    output = io.StringIO()
+    assert opened_by_all(paths[:1], cache_dir, output) == [1000]
+    compiled, indexed = output.getvalue().splitlines()
+    assert re.fullmatch(r"Compiled the parser in [1-9]\d*\.\d s; kept for the next run", compiled)
+    assert re.fullmatch(r"Indexed .*: 1,000 rows in 0\.\d s; kept for the next run", indexed)
 
 
 MACHINES = [
