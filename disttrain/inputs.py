@@ -20,6 +20,7 @@ from disttrain.sharding import Range, shard_range, shards_of_rank
 from disttrain.shared_index import shared_index
 from disttrain.shuffle import EpochOrder, compile_permutation
 from disttrain.source import Source, Unindexed
+from disttrain.threads import num_cores
 from disttrain.world import Backend, World, together
 
 SLOW_COMPILE_S = 3.0  # loading what was compiled before takes one or two, numba's own start among them
@@ -92,7 +93,9 @@ class Inputs:
         steps = steps_per_superbatch(
             source, most_held, config.batch_size, config.steps_per_execution, multiple_of=config.sync_every
         )
-        return Pass(source, num_shards, config.batch_size, steps, order, self._cache(source, num_shards, order))
+        cache = self._cache(source, num_shards, order)
+        num_threads = num_cores(self.backend.world.local_size)
+        return Pass(source, num_shards, config.batch_size, steps, order, cache, num_threads)
 
     def _cache(self, source: Source, num_shards: int, order: EpochOrder) -> RowCache | None:
         config, world = self.config, self.backend.world

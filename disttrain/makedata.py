@@ -16,6 +16,7 @@ import numpy as np
 
 from disttrain import formatting, storage
 from disttrain.errors import StorageError, UsageError
+from disttrain.threads import num_cores
 
 BLOCK_BYTES = 2 << 20  # text made by one thread at a time: far above the cost of handing it over, small beside memory
 SAMPLE_ROWS = 1_000_000
@@ -81,7 +82,7 @@ def make_data(
     try:
         with storage.atomic_write(target) as file:
             written = file.write(recipe.header)
-            for (_, rows_done), text in _blocks_in_order(recipe, num_threads or _num_cores()):
+            for (_, rows_done), text in _blocks_in_order(recipe, num_threads or num_cores()):
                 _write_all(file, text)
                 written += len(text)
                 if on_progress is not None:
@@ -133,13 +134,6 @@ def _check_space(target: Path, recipe: Recipe) -> None:
             f"{target}: {recipe.num_rows:,} rows take {needed / 1e9:,.1f} GB, but only {free / 1e9:,.1f} GB are free; "
             "ask for fewer rows or name another disk"
         )
-
-
-def _num_cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
-        return os.cpu_count() or 1
 
 
 def _write_all(file: BinaryIO, text: memoryview) -> None:

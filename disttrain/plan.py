@@ -25,7 +25,8 @@ MAX_STEPS_PER_EXECUTION = 4096
 class Pass:
     """One way through one file: the same shards and steps in every epoch; `order` says how their rows are drawn.
 
-    `cache`, if there is one, keeps the parsed rows from one epoch to the next.
+    `cache`, if there is one, keeps the parsed rows from one epoch to the next. Up to `num_threads` shards are parsed at
+    a time.
     """
 
     source: Source
@@ -34,6 +35,7 @@ class Pass:
     steps_per_execution: int
     order: EpochOrder = FILE_ORDER
     cache: RowCache | None = None
+    num_threads: int = 2
 
     @property
     def num_steps(self) -> int:
@@ -61,6 +63,7 @@ class Pass:
             order=replace(self.order, epoch=epoch),
             cache=self.cache,
             place=place,
+            num_threads=self.num_threads,
         )
 
     def global_rows(self, first_step: int, count: int) -> npt.NDArray[np.int64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from disttrain.errors import DataError
@@ -19,6 +18,7 @@ from disttrain.index import (
 )
 from disttrain.reader import Reader
 from disttrain.sharding import shard_range
+from disttrain.threads import num_cores
 from disttrain.world import Backend, together
 
 
@@ -43,7 +43,7 @@ def shared_index(backend: Backend, reader: Reader, header: Header, cache_dir: Pa
     if all(backend.gather(kept is not None)) and kept is not None:
         return kept
     part = shard_range(num_chunks(reader.info, header), world.size, world.rank)
-    num_threads = max(1, (os.cpu_count() or 1) // world.local_size)
+    num_threads = num_cores(world.local_size)
     counts = together(backend, lambda: scan(reader, header, part.start, part.stop, num_threads=num_threads))
     tables = backend.gather(counts.table)
 

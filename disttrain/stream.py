@@ -221,8 +221,8 @@ def superbatches(
     `[1, rows really there, columns]`, maybe 0 rows. At most `depth` superbatches wait besides the one that is made.
     With an `order` other than the file's, two windows of some MiB are held as well (see shuffle.py). Rows that `cache`
     has are not parsed, others are added to it; a superbatch may then be a read-only map of it. A cache serves one epoch
-    at a time. `place` is called with each superbatch in the background, so that what it copies to a device is there
-    before it is asked for.
+    at a time. One thread parses a shard, and up to `num_threads` shards are parsed at once. `place` is called with each
+    superbatch in the background, so that what it copies to a device is there before it is asked for.
     Iterating raises DataError for a faulty row, FileChanged, StorageError.
     """
     epoch = Epoch(source.num_rows, num_shards, shards, batch_size, steps_per_superbatch, start_step, order)

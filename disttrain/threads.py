@@ -1,7 +1,11 @@
-"""Background threads that never outlive the program: a small pool, and a bounded queue that carries errors along."""
+"""Background threads that never outlive the program: a small pool, and a bounded queue that carries errors along.
+
+And how many cores there are for them.
+"""
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections import deque
@@ -10,6 +14,12 @@ from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+
+
+def num_cores(sharing: int = 1) -> int:
+    """Cores that each of so many processes may use, which share those of this one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // sharing)
 
 
 class DaemonPool:

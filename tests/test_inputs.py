@@ -1,6 +1,7 @@
 """The files of a run, opened by all workers together: whatever fails on one of them, all end with its own error."""
 
 import io
+import os
 import re
 import threading
 import time
@@ -16,6 +17,7 @@ from disttrain.config import TrainConfig
 from disttrain.errors import DataError, PeerError, StorageError
 from disttrain.inputs import Inputs, machine_rows
 from disttrain.sharding import Range
+from disttrain.shuffle import FILE_ORDER
 from disttrain.storage import LocalReader
 from disttrain.world import World
 
@@ -115,6 +117,20 @@ def test_compiling_is_told_and_no_part_of_the_indexing(paths, cache_dir, monkeyp
     compiled, indexed = output.getvalue().splitlines()
     assert re.fullmatch(r"Compiled the parser in [1-9]\d*\.\d s; kept for the next run", compiled)
     assert re.fullmatch(r"Indexed .*: 1,000 rows in 0\.\d s; kept for the next run", indexed)
+
+
+@pytest.mark.parametrize(("cores", "num_parsers"), [(1, 1), (3, 1), (8, 4), (64, 6)])
+def test_a_worker_parses_as_many_shards_at_once_as_it_has_cores(paths, cache_dir, monkeypatch, cores, num_parsers):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(cores))
+    backend = ThreadBackend(0, [None], [threading.Barrier(1)] * 2)
+    backend.world = World(size=1, local_size=2)
+    with ExitStack() as stack:
+        inputs = Inputs(TrainConfig(), backend, cache_dir, Console(quiet=True), stack)
+        rows = inputs.plan(inputs.open(str(paths[0])), 6, FILE_ORDER)
+        before = set(threading.enumerate())
+        stack.enter_context(rows.stream(range(6)))
+        begun = [thread.name for thread in set(threading.enumerate()) - before]
+    assert len([name for name in begun if re.fullmatch(r"parse-\d", name)]) == num_parsers
 
 
 MACHINES = [

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import tensorflow as tf
 
 from disttrain.errors import UsageError
+from disttrain.threads import num_cores
 from disttrain.world import BackendOptions, World
 
 
@@ -45,11 +44,6 @@ def num_gpus() -> int:
     return len(tf.config.list_physical_devices("GPU"))
 
 
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _use_gpus(gpus: list[tf.config.PhysicalDevice]) -> None:
     """No others, and of their memory only what is needed."""
     tf.config.set_visible_devices(gpus, "GPU")
@@ -59,5 +53,5 @@ def _use_gpus(gpus: list[tf.config.PhysicalDevice]) -> None:
 
 def _set_threads(options: BackendOptions, *, sharing: int) -> None:
     """With one intra-op thread the job's step takes 17 µs instead of 25 µs: its operations are too small to split."""
-    automatic = 1 if options.small_model else max(1, num_cores() // sharing)
+    automatic = 1 if options.small_model else num_cores(sharing)
     tf.config.threading.set_intra_op_parallelism_threads(options.threads or automatic)
