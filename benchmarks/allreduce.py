@@ -9,15 +9,15 @@ import json
 import os
 import shlex
 import statistics
-import subprocess
 import sys
 
 import numpy as np
 
-from benchmarks.measure import median_s, print_table, write_json
+from benchmarks.measure import median_s, print_table, printed, write_json
 
 JOB_FLOATS = 169 + 1  # the gradient of the 1-16-8-1 network, and the loss that rides along
 LARGE = {"features": 30, "hidden": (512, 256), "batch_size": 8192, "steps": 8}
+REDUCTIONS = 200  # of one graph call
 RESULT = "allreduce-result "
 
 
@@ -27,16 +27,17 @@ def main():
     )
     parser.add_argument("--launcher", default="horovodrun -np 2", help="what starts two workers")
     parser.add_argument("--turns", type=int, default=3, help="how often the two take turns")
+    parser.add_argument("--repeats", type=int, default=9, help="calls of which a turn takes the median")
     parser.add_argument("--json", help="also write the results here")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        work()
+        work(options.repeats)
         return
     alone, together = [], []
     for _ in range(options.turns):
-        alone.append(turn(""))
-        together.append(turn(options.launcher))
+        alone.append(turn("", options.repeats))
+        together.append(turn(options.launcher, options.repeats))
     ratio = statistics.median(two["step_s"] / one["step_s"] for one, two in zip(alone, together, strict=True))
     reduce_us = statistics.median(two["reduce_s"] for two in together) * 1e6
     print_table(
@@ -55,23 +56,24 @@ def main():
         write_json(options.json, {"alone": alone, "together": together, "step_ratio": ratio, "reduce_us": reduce_us})
 
 
-def turn(launcher):
+def turn(launcher, repeats):
     """What rank 0 of a new group of workers, or one process alone, measured."""
-    command = [*shlex.split(launcher), sys.executable, "-m", "benchmarks.allreduce", "--worker"]
+    command = [*shlex.split(launcher), sys.executable, "-m", "benchmarks.allreduce", "--worker", "--repeats", repeats]
     environ = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    output = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
+    output = printed(command, environ)
     return json.JSONDecoder().raw_decode(output[output.index(RESULT) + len(RESULT) :])[0]
 
 
-def work():
+def work(repeats):
     import keras
     import tensorflow as tf
 
     from disttrain.backends import open_backend
     from disttrain.engine import Engine
     from disttrain.model import dense_network
+    from disttrain.world import BackendOptions
 
-    backend = open_backend("auto", os.environ, threads=1, small_model=True)
+    backend = open_backend("auto", os.environ, BackendOptions(num_devices=1, threads=1))
     model = dense_network(LARGE["features"], LARGE["hidden"], 1)
     model.compile(keras.optimizers.Adam(), loss="mae")
     engine = Engine(model, backend, LARGE["features"])
@@ -79,21 +81,23 @@ def work():
     shape = (LARGE["steps"], LARGE["batch_size"], LARGE["features"] + 1)
     data = np.random.default_rng(0).random(shape, np.float32)
     rows = np.full(LARGE["steps"], LARGE["batch_size"] * backend.world.size)
-    step_s = median_s(lambda: list(engine.train(engine.place(data, full=True), rows, steps_per_call=LARGE["steps"])), 9)
-    result = {"step_s": step_s / LARGE["steps"], "reduce_s": 0.0}
-    if backend.world.size > 1:
-        result["reduce_s"] = median_s(reductions(tf, backend), 9) / 200
+
+    def steps():
+        return list(engine.train(engine.place(data, full=True), rows, steps_per_call=LARGE["steps"]))
+
+    step_s = median_s(steps, repeats) / LARGE["steps"]
+    reduce_s = median_s(reductions(tf, backend), repeats) / REDUCTIONS
     if backend.world.is_leader:
-        print(RESULT + json.dumps(result), flush=True)
+        print(RESULT + json.dumps({"step_s": step_s, "reduce_s": reduce_s}), flush=True)
     backend.close()
 
 
 def reductions(tf, backend):
-    """200 all-reduces in one graph call, each of what the last one gave."""
+    """Many all-reduces in one graph call, each of what the last one gave."""
 
     @tf.function
     def loop(flat):
-        for _ in tf.range(200):
+        for _ in tf.range(REDUCTIONS):
             flat = backend.reduce(flat) * 0.5
         return flat
 

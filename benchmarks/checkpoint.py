@@ -15,16 +15,14 @@ import csv
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.measure import print_table, write_json
+from benchmarks.measure import print_table, printed, write_json
 from disttrain.config import Every
 from disttrain.makedata import Recipe, make_data
 
-ROOT = Path(__file__).parents[1]
 # Hidden units and batch size: the job's network, and 5.3 million weights (a checkpoint of 64 MB with Adam's state).
 MODELS = {"small": ((16, 8), 1), "large": ((2048, 2560), 64)}
 FEATURES = 8
@@ -74,12 +72,12 @@ def rotated(names, number):
 
 def rows_of(model, wanted_s, scratch):
     """How many rows an epoch of so many seconds has, by one that is long enough to tell."""
-    rows = 10_000
+    rows, calibration_s = 10_000, min(CALIBRATION_S, wanted_s)
     while True:
         seconds = train(model, rows, "never", scratch)["seconds"]
-        if seconds > CALIBRATION_S:
+        if seconds > calibration_s:
             return int(rows * wanted_s / seconds)
-        rows = int(rows * min(2 * CALIBRATION_S / seconds, 20))
+        rows = int(rows * min(2 * calibration_s / seconds, 20))
 
 
 def train(model, rows, every, scratch):
@@ -92,9 +90,7 @@ def train(model, rows, every, scratch):
     command += ["--hidden", ",".join(map(str, hidden)), "--checkpoint-every", every, "--output", output, "--overwrite"]
     environ = {**os.environ, "DISTTRAIN_CACHE_DIR": str(scratch / "cache"), "TF_CPP_MIN_LOG_LEVEL": "3"}
     before_s = cpu_s()
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, env=environ, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"disttrain ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    printed(command, environ)
     with open(output / "history.csv", encoding="utf-8") as stream:
         (epoch,) = csv.DictReader(stream)
     kept = sorted((output / "checkpoints").glob("*.ckpt"))

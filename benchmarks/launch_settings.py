@@ -11,15 +11,13 @@ import argparse
 import csv
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.measure import print_table, write_json
+from benchmarks.measure import ROOT, print_table, printed, write_json
 from disttrain.makedata import Recipe, make_data
 
-ROOT = Path(__file__).parents[1]
 AS_LAUNCHED = "as launched"
 # The script and what is set in its environment.
 SETTINGS = {
@@ -77,9 +75,7 @@ def run(job, setting, scratch):
     command = [ROOT / "launch" / script, "-np", "2", "--", "--data", scratch / f"{job}.csv", "--epochs", EPOCHS]
     command += [*JOBS[job][2], "--checkpoint-every", "never", "--cache", scratch / "rows", "--output", output / "run"]
     environ = {**os.environ, "PYTHON": sys.executable, "DISTTRAIN_CACHE_DIR": str(scratch / "cache"), **environ}
-    done = subprocess.run(list(map(str, command)), env=environ, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        sys.exit(f"{command} ended with {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+    printed(command, environ)
     with (output / "run" / "history.csv").open(encoding="utf-8", newline="") as file:
         epochs = list(csv.DictReader(file))[1:]
     return int(epochs[0]["rows"]) / statistics.median(float(epoch["seconds"]) for epoch in epochs)

@@ -1,11 +1,17 @@
-"""What all benchmarks share: the median time of a function, the machine in words, a table, a JSON file."""
+"""What benchmarks share: commands run, the median time of a function, the machine in words, a table, a JSON file."""
 
 import json
 import os
 import platform
+import shlex
 import statistics
+import subprocess
+import sys
 import time
 from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
 
 PACKAGES = (
     "disttrain",
@@ -19,6 +25,15 @@ PACKAGES = (
     "tensorflow",
     "tensorflow-cpu",
 )
+
+
+def printed(command, environ):
+    """What a command prints that is run at the top of the repository; where it fails, its last words end this one."""
+    words = list(map(str, command))
+    done = subprocess.run(words, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"{shlex.join(words)} ended with {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+    return done.stdout
 
 
 def median_s(function, repeats):

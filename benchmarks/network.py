@@ -18,12 +18,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.measure import print_table, write_json
+from benchmarks.measure import ROOT, print_table, write_json
 from disttrain.makedata import Recipe, make_data
 
-ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))  # the hosts are those of the tests
-from namespaces import SSH_PORT, Network, why_not  # noqa: E402
+from namespaces import SSH_PORT, Network, why_not
 
 UNLIMITED = "none"
 WORKERS, BATCH_SIZE, STEPS = 2, 250, 64

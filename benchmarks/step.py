@@ -12,12 +12,11 @@ import itertools
 import json
 import os
 import statistics
-import subprocess
 import sys
 
 import numpy as np
 
-from benchmarks.measure import median_s, print_table, write_json
+from benchmarks.measure import median_s, print_table, printed, write_json
 
 CONTENDERS = ("disttrain", "jax")
 
@@ -56,7 +55,7 @@ def turn(name):
     """The median seconds of a step in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.step", *sys.argv[1:], "--contender", name]
     environ = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": "cpu"}
-    return json.loads(subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout)
+    return json.loads(printed(command, environ))
 
 
 def batches(options):
