@@ -1,12 +1,14 @@
 """How fast rows are found in a file that lies in the page cache: GB/s of wall time and per core.
 
     python -m benchmarks.index [--gigabytes 1] [--repeats 5] [--threads 1 2] [--json FILE]
+    python -m benchmarks.index --data five_hundred.csv --repeats 3
 
 Beside it, in the same run, stands `wc -l`, which counts line feeds only.
 """
 
 import argparse
 import os
+import resource
 import subprocess
 import tempfile
 from functools import partial
@@ -25,7 +27,8 @@ FILES = {"two columns": (2, "\n"), "two columns, CRLF": (2, "\r\n"), "30 columns
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gigabytes", type=float, default=1.0, help="size of each file (default: 1)")
+    parser.add_argument("--data", type=Path, help="this file instead of those that are made and removed")
+    parser.add_argument("--gigabytes", type=float, default=1.0, help="size of each file that is made (default: 1)")
     parser.add_argument("--repeats", type=int, default=5, help="timed passes (default: 5)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, os.cpu_count()], help="numbers of threads")
     parser.add_argument("--json", type=Path, help="write the results here, too")
@@ -34,27 +37,34 @@ def main():
     find_row()
     results = []
     with tempfile.TemporaryDirectory() as directory:
-        for name, (num_columns, end) in FILES.items():
-            path = Path(directory) / "file.csv"
-            size = write_csv(path, num_columns, end, options.gigabytes * 1e9)
+        for name, path in files(options, Path(directory)):
+            size = path.stat().st_size
             results.append(timed(name, "wc -l", size, options.repeats, partial(count_with_wc, path)))
             for threads in dict.fromkeys(options.threads):
                 how = f"index, {threads} threads" if threads > 1 else "index, 1 thread"
                 results.append(timed(name, how, size, options.repeats, partial(index, path, threads)))
-    titles = ["file", "how", "GB/s", "GB/s per core"]
-    print_table(titles, [[r["file"], r["how"], f"{r['gb_per_s']:.2f}", f"{r['gb_per_core_s']:.2f}"] for r in results])
+    print_table(["file", "how", "s", "GB/s", "GB/s per core"], map(line, results))
     if options.json:
         write_json(options.json, results)
 
 
+def files(options, directory):
+    """Name and path of each file, made when its turn comes."""
+    if options.data:
+        yield options.data.name, options.data
+        return
+    for name, (num_columns, end) in FILES.items():
+        write_csv(directory / "file.csv", num_columns, end, options.gigabytes * 1e9)
+        yield name, directory / "file.csv"
+
+
 def write_csv(path, num_columns, end, num_bytes):
-    """The same ten thousand rows again and again; returns the bytes written."""
+    """The same ten thousand rows again and again."""
     values = np.random.default_rng(0).normal(size=(10_000, num_columns))
     piece = "".join(",".join(f"{value:.6f}" for value in row) + end for row in values).encode()
     with open(path, "wb") as stream:
         for _ in range(max(int(num_bytes / len(piece)), 1)):
             stream.write(piece)
-    return path.stat().st_size
 
 
 def index(path, num_threads):
@@ -67,9 +77,7 @@ def count_with_wc(path):
 
 
 def timed(file, how, size, repeats, function):
-    used = os.times()
-    begun = used.user + used.system + used.children_user + used.children_system
-    calls = 0
+    begun_s, calls = cpu_s(), 0
 
     def counted():
         nonlocal calls
@@ -77,9 +85,20 @@ def timed(file, how, size, repeats, function):
         function()
 
     seconds = median_s(counted, repeats)
-    used = os.times()
-    core_s = (used.user + used.system + used.children_user + used.children_system - begun) / calls
-    return {"file": file, "how": how, "gb_per_s": size / seconds / 1e9, "gb_per_core_s": size / core_s / 1e9}
+    core_s = (cpu_s() - begun_s) / calls
+    rates = {"gb_per_s": size / seconds / 1e9, "gb_per_core_s": size / core_s / 1e9}
+    return {"file": file, "how": how, "seconds": seconds, **rates}
+
+
+def cpu_s():
+    """Processor time of this process and of its children that have ended, in seconds."""
+    used = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(times.ru_utime + times.ru_stime for times in used)
+
+
+def line(result):
+    figures = (f"{result[name]:.2f}" for name in ("seconds", "gb_per_s", "gb_per_core_s"))
+    return [result["file"], result["how"], *figures]
 
 
 if __name__ == "__main__":
