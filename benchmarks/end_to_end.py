@@ -3,18 +3,18 @@
     python -m benchmarks.end_to_end
     python -m benchmarks.end_to_end --contender generator disttrain --rows 100e6 --json end_to_end.json
 
-Each contender is a process of its own, on the head of the same file with as many rows as it can do in seconds. Its
-training rate is the rows of an epoch over the seconds of its median epoch, the first (which compiles) left out; its
-process rate is all rows trained over the wall time of the whole process, start-up, compiling and indexing included.
+Each contender is started by itself; the slow ones train on the head of the file. `horovod` is two processes that
+average their weights every 64 steps; `horovod-cached` is the same with its rows kept in the first epoch and read from
+there in all others. A training rate is the rows of an epoch over the seconds of the median epoch, the first (which
+compiles, and fills the cache) left out; a process rate is all rows trained over the wall time of the whole process,
+start-up, compiling and indexing included.
 """
 
 import argparse
 import csv
-import itertools
 import json
 import os
 import shlex
-import shutil
 import statistics
 import subprocess
 import sys
@@ -23,11 +23,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.measure import print_table, write_json
+from benchmarks.measure import ROOT, print_table, printed, write_json
 from disttrain.makedata import Recipe, make_data
 
-ROOT = Path(__file__).parents[1]
-CONTENDERS = ("generator", "tfdata", "disttrain", "horovod")
+CONTENDERS = ("generator", "tfdata", "disttrain", "horovod", "horovod-cached")
+COMPARED_WITH = ("generator", "tfdata", "horovod")
+LAUNCHERS = ("mpi.sh", "horovod.sh")  # of launch/; the first that can start here is the faster one
 BATCH_SIZE = 250
 
 
@@ -48,25 +49,16 @@ class Run:
         return self.rows * len(self.epochs) / self.process_s
 
 
-@dataclass(frozen=True)
-class Contender:
-    """What one contender trains on: the first `rows` rows of `data`."""
-
-    name: str
-    data: str
-    rows: int
-
-
 def main():
     options = parse_options()
     with tempfile.TemporaryDirectory(prefix="disttrain-benchmark-") as scratch:
-        contenders = prepare(options, Path(scratch))
-        runs = {contender.name: [] for contender in contenders}
+        options.data = os.path.abspath(options.data or made(options.rows, Path(scratch)))
+        num_rows = count_rows(options.data)
+        runs = {name: [] for name in contenders(options)}
         for repeat in range(options.repeats):  # contenders take turns, so that a busy minute meets all of them
-            for contender in contenders:
-                done = run(contender, options, Path(scratch) / f"{contender.name}-{repeat}")
-                runs[contender.name].append(done)
-                print(f"{contender.name}: {done.rows_per_s:,.0f} rows/s", file=sys.stderr, flush=True)
+            for name, found in runs.items():
+                found.append(run(name, num_rows, options, Path(scratch) / f"{name}-{repeat}"))
+                print(f"{name}: {found[-1].rows_per_s:,.0f} rows/s", file=sys.stderr, flush=True)
     results = {name: summary(found) for name, found in runs.items()}
     report(results)
     if options.json:
@@ -79,13 +71,12 @@ def parse_options():
     parser.add_argument("--rows", type=count, default=20_000_000, help="rows of the made file [20e6]")
     parser.add_argument("--generator-rows", type=count, default=250_000, help="of an epoch of the script [250e3]")
     parser.add_argument("--tfdata-rows", type=count, default=1_000_000, help="of an epoch of tf.data [1e6]")
-    parser.add_argument("--horovod-rows", type=count, default=2_000_000, help="of an epoch of two processes [2e6]")
     parser.add_argument("--epochs", type=count, default=3, help="2 or more [3]")
     parser.add_argument("--repeats", type=count, default=1, help="processes of each; medians are shown [1]")
     parser.add_argument("--contender", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--disttrain-flags", default="", help='more options of disttrain, as "--threads 1"')
-    parser.add_argument("--horovod-flags", default="", help="more options of disttrain under Horovod")
-    parser.add_argument("--launcher", default="horovodrun -np 2", help="[horovodrun -np 2]")
+    parser.add_argument("--horovod-flags", default="--sync-every 64", help="of two processes [--sync-every 64]")
+    parser.add_argument("--launcher", choices=LAUNCHERS, help="of two processes [mpi.sh, where there is MPI]")
     parser.add_argument("--json", help="write results, machine and versions to this file")
     options = parser.parse_args()
     if options.epochs < 2:
@@ -99,33 +90,26 @@ def count(text):
     return int(float(text))
 
 
-def prepare(options, scratch):
-    """The contenders that can run here, each with its part of the file."""
-    data = options.data or str(scratch / "data.csv")
-    if not options.data:
-        make_data(data, Recipe(options.rows, noise=0.1))
-    num_rows = count_rows(data)
-    wanted = {
-        "generator": options.generator_rows,
-        "tfdata": options.tfdata_rows,
-        "disttrain": num_rows,
-        "horovod": options.horovod_rows,
-    }
-    contenders = []
-    for name in options.contender:
-        rows = min(wanted[name], num_rows)
-        if name == "horovod" and not shutil.which(shlex.split(options.launcher)[0]):
-            print(f"horovod is left out: {options.launcher} cannot be started here", file=sys.stderr)
-            continue
-        whole = name != "horovod" or rows == num_rows
-        contenders.append(Contender(name, data if whole else write_head(data, rows, scratch / "head.csv"), rows))
-    return contenders
+def made(num_rows, scratch):
+    make_data(str(scratch / "data.csv"), Recipe(num_rows, noise=0.1))
+    return scratch / "data.csv"
 
 
-def write_head(data, num_rows, path):
-    with open(data, "rb") as source, open(path, "wb") as head:
-        head.writelines(itertools.islice(source, num_rows + 1))
-    return str(path)
+def contenders(options):
+    """The names of those that can run here; settles what launches two processes."""
+    if not any(name.startswith("horovod") for name in options.contender):
+        return options.contender
+    wanted = [options.launcher] if options.launcher else LAUNCHERS
+    tried = {script: subprocess.run(launched(script, "--dry-run"), capture_output=True, text=True) for script in wanted}
+    options.launcher = next((script for script, done in tried.items() if done.returncode == 0), None)
+    if options.launcher:
+        return options.contender
+    print("horovod is left out:", *(done.stderr.strip() for done in tried.values()), sep="\n", file=sys.stderr)
+    return [name for name in options.contender if not name.startswith("horovod")]
+
+
+def launched(script, *arguments):
+    return ["env", f"PYTHON={sys.executable}", ROOT / "launch" / script, "-np", "2", *arguments]
 
 
 def count_rows(path):
@@ -137,40 +121,30 @@ def count_rows(path):
     return lines - 1
 
 
-def run(contender, options, scratch):
+def run(name, num_rows, options, scratch):
     scratch.mkdir()
-    command = command_of(contender, options, scratch)
     environment = {"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ}
     begun_s = time.perf_counter()
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    output = printed(command_of(name, num_rows, options, scratch), environment)
     process_s = time.perf_counter() - begun_s
-    if done.returncode != 0:
-        sys.exit(f"{shlex.join(command)} ended with {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
-    if contender.name in ("disttrain", "horovod"):
-        rows, epochs = read_history(scratch / "run" / "history.csv")
-    else:
-        printed = json.loads(done.stdout.splitlines()[-1])
-        rows, epochs = printed["rows"], printed["epochs"]
+    if name in ("generator", "tfdata"):
+        return Run(process_s=process_s, **json.loads(output.splitlines()[-1]))
+    rows, epochs = read_history(scratch / "run" / "history.csv")
     return Run(rows, epochs, process_s)
 
 
-def command_of(contender, options, scratch):
-    data = os.path.abspath(contender.data)
-    if contender.name in ("generator", "tfdata"):
-        numbers = [str(number) for number in (contender.rows, BATCH_SIZE, options.epochs)]
-        return [sys.executable, "-m", f"benchmarks.{contender.name}_script", data, *numbers]
-    command = [sys.executable, "-m", "disttrain", "--data", data, "--epochs", str(options.epochs)]
-    command += [
-        "--batch-size",
-        str(BATCH_SIZE),
-        "--output",
-        str(scratch / "run"),
-        "--cache-dir",
-        str(scratch / "cache"),
-    ]
-    if contender.name == "horovod":
-        return [*shlex.split(options.launcher), *command, *shlex.split(options.horovod_flags)]
-    return [*command, *shlex.split(options.disttrain_flags)]
+def command_of(name, num_rows, options, scratch):
+    heads = {"generator": options.generator_rows, "tfdata": options.tfdata_rows}
+    if name in heads:
+        numbers = (min(heads[name], num_rows), BATCH_SIZE, options.epochs)
+        return [sys.executable, "-m", f"benchmarks.{name}_script", options.data, *numbers]
+    arguments = ["--data", options.data, "--epochs", options.epochs, "--batch-size", BATCH_SIZE]
+    arguments += ["--output", scratch / "run", "--cache-dir", scratch / "cache"]
+    if name == "disttrain":
+        return [sys.executable, "-m", "disttrain", *arguments, *shlex.split(options.disttrain_flags)]
+    if name == "horovod-cached":
+        arguments += ["--cache", scratch / "rows"]
+    return launched(options.launcher, "--", *arguments, *shlex.split(options.horovod_flags))
 
 
 def read_history(path):
@@ -197,11 +171,11 @@ def summary(runs):
 
 
 def report(results):
-    baselines = [name for name in ("generator", "tfdata") if name in results]
+    baselines = [name for name in COMPARED_WITH if name in results]
     titles = ["contender", "rows/epoch", "rows/s", *(f"x {name}" for name in baselines), "process s", "process rows/s"]
     table = []
     for name, found in results.items():
-        ratios = [f"{found['rows_per_s'] / results[baseline]['rows_per_s']:.1f}" for baseline in baselines]
+        ratios = [f"{found['rows_per_s'] / results[baseline]['rows_per_s']:.3g}" for baseline in baselines]
         rates = [f"{found['process_s']:.1f}", f"{found['process_rows_per_s']:,.0f}"]
         table.append(
             [name, f"{found['rows']:,}", f"{found['rows_per_s']:,.0f}", *ratios, *rates, f"{found['loss']:.5f}"]
