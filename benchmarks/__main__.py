@@ -9,8 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-SCRIPTS = ("parse", "index", "stream", "step", "allreduce", "launch_settings", "network", "checkpoint", "end_to_end")
+from benchmarks.measure import ROOT
+
+LONG = ("launch_settings", "network", "checkpoint")  # a quarter of an hour each, or more
+SCRIPTS = ("parse", "index", "stream", "step", "allreduce", "memory", "end_to_end", *LONG)
 
 
 def main():

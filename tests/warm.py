@@ -1,4 +1,4 @@
-"""Starts the command in two seconds less: in a process forked from one that has imported all, and done no more.
+"""Starts the command, or a benchmark, in two seconds less: in a process forked from one that has imported all.
 
 Such a process has its own directory, environment, output, signals, random numbers and exit code, and ends as any Python
 does. What a test says of the start itself (its messages, a kill while it imports) needs a cold one.
@@ -8,6 +8,7 @@ import atexit
 import ctypes
 import json
 import os
+import runpy
 import select
 import shutil
 import signal
@@ -28,9 +29,12 @@ _servers: list[tuple[Path, subprocess.Popen]] = []
 class Warm:
     """A process as `subprocess.Popen` has it."""
 
-    def __init__(self, arguments: list[str], cwd: Path, env: dict[str, str], stdout: Path, stderr: Path) -> None:
-        """`arguments` follow `python -m disttrain`; `stdout` and `stderr` may be one file."""
-        asked = {"arguments": arguments, "cwd": str(cwd), "env": env, "stdout": str(stdout), "stderr": str(stderr)}
+    def __init__(
+        self, arguments: list[str], cwd: Path, env: dict[str, str], stdout: Path, stderr: Path, *, module="disttrain"
+    ) -> None:
+        """`arguments` follow `python -m MODULE`; `stdout` and `stderr` may be one file."""
+        asked = {"module": module, "arguments": arguments, "cwd": str(cwd), "env": env}
+        asked |= {"stdout": str(stdout), "stderr": str(stderr)}
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.connect(str(_server()))
         self._told = self._connection.makefile("rb")
@@ -133,7 +137,7 @@ def watch(connection: socket.socket) -> dict[str, Any]:
 
 
 def become(asked: dict[str, Any]) -> None:
-    """Makes this process what `python -m disttrain` would be where it was asked for."""
+    """Makes this process what `python -m MODULE` would be where it was asked for."""
     die_with_parent()
     os.setsid()
     os.chdir(asked["cwd"])
@@ -145,7 +149,7 @@ def become(asked: dict[str, Any]) -> None:
         os.dup2(opened, number)
         os.close(opened)
     sys.path[:0] = [asked["cwd"], *asked["env"].get("PYTHONPATH", "").split(os.pathsep)]
-    sys.argv[:] = ["disttrain", *asked["arguments"]]
+    sys.argv[:] = [asked["module"], *asked["arguments"]]
     numpy.random.seed()  # as the random module does by itself
 
 
@@ -154,7 +158,6 @@ def die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    from disttrain import cli
     from disttrain.native_messages import native_messages_held
 
     with native_messages_held(False):
@@ -164,5 +167,6 @@ if __name__ == "__main__":
         from disttrain.parsing import compile_kernels
 
         compile_kernels()
-    become(serve(sys.argv[1]))
-    cli.main()
+    asked = serve(sys.argv[1])
+    become(asked)
+    runpy.run_module(asked["module"], run_name="__main__", alter_sys=True)
