@@ -75,7 +75,7 @@ def disttrain_call(data):
     backend = open_local(BackendOptions(threads=1))
     model = dense_network(1, (16, 8), 1)
     model.compile(keras.optimizers.Adam(), loss="mae")
-    engine = Engine(model, backend, 1)
+    engine = Engine(model, backend, 1, rows_per_step=data.shape[1])
     rows = np.full(len(data), data.shape[1])
     return lambda: list(engine.train(engine.place(data, full=True), rows, steps_per_call=len(data)))
 

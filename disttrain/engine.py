@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Generator, Sequence
@@ -17,6 +18,7 @@ import tensorflow as tf
 from disttrain.errors import UsageError
 from disttrain.local_sgd import LocalRounds
 from disttrain.optimizer import AllReduceOptimizer
+from disttrain.small_network import is_small, products_as_loops, tell_xla
 from disttrain.steps import NO_FAULT, OWN_FAULT, Steps, sums_over_rows
 from disttrain.totals import Totals
 from disttrain.world import Backend
@@ -87,6 +89,7 @@ class Engine:
         num_features: int,
         sync_every: int = 1,
         *,
+        rows_per_step: int = 0,
         skips_nonfinite: bool = False,
         compresses: bool = False,
     ) -> None:
@@ -100,6 +103,7 @@ class Engine:
             num_features: columns of a row that are no targets.
             sync_every: steps that each worker takes alone before weights are averaged (see local_sgd.py); 1 averages
                 the gradients of every step.
+            rows_per_step: of this worker, in its full steps; 0 where that is not known.
             skips_nonfinite: leaves out a step whose loss or gradient is not finite; else the call ends before it.
             compresses: sends gradients as 16-bit floats.
         """
@@ -120,11 +124,17 @@ class Engine:
         optimizer = AllReduceOptimizer(model.optimizer, backend.reduce if reduces else None, compresses=compresses)
         self._kept = [] if skips_nonfinite or reduces else _small_state(model)
         self._read_kept = tf.function(lambda: [tf.identity(v.value) for v in self._kept])
-        steps = Steps(model, optimizer, backend, num_features, skips_nonfinite=skips_nonfinite, chooses=not self._kept)
+        make_steps = partial(
+            Steps, model, optimizer, backend, num_features, skips_nonfinite=skips_nonfinite, chooses=not self._kept
+        )
+        steps = fused = make_steps()
+        if not reduces and is_small(model, rows_per_step) and tell_xla(os.environ):
+            fused = make_steps(tracing=products_as_loops)
         rounds = LocalRounds(steps, backend.reduce, sync_every) if self._sync_every > 1 else None
 
         def make_train(use_xla: bool) -> Callable[..., Any]:
-            train_steps: Callable[..., Any] = tf.function(steps.train_steps, jit_compile=use_xla)
+            own = fused if use_xla else steps
+            train_steps: Callable[..., Any] = tf.function(own.train_steps, jit_compile=use_xla)
             return train_steps if rounds is None else rounds.train_with(train_steps)
 
         self._train = _Compiled(make_train, use_xla=backend.fuses_steps or not reduces)

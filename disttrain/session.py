@@ -41,6 +41,7 @@ from disttrain.resume_point import (
     new_learning_rate,
     show_position,
 )
+from disttrain.sharding import shards_of_rank
 from disttrain.shuffle import FILE_ORDER, EpochOrder
 from disttrain.source import Source
 from disttrain.standing import EpochResult, Standing
@@ -167,6 +168,7 @@ class Session:
             self.inputs.plan(validation_source, num_shards, FILE_ORDER) if validation_source is not None else None
         )
         num_features = len(source.feature_names)
+        shape = training.full_shape(shards_of_rank(num_shards, self.backend.world.size, self.backend.world.rank))
         skips = config.on_nonfinite == "skip"
         with self.backend.replicas.scope():
             model = build_model(
@@ -174,7 +176,7 @@ class Session:
                 num_shards=num_shards, steps_per_epoch=training.num_steps,
             )  # fmt: skip
             engine = Engine(
-                model, self.backend, num_features, config.sync_every,
+                model, self.backend, num_features, config.sync_every, rows_per_step=shape[1] if shape else 0,
                 skips_nonfinite=skips, compresses=config.compression == "fp16",
             )  # fmt: skip
         return engine, training, validation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar, cast
 
 import keras
@@ -40,6 +41,7 @@ class Steps:
         *,
         skips_nonfinite: bool,
         chooses: bool = True,
+        tracing: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         """Reads the model's loss.
 
@@ -52,10 +54,12 @@ class Steps:
                 call ends there.
             chooses: else the update of a step that is not accepted is made too, and whoever called takes it back: the
                 choice costs a small model a sixth of its step.
+            tracing: in which a batch's loss is traced; what it says of gradients holds.
         """
         self.model = model
         self.skips_nonfinite = skips_nonfinite
         self._chooses = chooses
+        self._tracing = tracing
         self._num_features = num_features
         self._is_leader = backend.world.is_leader
         self._replicas = backend.replicas
@@ -159,7 +163,7 @@ class Steps:
         """This worker's part of the loss and of its gradients, its own mean times its share; and the predictions."""
         model = self.model
         x, y = self._split(rows)
-        with tf.GradientTape() as tape:
+        with self._tracing():
             predictions = model(x, training=True)
             loss = self._loss(x, y, predictions, training=True)
             if self._reduces:
@@ -168,7 +172,7 @@ class Steps:
                 loss = loss * tf.cast(share, loss.dtype)
             objective = model.optimizer.scale_loss(loss)
         unconnected = tf.UnconnectedGradients.ZERO if self._reduces else tf.UnconnectedGradients.NONE
-        gradients = tape.gradient(
+        gradients = tf.gradients(
             objective, [v.value for v in model.trainable_variables], unconnected_gradients=unconnected
         )
         return tf.cast(loss, tf.float32), gradients, predictions

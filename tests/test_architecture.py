@@ -19,7 +19,7 @@ LAYERS = """
     world
     watching watching.processes watching.verdict watching.connections watching.heartbeat watching.watchers
     watching.watchdog
-    shared_index replicas totals optimizer steps local_sgd engine
+    shared_index replicas totals optimizer small_network steps local_sgd engine
     backends.devices backends.local backends.mirrored backends.meeting backends.multiworker backends.horovod
     backends.sockets backends.rendezvous backends.start_over backends.elastic backends
     user_code model callbacks callback_state plan located standing state stopping keeper trainer
