@@ -102,4 +102,12 @@ def _own_model(target: str, num_features: int, num_targets: int) -> keras.Model:
     model = call_user_function("--model", target, num_features=num_features, num_targets=num_targets)
     if not isinstance(model, keras.Model):
         raise UsageError(f"--model {target}: returned {type(model).__name__}, expected a keras.Model")
+    for step, instead in (("train_step", "compute_loss"), ("test_step", "compute_loss and compute_metrics")):
+        if getattr(getattr(model, step), "__func__", None) is not getattr(keras.Model, step):
+            raise UsageError(
+                f"--model {target}: {type(model).__name__} has a {step} of its own, which would not be called; what "
+                f"it does to the loss belongs into {instead}"
+            )
+    if model.run_eagerly:
+        raise UsageError(f"--model {target}: is compiled with run_eagerly=True, but steps are compiled; leave it out")
     return model
