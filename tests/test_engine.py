@@ -1,15 +1,20 @@
 """Supersteps against Keras's own training step, for the parts of a model that keep state or cannot be compiled."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from command import regression_rows
 
+from disttrain import engine as engine_module
+from disttrain.backends.horovod import HorovodBackend, start_horovod
 from disttrain.backends.local import LocalBackend
 from disttrain.engine import Engine
 from disttrain.errors import UsageError
 from disttrain.replicas import OneReplica
+from disttrain.world import World
 
 ROWS, BATCH = 530, 50  # ten full steps and a short one of 30 rows
 
@@ -109,9 +114,44 @@ def test_a_model_that_xla_cannot_compile_runs_as_a_graph_with_a_warning(backend)
     logs = network(Doubled()).fit(x, y, batch_size=BATCH, shuffle=False, verbose=0).history
     keras.utils.set_random_seed(3)
     engine = Engine(network(Doubled()), backend, 3)
-    with pytest.warns(UserWarning, match="XLA cannot compile this model"):
+    with pytest.warns(UserWarning, match="XLA cannot compile this model, so it runs as a graph, slower: .*EagerPyFunc"):
         loss, _ = train_epoch(engine, x, y)
     assert loss == pytest.approx(logs["loss"][0], rel=1e-5)
+
+
+CALLS = [
+    # seconds that the first calls take, where not 0.01 a step; the steps of all calls, of which 0.5 s are to be taken
+    ((), [1, 8, 50, 50, 50, 41]),  # nothing is known at first
+    ((30.0,), [1, 8, 1, 8, 50, 50, 50, 32]),  # compiled while it was timed
+    ((0.01, 0.08, 2.5), [1, 8, 50, 50, 25, 50, 16]),  # slower for a moment: believed to be twice as slow at most
+]
+
+
+@pytest.mark.parametrize(("seconds", "expected"), CALLS)
+def test_calls_grow_to_the_steps_that_half_a_second_allows(backend, monkeypatch, seconds, expected):
+    engine = Engine(network(), backend, 3)
+    placed = engine.place(np.zeros((200, BATCH, 4), np.float32), full=True)
+    taken = [*seconds, *(0.01 * steps for steps in expected[len(seconds) :])]
+    clock = iter(
+        time_s for call, call_s in enumerate(taken) for time_s in (sum(taken[:call]), sum(taken[:call]) + call_s)
+    )
+    monkeypatch.setattr(engine_module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    assert [len(call.losses) for call in engine.train(placed, np.full(200, BATCH))] == expected
+
+
+def test_workers_average_all_that_a_step_gives_in_one_all_reduce(monkeypatch):
+    for name in ("HOROVOD_CONTROLLER", "HOROVOD_CPU_OPERATIONS"):  # MPI is not started
+        monkeypatch.setenv(name, "gloo")
+    one_of_two, started = HorovodBackend(World(0, 2, 0, 2)), start_horovod()
+    steps = Engine(network(keras.layers.Dense(8), metrics=["mae"]), one_of_two, 3)._train._run
+    scalar, shares, votes = tf.constant(0), tf.zeros([5]), tf.zeros([4])
+    graph = steps.get_concrete_function(tf.zeros([5, BATCH, 4]), scalar, scalar, shares, votes).graph.as_graph_def()
+    started.close()
+    functions = {function.signature.name: function.node_def for function in graph.library.function}
+    (loop,) = (node for node in graph.node if node.op == "While")
+    in_a_step = [node.op for node in functions[loop.attr["body"].func.name]]
+    everywhere = [node.op for nodes in (graph.node, *functions.values()) for node in nodes]
+    assert [[ops.count(op) for op in set(ops) if "Horovod" in op] for ops in (in_a_step, everywhere)] == [[1], [1]]
 
 
 def test_a_model_for_other_features_is_refused_in_one_line(backend):
