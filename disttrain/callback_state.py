@@ -27,9 +27,6 @@ REMEDY = "define get_state and set_state to keep it"
 _NOT_STATE: dict[type, frozenset[str]] = {
     Callback: frozenset({"params", "_model"}),
     keras.callbacks.CSVLogger: frozenset({"sep", "keys", "append_header"}),
-    keras.callbacks.BackupAndRestore: frozenset(
-        {"_weights_path", "_training_metadata_path", "_prev_weights_path", "_prev_training_metadata_path"}
-    ),
     keras.callbacks.TensorBoard: frozenset(
         {"_log_write_dir", "_train_dir", "_val_dir", "_writers", "_prev_summary_state", "_should_write_train_graph"}
         | {"_start_batch", "_stop_batch", "_should_trace", "_is_tracing", "_profiler_started", "_batch_trace_context"}
