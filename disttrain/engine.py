@@ -93,7 +93,7 @@ class Engine:
         skips_nonfinite: bool = False,
         compresses: bool = False,
     ) -> None:
-        """Builds the model's variables, optimizer and metrics; `synchronize` follows.
+        """Builds the model's variables, optimizer and metrics; `synchronize` follows before the first step.
 
         It is made, as the model is, in the scope of the backend's replicas, and used outside.
 

@@ -65,6 +65,11 @@ class Keeper:
         return self._writer is not None or self._commits is not None
 
     @property
+    def every_worker_keeps(self) -> bool:
+        """Whether all workers keep checkpoints, as in an elastic run, where any of them may come to lead."""
+        return self._commits is not None
+
+    @property
     def is_stopping(self) -> bool:
         """Whether this worker was asked to stop."""
         return self._stop.asked

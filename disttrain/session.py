@@ -102,7 +102,6 @@ class Session:
             if self._committed is None and self.backend.gather(is_finished(places, checkpoint, config.epochs))[0]:
                 self.console.print(f"{places.output}: trained already; --epochs adds epochs, --overwrite starts anew")
                 return
-        engine.synchronize()
         callbacks = together(
             self.backend,
             lambda: build_callbacks(config.callbacks, world, engine.model, config.epochs, training.num_steps),

@@ -29,7 +29,10 @@ class EpochResult:
 
 @dataclass
 class Progress:
-    """What an epoch has come to so far, over all workers; `seconds` are those of earlier processes."""
+    """What an epoch has come to so far, over all workers; `seconds` are those of earlier processes.
+
+    `batch` is the first step of the superbatch that callbacks were told the begin of but not yet the end, if any.
+    """
 
     steps: int = 0
     rows: int = 0
@@ -37,6 +40,7 @@ class Progress:
     loss_sum: float = 0.0
     skipped_steps: int = 0
     seconds: float = 0.0
+    batch: int | None = None
 
     def add(self, call: Call, global_rows: npt.NDArray[np.int64]) -> None:
         """Counts a call's steps, with `global_rows` rows each, int64 [steps]; skipped ones add nothing to the loss."""
@@ -60,7 +64,7 @@ class Standing:
 
     results: list[EpochResult] = field(default_factory=list)
     progress: Progress = field(default_factory=Progress)
-    stopped_early: bool = False  # by a callback
+    stopped_early: bool = False  # by a callback, at the epoch's end or within it
 
     @classmethod
     def from_json(cls, kept: dict[str, Any]) -> Standing:
@@ -75,4 +79,4 @@ class Standing:
 
     def is_done(self, epochs: int) -> bool:
         """Whether nothing is left to train."""
-        return len(self.results) >= epochs or self.stopped_early
+        return len(self.results) >= epochs or (self.stopped_early and not self.progress.steps)

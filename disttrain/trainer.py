@@ -15,6 +15,7 @@ from keras.callbacks import CallbackList
 
 from disttrain.activity import activity, note_position
 from disttrain.callback_state import capture_callbacks, restore_callbacks
+from disttrain.callbacks import has_own
 from disttrain.checkpoint import Checkpoint, Position
 from disttrain.commits import WorldChanged
 from disttrain.engine import Call, Engine, Placed
@@ -49,7 +50,7 @@ class Reporter(Protocol):
 
 
 class Trainer:
-    """Trains and validates, epoch after epoch, on this worker's shards."""
+    """Trains and validates, epoch after epoch, on this worker's shards; all workers make and call it together."""
 
     def __init__(
         self,
@@ -75,6 +76,13 @@ class Trainer:
         self._begun_s = 0.0
         world = backend.world
         self._shards = shards_of_rank(training.num_shards, world.size, world.rank)
+        here = (
+            bool(callbacks.callbacks),
+            has_own(callbacks, "on_batch_end", "on_train_batch_end"),
+            has_own(callbacks, "on_test_batch_end"),
+        )
+        anywhere = [any(flags) for flags in zip(*backend.gather(here), strict=True)]
+        self._has_callbacks, self._tells_training, self._tells_validation = anywhere
 
     def compile(self) -> float:
         """Compiles the supersteps before the first epoch's clock starts; returns the seconds taken."""
@@ -92,8 +100,9 @@ class Trainer:
     ) -> list[EpochResult]:
         """All epochs' results, the same on every worker; fewer than `epochs` where a callback stops the training.
 
-        Callbacks see each superstep as one batch, whose number is that of its last step, as with Keras's own
-        `steps_per_execution`.
+        Callbacks see each superbatch as one batch that begins with its first step and ends with its last, as with
+        Keras's own `steps_per_execution`. One that sets `model.stop_training`, on whatever worker, ends the epoch there
+        as in Keras's `fit`: it is validated, and no other follows.
 
         Args:
             epochs: how many there are to be in all.
@@ -109,6 +118,8 @@ class Trainer:
         self._callbacks.on_train_begin()
         if resumed is not None:
             self._restore(resumed, learning_rate)
+        else:
+            self._engine.synchronize()
         standing = self._standing
         while not standing.is_done(epochs):
             self._epoch(is_last=standing.epoch == epochs)
@@ -118,14 +129,25 @@ class Trainer:
 
     def _restore(self, checkpoint: Checkpoint, learning_rate: float | None) -> None:
         self._standing = Standing.from_json(checkpoint.about["standing"])
+        self._engine.model.stop_training = self._standing.stopped_early
         self._engine.totals.reset()
         restore_state(self._engine, self._backend, checkpoint.arrays or None)
+        if self._standing.progress.steps:
+            self._begin_again()
+            restore_state(self._engine, self._backend, checkpoint.arrays or None)
         others = {name: checkpoint.arrays[name] for name in set(checkpoint.arrays) - set(checkpoint.about["state"])}
         arrays = self._backend.gather(others if self._backend.world.is_leader else None)[0]
         for message in restore_callbacks(self._callbacks, checkpoint.about["callbacks"], arrays or {}):
             self._reporter.says(message)
         if learning_rate is not None:
             self._engine.model.optimizer.learning_rate = learning_rate
+
+    def _begin_again(self) -> None:
+        """Lets callbacks note what is of this process alone, such as the time; the rest is put back afterwards."""
+        epoch, batch = self._standing.epoch, self._standing.progress.batch
+        self._callbacks.on_epoch_begin(epoch - 1)
+        if batch is not None:
+            self._callbacks.on_train_batch_begin(batch)
 
     def _epoch(self, *, is_last: bool) -> None:
         standing = self._standing
@@ -135,7 +157,7 @@ class Trainer:
             self._callbacks.on_epoch_begin(epoch - 1)
             self._engine.totals.reset()
         self._begun_s = time.perf_counter() - progress.seconds
-        stops = self._train_epoch(epoch, progress)
+        stops = not standing.stopped_early and self._train_epoch(epoch, progress)
         totals = [self._backend.sum(total) for total in self._engine.totals.sums]
         progress.seconds = time.perf_counter() - self._begun_s
         if self._validation is not None:
@@ -150,10 +172,10 @@ class Trainer:
         result = EpochResult(epoch, values, progress.rows, progress.seconds, progress.skipped_steps)
         standing.results.append(result)
         standing.progress = Progress()
-        standing.stopped_early = bool(self._engine.model.stop_training)
+        self._agree_to_stop()
         self._engine.totals.reset()
         self._reporter.epoch_ends(result)
-        self._keeper.keep(self._checkpoint, must=True, values=values)
+        self._keeper.keep(partial(self._checkpoint, Position(epoch, progress.steps)), must=True, values=values)
         if stops and not is_last and not standing.stopped_early:
             raise self._stopped()
 
@@ -170,7 +192,9 @@ class Trainer:
                     self._tell(call, progress)
                     wishes = Wishes.of(call.votes)
                     if progress.steps == superbatch.first_step + superbatch.num_steps:  # before it is kept as done
-                        self._callbacks.on_train_batch_end(progress.steps - 1, {"loss": progress.loss})
+                        self._batch_ends(progress)
+                    if self._standing.stopped_early:
+                        return wishes.stop
                     if progress.steps < self._training.num_steps:
                         self._heed(wishes)
         return wishes.stop
@@ -187,7 +211,9 @@ class Trainer:
         """Each compiled call on a superbatch, with the rows of its steps' global batches."""
         global_rows = self._training.global_rows(superbatch.first_step, superbatch.num_steps)
         calls = self._engine.train(superbatch.on_devices, global_rows, votes=self._keeper.votes)
-        self._callbacks.on_train_batch_begin(progress.steps)
+        if progress.batch is None:
+            progress.batch = progress.steps
+            self._callbacks.on_train_batch_begin(progress.steps)
         waits = self._backend.world.size > 1
         done = 0
         with closing(calls):
@@ -198,6 +224,26 @@ class Trainer:
                     return
                 yield call, global_rows[done : done + len(call.losses)]
                 done += len(call.losses)
+
+    def _batch_ends(self, progress: Progress) -> None:
+        logs = {"loss": progress.loss}
+        if self._tells_training:
+            logs.update(self._metrics())
+        progress.batch = None
+        self._callbacks.on_train_batch_end(progress.steps - 1, logs)
+        self._agree_to_stop()
+
+    def _agree_to_stop(self) -> None:
+        """Where callbacks of any worker asked for the end of the training, it ends on all."""
+        if self._has_callbacks:
+            model = self._engine.model
+            asked = self._backend.sum(np.array([float(model.stop_training)]))
+            model.stop_training = self._standing.stopped_early = bool(asked[0])
+
+    def _metrics(self) -> dict[str, float]:
+        """What the metrics come to so far, over all workers; between two superbatches."""
+        engine = self._engine
+        return engine.totals.values_of([self._backend.sum(total) for total in engine.totals.sums])
 
     def _place(self, rows: Pass, superbatch: Superbatch) -> Placed:
         """Copies a superbatch to this worker's devices, in the stream's thread, while the one before is trained on."""
@@ -235,13 +281,15 @@ class Trainer:
         standing = self._standing
         return Stopped(f"stopped in epoch {standing.epoch}, after step {standing.progress.steps:,}")
 
-    def _checkpoint(self) -> Checkpoint:
-        """Where the run stands now; all workers call it together."""
+    def _checkpoint(self, ended: Position | None = None) -> Checkpoint:
+        """Where the run stands now, or where the epoch ended that was just done; all workers call it together."""
         state = capture_state(self._engine, self._backend, wanted=self._keeper.wants_state)
         callbacks, arrays = capture_callbacks(self._callbacks)
+        if self._keeper.every_worker_keeps:  # the leader has callbacks that the others have not
+            own = (callbacks, arrays) if self._backend.world.is_leader else ([], {})
+            callbacks, arrays = self._backend.gather(own)[0]
         standing = self._standing
-        steps = standing.progress.steps
-        position = Position(standing.epoch, steps) if steps else Position(standing.epoch - 1, self._training.num_steps)
+        position = ended or Position(standing.epoch, standing.progress.steps)
         about = {"standing": asdict(standing), "callbacks": callbacks, "state": sorted(state)}
         return Checkpoint(position, about, {**state, **arrays})
 
@@ -272,7 +320,7 @@ class Trainer:
             return {}
         self._callbacks.on_test_begin()
         self._engine.totals.reset()
-        loss_sum = 0.0
+        loss_sum, num_rows = 0.0, 0
         place = partial(self._place, self._validation)
         stream = self._validation.stream(self._shards, place=place)
         with stream as superbatches, activity("validating", waits_for_threads=True):
@@ -280,13 +328,21 @@ class Trainer:
                 if self._keeper.is_stopping:  # then all stop below: the epoch's steps are kept already
                     break
                 note_position(self._standing.epoch, self._standing.progress.steps)
+                self._callbacks.on_test_batch_begin(superbatch.first_step)
+                global_rows = self._validation.global_rows(superbatch.first_step, superbatch.num_steps)
+                num_rows += int(global_rows.sum())
                 if superbatch.data.shape[1]:
-                    global_rows = self._validation.global_rows(superbatch.first_step, superbatch.num_steps)
                     loss_sum += self._engine.evaluate(superbatch.on_devices, global_rows)
-        totals = [self._backend.sum(total) for total in self._engine.totals.sums]
+                if self._tells_validation:
+                    last_step = superbatch.first_step + superbatch.num_steps - 1
+                    self._callbacks.on_test_batch_end(last_step, self._validated(loss_sum, num_rows))
+        values = self._validated(loss_sum, num_rows)
+        self._callbacks.on_test_end(values)
+        return values
+
+    def _validated(self, loss_sum: float, num_rows: int) -> dict[str, float]:
+        """What so many rows, of all workers, came to; Stopped on all of them where any is to stop."""
         summed = self._backend.sum(np.array([loss_sum, float(self._keeper.is_stopping)]))
         if summed[1]:
             raise self._stopped()
-        values = {"loss": float(summed[0]) / self._validation.source.num_rows, **self._engine.totals.values_of(totals)}
-        self._callbacks.on_test_end(values)
-        return values
+        return {"loss": float(summed[0]) / num_rows, **self._metrics()}

@@ -5,7 +5,12 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from command import disttrain, history, regression_rows, trained, write_csv
+
+from disttrain.callbacks import build_callbacks
+from disttrain.errors import UsageError
+from disttrain.world import World
 
 OWN_CALLBACKS = """
 import json, os
@@ -25,24 +30,46 @@ class Diary(keras.callbacks.Callback):
     def on_test_end(self, logs=None): self.note("test ends", logs["loss"])
     def on_epoch_end(self, epoch, logs=None): self.note("epoch ends", epoch, logs)
     def on_train_end(self, logs=None):
-        self.note("train ends")
+        self.note("train ends", [weights.tolist() for weights in self.model.get_weights()])
         with open(f"diary{self.rank}.json", "w") as stream:
             json.dump(self.lines, stream)
 
+class Nudge(keras.callbacks.Callback):
+    "Moves the weights before the training, as a callback that loads a file does; on the leader alone."
+    def __init__(self, rank):
+        super().__init__()
+        self.rank = rank
+    def on_train_begin(self, logs=None):
+        if self.rank == 0:
+            self.model.set_weights([weights + 0.1 for weights in self.model.get_weights()])
+
+class Impatient(keras.callbacks.Callback):
+    "Wants no more after the first superbatch, on one rank alone."
+    def __init__(self, rank):
+        super().__init__()
+        self.rank = rank
+    def on_train_batch_end(self, batch, logs=None):
+        self.model.stop_training = self.rank == 1
+
 def diary(rank):
-    return [Diary(rank)]
+    return [Nudge(rank), Diary(rank)]
+
+def stop_alone(rank):
+    return [Impatient(rank)]
 
 def stop_early():
     return [keras.callbacks.EarlyStopping(monitor="val_loss", patience=0, min_delta=100.0)]
 
-def slow_down():
-    return [keras.callbacks.ReduceLROnPlateau(monitor="loss", factor=0.1, patience=0, min_delta=100.0, min_lr=0.0)]
-
-def write():
-    return [keras.callbacks.ModelCheckpoint("kept-{epoch}.keras"), keras.callbacks.CSVLogger("log.csv", append=True)]
+def slow_down_and_write(rank):
+    slower = keras.callbacks.ReduceLROnPlateau(monitor="loss", factor=0.1, patience=0, min_delta=100.0, min_lr=0.0)
+    files = [keras.callbacks.ModelCheckpoint("kept-{epoch}.keras"), keras.callbacks.CSVLogger("log.csv", append=True)]
+    return [Nudge(rank), slower, *files]
 
 def draw():
     return [keras.callbacks.TensorBoard("board", update_freq="epoch")]
+
+def back_up():
+    return [keras.callbacks.BackupAndRestore("backup")]
 
 def wrong():
     return "EarlyStopping"
@@ -73,39 +100,67 @@ def test_callbacks_are_told_of_every_epoch_and_superstep(place):
     assert ends[:4] == [7, 15, 19, 20]  # full steps 8, 8 and 4, and a short one
     losses = [line[2]["loss"] for line in lines if line[0] == "epoch ends"]
     np.testing.assert_allclose(losses, history(record)["loss"])
-    assert lines[-1] == ["train ends"]
+    assert lines[-1][0] == "train ends"
 
 
 def test_early_stopping_ends_the_run(place):
     assert len(history(run(place, "early", "stop_early"))["epoch"]) == 2
 
 
+@pytest.fixture(scope="module")
+def diaries(place):
+    """A run on two workers that both keep a diary."""
+    return run(place, "diaries", "diary", processes=2)
+
+
 @pytest.mark.slow
-def test_every_rank_is_told_the_same_and_stops_alike(place):
-    run(place, "diaries", "diary", processes=2)
+def test_every_rank_is_told_the_same_and_has_the_leaders_weights(place, diaries):
     first, second = (json.loads((place / f"diary{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
-    assert len(history(run(place, "early2", "stop_early", processes=2))["epoch"]) == 2
 
 
 @pytest.mark.slow
-def test_a_callback_changes_the_learning_rate_of_compiled_steps(place):
-    slowed, plain = run(place, "slowed", "slow_down", processes=2), run(place, "plain", "diary", processes=2)
-    assert history(slowed)["loss"][:2] == history(plain)["loss"][:2]
-    assert history(slowed)["loss"][2] != history(plain)["loss"][2]
+def test_what_one_rank_asks_for_ends_the_epoch_on_all(place):
+    """With two shards of 11 steps; the epoch is validated, as in Keras's `fit`."""
+    found = history(run(place, "alone", "stop_alone", "--steps-per-execution", 8, "--timeout", 60, processes=2))
+    assert (found["epoch"], found["rows"]) == ([1], [2 * 8 * 50])
+    assert np.isfinite(found["val_loss"]).all()
 
 
 @pytest.mark.slow
-def test_what_writes_files_runs_on_the_leader_alone(place):
-    run(place, "written", "write", processes=2)
+def test_a_callback_changes_the_learning_rate_on_all_and_what_writes_files_runs_on_the_leader_alone(place, diaries):
+    slowed = run(place, "slowed", "slow_down_and_write", processes=2)
+    assert history(slowed)["loss"][:2] == history(diaries)["loss"][:2]
+    assert history(slowed)["loss"][2] != history(diaries)["loss"][2]
     assert sorted(path.name for path in place.glob("kept-*")) == ["kept-1.keras", "kept-2.keras", "kept-3.keras"]
     with (place / "log.csv").open() as stream:
         assert [row["epoch"] for row in csv.DictReader(stream)] == ["0", "1", "2"]
 
 
-def test_tensorboard_writes_its_events(place):
-    run(place, "drawn", "draw")
-    assert list(place.glob("board/train/events.*"))
+def drawn(directory):
+    """What an epoch's values are in TensorBoard's files, by their names."""
+    found = {}
+    for path in directory.glob("events.*"):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                if value.tag.startswith("epoch_"):
+                    found.setdefault(value.tag, []).append(float(tf.make_ndarray(value.tensor)))
+    return found
+
+
+def test_tensorboard_draws_losses_and_metrics_of_training_and_validation(place):
+    values = history(run(place, "drawn", "draw"))
+    for directory, prefix in (("train", ""), ("validation", "val_")):
+        found = drawn(place / "board" / directory)
+        for name in ("loss", "mse"):
+            np.testing.assert_allclose(found[f"epoch_{name}"], values[prefix + name], rtol=1e-6)
+
+
+def test_a_callback_that_would_go_on_by_itself_is_refused(place, monkeypatch):
+    monkeypatch.syspath_prepend(place)
+    with pytest.raises(UsageError, match=r"BackupAndRestore .*; leave it out: disttrain writes checkpoints"):
+        build_callbacks("own_callbacks:back_up", World(), None, 1, 1)
 
 
 def test_what_is_no_list_of_callbacks_is_a_usage_error(place):
