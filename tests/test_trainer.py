@@ -162,6 +162,7 @@ def assert_same_lines(ours, theirs):
             assert mine[-1][name] == pytest.approx(value, rel=1e-4), (mine, other)
 
 
+@pytest.mark.slow
 def test_callbacks_are_told_and_heard_as_by_keras_fit(job, tmp_path):
     """Losses and metrics at each border of supersteps, a learning rate that falls, an epoch that ends within."""
     ours, theirs, places = Diary(), Diary(), [tmp_path / name for name in ("ours", "theirs")]
@@ -196,6 +197,7 @@ def board(directory: Path):
     )
 
 
+@pytest.mark.slow
 def test_callbacks_that_count_and_time_go_on_in_the_middle_of_a_superbatch(job, tmp_path):
     whole, resumed = [Places(), board(tmp_path / "whole")], [Places(), board(tmp_path / "resumed")]
     schedule = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)  # twice would be a quarter
