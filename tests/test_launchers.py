@@ -19,6 +19,7 @@ SETTINGS = (
     "PBS_",
     "LSB_",
     "CUDA_",
+    "XLA_",
     "OMPI_",
     "HOROVOD_",
     "NCCL_",
@@ -158,9 +159,12 @@ def test_a_missing_horovodrun_is_said_with_the_command_that_builds_it(launch, tm
     assert "apt-get install openmpi-bin" in told
 
 
-def test_another_mpirun_than_open_mpis_is_refused(launch, programs):
-    programs("mpirun", "echo HYDRA build details: Version: 4.1")
-    assert "is not that of Open MPI" in complaint(launch("mpi.sh"))
+@pytest.mark.parametrize("version", ["HYDRA build details: Version: 4.1", "mpirun (Open MPI) 5.0.7", ""])
+def test_another_mpirun_than_that_of_open_mpi_4_is_refused(launch, programs, version):
+    mpirun = programs("mpirun", f"echo '{version}'")
+    said = complaint(launch("mpi.sh"))
+    assert "expected Open MPI 4" in said
+    assert f"found {mpirun} of '{version}'; or use launch/horovod.sh" in said
 
 
 # -- one machine
@@ -255,8 +259,14 @@ PASSED = "-x PATH -x PYTHONPATH"
         ),
         (
             [],
-            {"SLURM_JOB_NODELIST": "n[1-3]", "SLURM_TASKS_PER_NODE": "2(x3)"},
-            "-np 6",  # mpirun knows the job's nodes
+            {"CUDA_VISIBLE_DEVICES": "0,1", "CUDA_HOME": "c", "XLA_FLAGS": "--xla_gpu_cuda_data_dir=c"},
+            "-np 2 -H localhost:2",
+            f"-mca plm_rsh_args|-o BatchMode=yes|-x CUDA_VISIBLE_DEVICES {PASSED} -x XLA_FLAGS",
+        ),
+        (
+            [],
+            {"SLURM_JOB_NODELIST": "n[1-3]", "SLURM_TASKS_PER_NODE": "2(x3)", "CUDA_VISIBLE_DEVICES": "0,1"},
+            "-np 6",  # mpirun knows the job's nodes, and each node its own GPUs
             f"-mca plm_rsh_args|-o BatchMode=yes|{PASSED}",
         ),
     ],

@@ -16,7 +16,7 @@ esac
 work=$(mktemp -d "${TMPDIR:-/tmp}/sshd-XXXXXX")
 ssh-keygen -q -t ed25519 -N '' -f "$work/host_key"
 
-passed='^(PATH|HOME|LD_LIBRARY_PATH|PYTHON.*|XDG_CACHE_HOME|(DISTTRAIN|AWS|GOOGLE|AZURE|HOROVOD|NCCL|NUMBA|OMPI|TF)_.*)$'
+passed='^(PATH|HOME|LD_LIBRARY_PATH|PYTHON.*|XDG_CACHE_HOME|CUDA_VISIBLE_DEVICES|XLA_FLAGS|(DISTTRAIN|AWS|GOOGLE|AZURE|HOROVOD|NCCL|NUMBA|OMPI|TF)_.*)$'
 settings=''
 for variable in $(compgen -e | grep -E "$passed"); do
   value=${!variable}
