@@ -6,9 +6,9 @@ usage="usage: launch/install-horovod.sh [PYTHON]
 
 Builds Horovod 0.28.1 for the TensorFlow of PYTHON's environment, installs it there
 and checks it with an all-reduce between two processes. With Gloo always, with MPI
-where mpicxx is found, with NCCL where TensorFlow has CUDA and nvcc and nccl.h are
-found. The build takes two to five minutes; its wheel is kept, so that the next
-install takes seconds.
+where mpicxx is found, with NCCL where TensorFlow has CUDA and nvcc is found; NCCL is
+that of TensorFlow's packages (launch/setup.sh --gpu), else the system's. The build
+takes two to five minutes; its wheel is kept, so that the next install takes seconds.
 
   PYTHON  the environment's Python (default: that of the active environment,
           else of .venv in the repository root, which is made if it is not there)

@@ -223,6 +223,52 @@ def test_the_second_set_up_takes_no_time() -> None:
 
 # -- Horovod
 
+TENSORFLOW_FOR_GPUS = """
+from types import SimpleNamespace as Module
+__version__ = "2.21.0"
+sysconfig = Module(get_compile_flags=list, get_link_flags=list, get_lib=lambda: "/lib")
+test = Module(is_built_with_cuda=lambda: True)
+"""
+ABOUT_THE_BUILD = """
+set -eu
+here=$1 python=$2
+. "$here/horovod/environment.sh"
+echo "${parts[*]} ${HOROVOD_NCCL_HOME:-}"
+"""
+
+
+@pytest.fixture
+def about_the_build(tmp_path: Path):
+    """What Horovod is to be built with where TensorFlow is made for GPUs, and NCCL beside it, as by setup.sh --gpu."""
+    (tmp_path / "tensorflow").mkdir()
+    (tmp_path / "tensorflow/__init__.py").write_text(TENSORFLOW_FOR_GPUS)
+    for nccl in (tmp_path / "nvidia/nccl", tmp_path / "own"):
+        (nccl / "include").mkdir(parents=True)
+        (nccl / "include/nccl.h").write_text("#define NCCL_MAJOR 2\n")
+    (tmp_path / "bin").mkdir()
+    for tool in ("bash", "cat", "grep", "c++"):
+        (tmp_path / "bin" / tool).symlink_to(shutil.which(tool) or tool)
+    settings = {"PYTHONPATH": str(tmp_path), "HOROVOD_CUDA_HOME": str(tmp_path), "PATH": str(tmp_path / "bin")}
+
+    def run_it(**more: str) -> subprocess.CompletedProcess[str]:
+        return run("bash", "-c", ABOUT_THE_BUILD, "bash", ROOT / "launch", sys.executable, **(settings | more))
+
+    return run_it
+
+
+def test_horovod_gets_the_nccl_that_tensorflow_has_unless_another_one_is_named(about_the_build, tmp_path: Path) -> None:
+    (tmp_path / "bin/nvcc").write_text("#!/bin/sh\necho release 12.9\n")
+    (tmp_path / "bin/nvcc").chmod(0o755)
+    told = about_the_build()
+    assert (told.stdout, told.stderr) == (f"TensorFlow Gloo NCCL {tmp_path}/nvidia/nccl\n", "")
+    assert about_the_build(HOROVOD_NCCL_HOME=f"{tmp_path}/own").stdout == f"TensorFlow Gloo NCCL {tmp_path}/own\n"
+
+
+def test_a_build_for_gpus_without_nccl_says_what_is_missing(about_the_build) -> None:
+    told = about_the_build()
+    assert (told.stdout, told.stderr.count("\n")) == ("TensorFlow Gloo \n", 1)
+    assert "there is no nvcc: install the CUDA toolkit, or set HOROVOD_CUDA_HOME" in told.stderr
+
 
 @pytest.mark.slow
 def test_horovod_was_built_with_gloo_for_tensorflow() -> None:
@@ -244,7 +290,8 @@ def test_another_environment_takes_the_wheel_that_is_kept(tmp_path: Path) -> Non
     assert first.returncode == 0, first.stderr
     assert "Building" not in first.stdout
     assert "over Gloo" in first.stdout
-    assert (other / "horovod").is_dir()
+    (library,) = (other / "horovod/tensorflow").glob("mpi_lib*.so")
+    assert b"$ORIGIN/../../nvidia/nccl/lib" in library.read_bytes()  # where NCCL lies, in an environment for GPUs
     second = run(ROOT / "launch/install-horovod.sh", python)
     assert second.stdout.endswith("is installed\n")
     assert second.stdout.count("\n") == 1

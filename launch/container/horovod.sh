@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts Horovod's wheel into /horovod, while an image is built: one of /wheels, or built, with NCCL from /cuda.
+# Puts Horovod's wheel into /horovod, while an image is built: one of /wheels, or built, for CUDA with nvcc from /cuda.
 set -euo pipefail
 case ${1:-} in
   -h | --help) echo "usage: launch/container/horovod.sh cpu|cuda 1|0 (called by Dockerfile)" && exit ;;
@@ -21,10 +21,7 @@ DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends "${pa
 if [ "$variant" = cuda ]; then
   toolkit=$(compgen -G '/cuda/usr/local/cuda-*/bin/nvcc' | sort -V | tail -n 1)
   [ -n "$toolkit" ] || { echo "no nvcc in the image of CUDA_DEVEL: --build-arg CUDA_DEVEL=nvidia/cuda:...-devel-..." >&2 && exit 2; }
-  # NCCL is that of the pinned package, which TensorFlow uses too, and which has no name for the linker.
-  nccl=$(/opt/disttrain/bin/python -c 'import nvidia.nccl as n; print(*n.__path__)')
-  mkdir /nccl && ln -s "$nccl/include" /nccl/include && mkdir /nccl/lib && ln -s "$nccl/lib/libnccl.so.2" /nccl/lib/libnccl.so
-  export HOROVOD_CUDA_HOME=${toolkit%/bin/nvcc} HOROVOD_NCCL_HOME=/nccl HOROVOD_NCCL_LINK=SHARED LD_LIBRARY_PATH=$nccl/lib
+  export HOROVOD_CUDA_HOME=${toolkit%/bin/nvcc}
 fi
 # Where the machine's own name means nothing, as in buildah's chroot, Gloo crashes when the wheel is checked.
 getent hosts "$(hostname)" >/dev/null || echo "127.0.0.1 $(hostname)" >>/etc/hosts

@@ -4,10 +4,9 @@ set -euo pipefail
 case ${1:-} in
   -h | --help) echo "usage: launch/horovod/build.sh PYTHON FOLDER (called by launch/install-horovod.sh)" && exit ;;
 esac
-python=$1 folder=$2
+python=$1 folder=$(mkdir -p "$2" && cd "$2" && pwd)
 requirement="horovod==0.28.1 --hash=sha256:92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0"
 
-mkdir -p "$folder"
 log=$folder/build.log
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -36,6 +35,15 @@ edit CMakeLists.txt '/xla_mpi_ops\.cc/d'
 # TensorFlow 2.21 has no such function left: a stream tells its handle itself.
 edit mpi_ops.cc 's/^GpuStreamHandle AsGpuStreamValue(Stream\* stream);$/template <class S> GpuStreamHandle AsGpuStreamValue(S* stream) {\
   return static_cast<GpuStreamHandle>(stream->platform_specific_handle().stream); }/'
+# NCCL's Python package lies beside Horovod where both are installed, and its library has no name for the linker.
+# shellcheck disable=SC2016 # $ORIGIN is for CMake
+edit CMakeLists.txt '/PROPERTIES PREFIX/s|"")|"" BUILD_RPATH "$ORIGIN/../../nvidia/nccl/lib")|'
+library=${HOROVOD_NCCL_HOME:-}/lib/libnccl.so.2
+if [ -f "$library" ] && [ ! -e "${library%.2}" ]; then
+  mkdir -p "$folder/nccl"
+  ln -sf "$library" "$folder/nccl/libnccl.so"
+  export HOROVOD_NCCL_LIB=$folder/nccl HOROVOD_NCCL_LINK=SHARED
+fi
 
 "$python" -m pip wheel --verbose --no-deps --no-build-isolation --no-cache-dir --wheel-dir "$work/wheel" "$source" \
   >>"$log" 2>&1 || fail "Horovod did not build"

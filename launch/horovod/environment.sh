@@ -23,12 +23,18 @@ fi
 
 nvcc=$(command -v "${HOROVOD_CUDA_HOME:-/usr/local/cuda}/bin/nvcc" || command -v nvcc || true)
 cuda=${nvcc%/bin/nvcc}
-for nccl in "${HOROVOD_NCCL_HOME:-/usr}" "$cuda"; do [ ! -f "$nccl/include/nccl.h" ] || break; done
+# What launch/setup.sh --gpu installs comes first: TensorFlow uses it too.
+package=$("$python" -c 'import nvidia.nccl as n; print(*n.__path__)' 2>/dev/null) || package=''
+for nccl in "${HOROVOD_NCCL_HOME:-$package}" /usr "$cuda"; do [ ! -f "$nccl/include/nccl.h" ] || break; done
 if [[ $about_tensorflow == CUDA* && -n $nvcc && -f $nccl/include/nccl.h ]]; then
   parts+=(NCCL)
-  export HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_CUDA_HOME=$cuda
+  export HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_CUDA_HOME=$cuda HOROVOD_NCCL_HOME=$nccl
   about_nccl=$(echo "$nccl" && "$nvcc" --version && grep -E 'define NCCL_(MAJOR|MINOR|PATCH)' "$nccl/include/nccl.h")
 else
   export HOROVOD_WITHOUT_NVTX=1
+  missing='nvcc: install the CUDA toolkit, or set HOROVOD_CUDA_HOME'
+  [ -z "$nvcc" ] || missing='nccl.h: set HOROVOD_NCCL_HOME'
+  [[ $about_tensorflow != CUDA* ]] ||
+    echo "install-horovod: Horovod gets no NCCL, and gradients of GPUs go through the CPUs; there is no $missing" >&2
 fi
 depends_on="$about_tensorflow|$about_mpi|$about_nccl|${CXXFLAGS:-}|$("${CXX:-c++}" --version)|$(cat "$here"/horovod/{environment,build}.sh)"
