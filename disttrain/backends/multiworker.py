@@ -58,7 +58,7 @@ def open_multiworker(options: BackendOptions) -> MultiworkerBackend:
     with activity("meeting the other workers", waits_for_peers=True):
         meet([*cluster.get("chief", ()), *cluster.get("worker", ())], rank, options.timeout_s)
         try:
-            strategy = tf.distribute.MultiWorkerMirroredStrategy()
+            strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=communication(num_gpus()))
         except tf.errors.UnknownError as error:
             raise UsageError(f"TF_CONFIG: this worker's server cannot start: {_first_line(error)}") from error
     return MultiworkerBackend(rank, size, strategy)
@@ -115,6 +115,14 @@ class MultiworkerBackend:
 
     def close(self) -> None:
         """TensorFlow leaves the group when the process ends."""
+
+
+def communication(num_gpus: int) -> tf.distribute.experimental.CommunicationOptions:
+    """NCCL between GPUs: if it may choose, TensorFlow takes its own ring over gRPC for them too."""
+    implementations = tf.distribute.experimental.CommunicationImplementation
+    return tf.distribute.experimental.CommunicationOptions(
+        implementation=implementations.NCCL if num_gpus else implementations.AUTO
+    )
 
 
 def _first_line(error: tf.errors.OpError) -> str:
