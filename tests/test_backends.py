@@ -4,15 +4,14 @@ import json
 import os
 import signal
 import socket
+from itertools import product
 
-import keras
 import numpy as np
 import pytest
 from command import disttrain, history, regression_rows, weights, write_csv
-from faults import STOPPED, Run, assert_same_end, checkpoints, row_counts, run, write_data
+from faults import PATIENCE_S, STOPPED, Run, assert_same_end, checkpoints, row_counts, run, write_data
 
-from disttrain.config import TrainConfig
-from disttrain.model import build_model
+from disttrain.backends.multiworker import communication
 
 SHARDS, EPOCHS = 4, 2
 TRAIN = (
@@ -20,7 +19,9 @@ TRAIN = (
     "--shuffle", "global",
 )  # fmt: skip
 MIRRORED_2, MIRRORED_3 = ("--backend", "mirrored", "--devices", 2), ("--backend", "mirrored", "--devices", 3)
+BACKENDS = ("local", "mirrored", "multiworker", "horovod")
 PEER_LOST = 6
+HOROVODRUN_FAILED = 1  # whatever its workers' exit codes are
 
 OWN_MODELS = """
 import keras
@@ -52,8 +53,10 @@ def place(tmp_path_factory):
     write_data(directory)
     (directory / "own_models.py").write_text(OWN_MODELS)
     x, y = regression_rows(1200)
-    y[730] = np.nan  # line 732; of two shards in the second, of 50 rows a step in its third
+    y[730] = np.nan  # line 732; of four shards in the third, of 50 rows a step in its third
     write_csv(directory / "nan.csv", x, y)
+    lines = (directory / "data.csv").read_text().splitlines()
+    (directory / "bad.csv").write_text("\n".join([*lines[:1500], "1,2", *lines[1501:]]) + "\n")
     return directory
 
 
@@ -73,22 +76,47 @@ def is_listening(host, port):
         return probe.connect_ex((host, port)) == 0
 
 
-def started(place, *arguments, size=2):
-    """The workers of a cluster, as they start."""
-    return [Run(place, *arguments, TF_CONFIG=config) for config in cluster(size)]
+OPTIONS = {"local": ("--backend", "local"), "mirrored": MIRRORED_3}
 
 
-def multiworker(place, *arguments, code=0, size=2):
-    """What the first worker said of a whole run; all must end with the same exit code."""
-    workers = started(place, *arguments, size=size)
-    told = [worker.finish(code) for worker in workers]
-    return told[0]
+def started(place, backend, *arguments, **environ):
+    """The processes of a run, as they start: one, the two workers of a cluster, or horovodrun with two."""
+    if backend == "multiworker":
+        return [Run(place, *arguments, TF_CONFIG=config, **environ) for config in cluster(2)]
+    if backend == "horovod":
+        return [Run(place, *arguments, processes=2, **environ)]
+    return [Run(place, *arguments, *OPTIONS[backend], **environ)]
 
 
 def trained_by(place, backend, *arguments):
-    if backend == "multiworker":
-        return multiworker(place, *arguments)
-    return run(place, *arguments, *{"mirrored 2": MIRRORED_2, "mirrored 3": MIRRORED_3, "local": ()}[backend])
+    """What the leader said of a whole run."""
+    told = [process.finish() for process in started(place, backend, *arguments)]
+    return told[0]
+
+
+def stopped_by(place, backend, *arguments):
+    """What the leader said of a run of which one worker alone, the last one, is told to stop in the first epoch."""
+    processes = started(place, backend, *arguments, HOLD_AT="trains 1")
+    for process in processes:
+        process.wait_for("held)", 2 if backend == "horovod" else 1)
+    last = processes[-1]
+    os.kill(last.workers()[1] if backend == "horovod" else last.process.pid, signal.SIGTERM)
+    last.release()
+    code = HOROVODRUN_FAILED if backend == "horovod" else STOPPED
+    told = [process.finish(code) for process in processes]
+    return told[0]
+
+
+def failed_by(place, backend, code, *arguments):
+    """The one line that is said of a run that fails: in a world of several, by the rank whose fault it is."""
+    processes = started(place, backend, *arguments)
+    codes = [process.process.wait(PATIENCE_S) for process in processes]
+    told = "".join(process.text() for process in processes)
+    assert 0 not in codes, told
+    assert backend == "horovod" or codes[-1] == code, told
+    (said,) = [line for line in told.splitlines() if "disttrain: " in line and " line" in line]
+    assert ("disttrain: rank 1: " in said) == (backend in ("multiworker", "horovod"))
+    return said
 
 
 CASES = {
@@ -116,12 +144,15 @@ def alone(place):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "backend"), [
-    ("clipped", "mirrored 3"), ("clipped", "multiworker"), ("summed", "mirrored 3"), ("weighed", "mirrored 2"),
-    ("weighed", "multiworker"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("case", "backend"),
+    [
+        *product(("clipped", "weighed"), ("mirrored", "multiworker", "horovod")),
+        ("summed", "mirrored"),
+    ],
+)
 def test_losses_metrics_and_weights_are_those_of_one_device(place, alone, case, backend):
-    output = f"{case}-{backend.replace(' ', '')}"
+    output = f"{case}-{backend}"
     trained_by(place, backend, *TRAIN, "--model", CASES[case], "--num-shards", SHARDS, "--output", output)
     expected, found = history(alone(case)), history(place / output)
     assert set(expected) == set(found)
@@ -137,61 +168,57 @@ STATEFUL = (*TRAIN, "--num-shards", 4, "--batch-size", 10, "--steps-per-executio
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["mirrored 3", "multiworker"])
+@pytest.mark.parametrize("backend", ["mirrored", "multiworker"])  # the others: tests/test_resume.py
 def test_a_run_that_was_stopped_ends_as_one_that_never_was_to_the_bit(place, backend):
-    """With statistics, dropout and counts of each replica's own; of a cluster, one worker alone is told to stop."""
+    """With statistics, dropout and counts of each replica's own."""
     options = (*STATEFUL, "--model", "counting:random_parts", "--callbacks", "counting:slow")
-    whole, stopped = (f"{kind}-{backend.replace(' ', '')}" for kind in ("whole", "stopped"))
+    whole, stopped = (f"{kind}-{backend}" for kind in ("whole", "stopped"))
     trained_by(place, backend, *options, "--output", whole)
-    if backend == "multiworker":
-        workers = started(place, *options, "--output", stopped)
-    else:
-        workers = [Run(place, *options, *MIRRORED_3, "--output", stopped)]
-    workers[0].wait_for("(trains)", 3)
-    workers[-1].process.send_signal(signal.SIGTERM)
-    told = [worker.finish(STOPPED) for worker in workers]
-    assert "disttrain: " in told[0]
-    assert "stopped in epoch 1, after step " in told[0]
+    told = stopped_by(place, backend, *options, "--output", stopped)
+    assert "disttrain: " in told
+    assert "stopped in epoch 1, after step " in told
     assert "Going on from the checkpoint of epoch 1" in trained_by(place, backend, *options, "--output", stopped)
     assert_same_end(place / stopped, place / whole)
 
 
 @pytest.mark.slow
-def test_a_run_moves_from_one_backend_to_another(place):
-    """Three shards: alone, on two devices, on three, on two workers of a cluster, on two of Horovod's."""
-    options = (*TRAIN, "--batch-size", 10, "--steps-per-execution", 9, "--model", "counting:weighed")
-    moves = (("local", ("--num-shards", 3)), ("mirrored 2", ()), ("mirrored 3", ()), ("multiworker", ()))
-    for epochs, (backend, more) in enumerate(moves, start=1):
-        trained_by(place, backend, *options, *more, "--epochs", epochs, "--output", "moved")
-    run(place, *options, "--epochs", 5, "--output", "moved", processes=2)
-    run(place, *options, "--epochs", 5, "--num-shards", 3, "--output", "stayed")
-    assert (row_counts(place / "moved") == 5).all()
+def test_a_run_stopped_under_each_backend_goes_on_under_the_next_one(place, alone):
+    """All in the first epoch, of eleven steps; each takes one or two of them."""
+    options = (*TRAIN, "--model", CASES["weighed"], "--num-shards", SHARDS, "--output", "moved")
+    options += ("--steps-per-execution", 1, "--callbacks", "counting:slow")
+    for backend in BACKENDS:
+        assert "stopped in epoch 1, after step " in stopped_by(place, backend, *options)
+    assert "Going on from the checkpoint of epoch 1, step " in trained_by(place, "local", *options)
+    assert (row_counts(place / "moved") == EPOCHS).all()
     for column in ("loss", "val_loss"):
-        np.testing.assert_allclose(history(place / "moved")[column], history(place / "stayed")[column], rtol=1e-5)
+        np.testing.assert_allclose(history(place / "moved")[column], history(alone("weighed"))[column], rtol=1e-5)
 
 
 @pytest.mark.slow
-def test_a_step_that_is_not_finite_is_named_or_left_out_on_all_replicas(place):
-    nan = ("--data", "nan.csv", "--batch-size", 50, "--num-shards", 2, "--epochs", 1, "--loss", "mse")
-    said = run(place, *nan, *MIRRORED_2, "--output", "nan", code=5)
-    assert "epoch 1, step 3: the loss became nan, before the update" in said
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_step_that_is_not_finite_is_named_before_its_update(place, backend):
+    nan = ("--data", "nan.csv", "--batch-size", 50, "--num-shards", SHARDS, "--loss", "mse")
+    said = failed_by(place, backend, 5, *nan, "--output", f"nan-{backend}")
+    assert "epoch 1, step 3: the loss became nan, before the update; the batch is of nan.csv, lines " in said
     assert "line 732 holds nan in column 'y0'" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_bad_line_is_named_and_all_workers_end(place, backend):
+    bad = ("--data", "bad.csv", "--batch-size", 50, "--num-shards", SHARDS, "--output", f"bad-{backend}")
+    assert "bad.csv, line 1501: the row has 2 fields, expected 5" in failed_by(place, backend, 3, *bad)
+    assert not (place / f"bad-{backend}").exists()
+
+
+@pytest.mark.slow
+def test_a_step_that_is_left_out_is_so_on_all_replicas(place):
+    nan = ("--data", "nan.csv", "--batch-size", 50, "--num-shards", 2, "--epochs", 1, "--loss", "mse")
     run(place, *nan, *MIRRORED_2, "--on-nonfinite", "skip", "--output", "skipped")
     run(place, *nan, "--on-nonfinite", "skip", "--output", "skipped-alone")
     assert history(place / "skipped")["skipped_steps"] == [1]
     for ours, theirs in zip(weights(place / "skipped"), weights(place / "skipped-alone"), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.slow
-def test_a_bad_line_is_told_by_the_worker_that_read_it_and_all_end(place):
-    lines = (place / "data.csv").read_text().splitlines()
-    (place / "bad.csv").write_text("\n".join([*lines[:1500], "1,2", *lines[1501:]]) + "\n")
-    workers = started(place, "--data", "bad.csv", "--batch-size", 50, "--output", "bad", "--num-shards", 2)
-    told = [worker.process.wait(120) for worker in workers], [worker.text() for worker in workers]
-    assert "rank 1: bad.csv, line 1501: the row has 2 fields, expected 5" in told[1][1]
-    assert told[0][1] == 3
-    assert told[0][0] != 0
 
 
 @pytest.mark.parametrize(("index", "words"), [(0, "within 1 s nobody came from "), (1, "after 1 s the first worker, ")])
@@ -212,7 +239,7 @@ def test_a_worker_that_waits_for_others_can_be_interrupted(place):
 
 @pytest.mark.slow
 def test_a_worker_of_a_cluster_that_is_killed_ends_the_others(place):
-    workers = started(place, *TRAIN, "--epochs", 100_000, "--output", "killed")
+    workers = started(place, "multiworker", *TRAIN, "--epochs", 100_000, "--output", "killed")
     workers[0].wait_for("epoch 2/100000")
     os.kill(workers[1].process.pid, signal.SIGKILL)
     said = workers[0].finish(PEER_LOST)
@@ -221,46 +248,9 @@ def test_a_worker_of_a_cluster_that_is_killed_ends_the_others(place):
     workers[1].process.wait(10)
 
 
-LEARNING = ("--data", "data.csv", "--features", "x1,x2,x3", "--batch-size", 20, "--learning-rate", 0.01, "--epochs", 3)
-
-
-@pytest.fixture(scope="module")
-def learned(place):
-    """The losses of two shards on one device, in float32 throughout."""
-    run(place, *LEARNING, "--num-shards", 2, "--output", "float32")
-    return history(place / "float32")["loss"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("precision", "devices"), [("mixed_bfloat16", ()), ("mixed_float16", MIRRORED_2)])
-def test_mixed_precision_learns_as_much(place, learned, precision, devices):
-    """16-bit numbers hold three digits, or two; the second epoch's loss is half the first one's."""
-    run(place, *LEARNING, *devices, "--num-shards", 2, "--precision", precision, "--output", precision)
-    np.testing.assert_allclose(history(place / precision)["loss"], learned, rtol=0.05)
-    assert history(place / precision)["loss"] != learned
-    saved = keras.saving.load_model(place / precision / "model.keras")
-    assert {layer.dtype_policy.name for layer in saved.layers} == {precision, "float32"}
-    assert {variable.dtype for variable in saved.variables} == {"float32"}
-
-
-@pytest.mark.slow
-def test_gradients_sent_as_16_bit_floats_lead_to_nearly_the_same_loss(place, learned):
-    run(place, *LEARNING, "--compression", "fp16", "--output", "fp16", processes=2)
-    differences = np.abs(np.divide(history(place / "fp16")["loss"], learned) - 1)
-    assert 1e-5 < differences.max() < 0.05  # without compression they agree to 1e-6
-
-
-def test_a_scaled_learning_rate_is_reached_step_by_step():
-    """Twice that of one shard for two shards; half an epoch of 20 steps is warm-up."""
-
-    def optimizer(**options):
-        config = TrainConfig(learning_rate=0.001, scale_lr=True, **options)
-        return build_model(config, 3, 1, num_shards=2, steps_per_epoch=20).optimizer
-
-    assert float(optimizer().learning_rate) == pytest.approx(0.002)
-    schedule = optimizer(warmup_epochs=0.5)._learning_rate
-    rates = [float(schedule(step)) for step in (0, 5, 10, 1000)]
-    np.testing.assert_allclose(rates, [0.001, 0.0015, 0.002, 0.002], rtol=1e-6)
+@pytest.mark.parametrize(("num_gpus", "implementation"), [(0, "AUTO"), (2, "NCCL")])
+def test_a_cluster_of_gpus_asks_for_nccl(num_gpus, implementation):
+    assert communication(num_gpus).implementation.name == implementation
 
 
 REFUSED = {
