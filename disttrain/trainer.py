@@ -157,13 +157,12 @@ class Trainer:
             self._callbacks.on_epoch_begin(epoch - 1)
             self._engine.totals.reset()
         self._begun_s = time.perf_counter() - progress.seconds
-        stops = not standing.stopped_early and self._train_epoch(epoch, progress)
+        wishes = self._train_epoch(epoch, progress)
         totals = [self._backend.sum(total) for total in self._engine.totals.sums]
         progress.seconds = time.perf_counter() - self._begun_s
         if self._validation is not None:
             self._keeper.keep(self._checkpoint, must=True)
-            if stops:
-                raise self._stopped()
+            self._leave(wishes)
         values = {"loss": progress.loss, **self._engine.totals.values_of(totals)}
         self._engine.average_state()
         values.update({f"val_{name}": value for name, value in self._validate().items()})
@@ -176,13 +175,15 @@ class Trainer:
         self._engine.totals.reset()
         self._reporter.epoch_ends(result)
         self._keeper.keep(partial(self._checkpoint, Position(epoch, progress.steps)), must=True, values=values)
-        if stops and not is_last and not standing.stopped_early:
-            raise self._stopped()
+        if not is_last and not standing.stopped_early:
+            self._leave(wishes)
 
-    def _train_epoch(self, epoch: int, progress: Progress) -> bool:
-        """The steps that are left of an epoch; whether the run is asked to stop at their end."""
+    def _train_epoch(self, epoch: int, progress: Progress) -> Wishes:
+        """The steps that are left of an epoch; what is wished at their end."""
         note_position(epoch, progress.steps)
         wishes = Wishes(stop=False, checkpoint=False, change=False)
+        if self._standing.stopped_early:  # in an earlier process: what is left of this epoch is its validation
+            return wishes
         place = partial(self._place, self._training)
         with self._training.stream(self._shards, epoch, progress.steps, place) as stream:
             for superbatch in self._arriving(stream, progress):
@@ -194,10 +195,10 @@ class Trainer:
                     if progress.steps == superbatch.first_step + superbatch.num_steps:  # before it is kept as done
                         self._batch_ends(progress)
                     if self._standing.stopped_early:
-                        return wishes.stop
+                        return wishes
                     if progress.steps < self._training.num_steps:
                         self._heed(wishes)
-        return wishes.stop
+        return wishes
 
     def _arriving(self, stream: Iterator[Superbatch], progress: Progress) -> Iterator[Superbatch]:
         while True:
@@ -272,6 +273,10 @@ class Trainer:
         if wishes.stop or wishes.checkpoint or wishes.change:
             self._standing.progress.seconds = time.perf_counter() - self._begun_s
             self._keeper.keep(self._checkpoint, must=wishes.stop)
+        self._leave(wishes)
+
+    def _leave(self, wishes: Wishes) -> None:
+        """Where all is kept: ends the training here if that is wished."""
         if wishes.stop:
             raise self._stopped()
         if wishes.change:
