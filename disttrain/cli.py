@@ -97,8 +97,7 @@ def _run(command: str, words: list[str], rank: int | None) -> int:
         rank = launched_rank(os.environ)  # in an elastic run not always the one that it began with
         if isinstance(error, PeerError):
             time.sleep(PEER_GRACE_S)
-        is_said = error.is_explained if isinstance(error, PeerError) else isinstance(error, Stopped) and bool(rank)
-        if not is_said:  # every rank stops alike, and a worker that failed explains itself: said once
+        if not _is_said_by_another(error, rank):
             _say(error, rank)
         return error.exit_code
     except BrokenPipeError:  # whoever read the output, such as `head`, has gone
@@ -107,6 +106,13 @@ def _run(command: str, words: list[str], rank: int | None) -> int:
         traceback.print_exc()
         return 1
     return 0
+
+
+def _is_said_by_another(error: DisttrainError, rank: int | None) -> bool:
+    """A worker that failed explains itself, and where all stop alike the first says so."""
+    if isinstance(error, PeerError):
+        return error.is_explained
+    return isinstance(error, Stopped) and error.is_shared and bool(rank)
 
 
 def _train(words: list[str], environ: Mapping[str, str]) -> Callable[[], None]:

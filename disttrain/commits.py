@@ -49,11 +49,20 @@ class Change:
         return f"{self.why(num_workers)}: going on from {where} with {workers}{before}, after {self.seconds:.1f} s"
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """What a run's first world settles for those that follow it, where no option does."""
+
+    output: str
+    num_shards: int
+
+
 class Commits:
     """The last commit of one worker, and whether it was told that hosts came or went; any thread may tell."""
 
     def __init__(self) -> None:
         self.last: Checkpoint | None = None
+        self.beginning: Beginning | None = None  # the same on all workers, or None on all
         self.change: Change | None = None  # that led to the present world; the same on all workers
         self.abandon: Callable[[], None] = lambda: None
         """Ends the connections of this world's workers: what waits for another one fails at once, on both sides."""

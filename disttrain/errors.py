@@ -81,3 +81,7 @@ class Stopped(DisttrainError):
     """
 
     exit_code = 75
+
+    def __init__(self, message: str, *, is_shared: bool = True) -> None:
+        super().__init__(message)
+        self.is_shared = is_shared  # by all workers, so that the first says it for all

@@ -69,6 +69,11 @@ def find_checkpoint(places: Places, config: TrainConfig, say: Callable[[str], No
     return found
 
 
+def how_to_go_on(config: TrainConfig, places: Places) -> str:
+    """What goes on with a run that was stopped, for its last line."""
+    return f"to go on: {'the same command again' if config.output is not None else f'--resume {places.output}'}"
+
+
 def best_by(config: TrainConfig) -> tuple[str, Mode] | None:
     """The monitored value by which the best checkpoint stays, and which is best."""
     if config.keep_best is None:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
 
 import keras
 
+from disttrain.activity import activity
 from disttrain.backends import launched_elastic, open_backend, run_elastic
+from disttrain.checkpoint import Checkpoint
+from disttrain.checkpoint_store import CheckpointStore
 from disttrain.commits import Commits
 from disttrain.config import TrainConfig
 from disttrain.errors import HungError, PeerError, Stopped
 from disttrain.model import num_dense_weights
+from disttrain.resume_point import Places, best_by, how_to_go_on
 from disttrain.session import Elastic, Session
 from disttrain.stopping import StopSignals
 from disttrain.watching.watchdog import Watchdog
@@ -94,7 +100,17 @@ def _train_elastic(config: TrainConfig, environ: Mapping[str, str], options: Bac
             raise
 
     with stop if config.checkpoint_every != "never" else nullcontext(), watch:
-        run_elastic(attempt, environ, options, stopping=lambda: stop.asked)
+        run_elastic(attempt, environ, options, stopping=lambda: stop.asked, save=partial(_save, config))
+
+
+def _save(config: TrainConfig, commit: Checkpoint) -> str:
+    """Writes a checkpoint of the last commit for a run that is stopped between two worlds; returns what to say."""
+    places = Places.of(config, Path(commit.about["run"]["output"]))
+    store = CheckpointStore(places.checkpoints, keep=config.keep, best_by=best_by(config))
+    with store, activity("writing the last checkpoint"):
+        store.save(commit)
+    position = commit.position
+    return f"stopped in epoch {position.epoch}, after step {position.step:,}; {how_to_go_on(config, places)}"
 
 
 def _forget_models() -> None:

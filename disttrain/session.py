@@ -20,7 +20,7 @@ from disttrain.callbacks import build_callbacks
 from disttrain.checkpoint import Checkpoint, Position
 from disttrain.checkpoint_store import CheckpointStore
 from disttrain.checkpoint_writer import CheckpointWriter
-from disttrain.commits import Commits, WorldChanged
+from disttrain.commits import Beginning, Commits, WorldChanged
 from disttrain.config import Every, TrainConfig, default_cache_dir
 from disttrain.engine import Engine
 from disttrain.errors import DataError, Stopped, UsageError
@@ -36,6 +36,7 @@ from disttrain.resume_point import (
     check_same_run,
     describe_run,
     find_checkpoint,
+    how_to_go_on,
     is_finished,
     kept_setting,
     new_learning_rate,
@@ -86,12 +87,13 @@ class Session:
         """From the first look at the files to the saved model; all workers call it."""
         config, world = self.config, self.backend.world
         data = self.inputs.training_data()
-        places = self._places(data)
+        beginning = self._beginning(data)
+        places = Places.of(config, Path(beginning.output))
         checkpoint = self._find_checkpoint(places)
         training_source = self.inputs.open(data)
         validation_data = config.validation_data
         validation_source = self.inputs.open(validation_data, like=training_source) if validation_data else None
-        num_shards = config.num_shards or kept_setting(checkpoint, "num_shards", world.num_replicas)
+        num_shards = config.num_shards or kept_setting(checkpoint, "num_shards", beginning.num_shards)
         engine, training, validation = together(
             self.backend, lambda: self._prepare(training_source, validation_source, num_shards, checkpoint)
         )
@@ -125,20 +127,23 @@ class Session:
         except Stopped as stopped:
             self._part()
             self._wait_for(writer)
-            raise Stopped(f"{stopped}; to go on: {self._how_to_go_on(places)}") from stopped
+            raise Stopped(f"{stopped}; {how_to_go_on(config, places)}") from stopped
         finally:
             reporter.close()
         # All wait for the leader: an elastic run ends with the first worker that ends.
         together(self.backend, lambda: self._finish(results, directory, engine))
 
-    def _places(self, data: str) -> Places:
-        """Where results and checkpoints go: in an elastic run the same in all its worlds, though the clock goes on."""
-        default = default_directory(data)
+    def _beginning(self, data: str) -> Beginning:
+        """The default output and number of shards; in all worlds of an elastic run those of the first one."""
+        own = Beginning(str(default_directory(data)), self.backend.world.num_replicas)
+        if self.elastic is None:
+            return own
         if self._committed is not None:
-            default = Path(self._committed.about["run"]["output"])
-        elif self.elastic is not None:
-            default = Path(self.backend.gather(str(default))[0])
-        return Places.of(self.config, default)
+            run = self._committed.about["run"]
+            return Beginning(run["output"], run["num_shards"])
+        commits = self.elastic.commits
+        commits.beginning = commits.beginning or self.backend.gather(own)[0]
+        return commits.beginning
 
     def _find_checkpoint(self, places: Places) -> Checkpoint | None:
         """Where to go on from: all workers get what it tells, and the leader its numbers too."""
@@ -237,7 +242,7 @@ class Session:
         if all(self.backend.gather(asked)):
             return
         if asked:
-            raise Stopped("this worker was asked to stop, and leaves; the others go on")
+            raise Stopped("this worker was asked to stop, and leaves; the others go on", is_shared=False)
         raise WorldChanged
 
     def _wait_for(self, writer: CheckpointWriter | None) -> None:
@@ -252,9 +257,6 @@ class Session:
 
     def _say_stopping(self, name: str) -> None:
         self.console.print(f"{name}: stopping at the end of this superstep, with a checkpoint; Ctrl-C ends at once")
-
-    def _how_to_go_on(self, places: Places) -> str:
-        return "the same command again" if self.config.output is not None else f"--resume {places.output}"
 
     def _reporter(self, directory: RunDirectory | None, training: Pass) -> ProgressReporter | SilentReporter:
         if directory is None:

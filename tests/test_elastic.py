@@ -62,6 +62,7 @@ def test_a_run_survives_the_leaders_death_and_takes_a_new_host_in(start):
     run.wait_for(r"rank \d of 3", times=6)
     told = run.finish()
     assert told.count("counted each of 16000 rows once: True") == 3
+    assert told.count("] began with 3\n") == 3  # the newest worker too
     assert re.search(r"Lost a worker: going on from epoch 1, step \d+ with 2 workers instead of 3", told)
     assert re.search(r"A worker joined: going on from epoch 1, step \d+ with 3 workers instead of 2", told)
 

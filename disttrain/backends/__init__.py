@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from disttrain.checkpoint import Checkpoint
 from disttrain.commits import Commits
 from disttrain.errors import UsageError
 from disttrain.world import Backend, BackendOptions, launched_by
@@ -65,10 +66,11 @@ def run_elastic(
     options: BackendOptions,
     *,
     stopping: Callable[[], bool],
+    save: Callable[[Checkpoint], str],
 ) -> T:
     """Trains in one world after another; see `run_elastic` in elastic.py."""
     run = _load("horovod", ELASTIC, REGISTRY["horovod"][1])
-    result: T = run(attempt, environ, options, stopping=stopping)
+    result: T = run(attempt, environ, options, stopping=stopping, save=save)
     return result
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -52,6 +53,7 @@ def run_elastic(
     options: BackendOptions,
     *,
     stopping: Callable[[], bool] = lambda: False,
+    save: Callable[[Checkpoint], str] = lambda commit: "stopped",
 ) -> T:
     """Calls `attempt` in one world after another until it returns in one.
 
@@ -62,6 +64,8 @@ def run_elastic(
         environ: what `horovodrun` set.
         options: of this worker's device.
         stopping: whether this worker is to end instead of waiting for others.
+        save: keeps the last commit where workers end instead of waiting, called by the first of them; returns what it
+            is to say.
 
     Raises:
         UsageError: where the environment is not that of an elastic run.
@@ -70,7 +74,7 @@ def run_elastic(
         Stopped: where it was to end while it waited for others.
     """
     commits = Commits()
-    membership = _Membership(environ, commits, stopping)
+    membership = _Membership(environ, commits, stopping, save)
     losses = _Losses()
     try:
         while True:
@@ -78,11 +82,13 @@ def run_elastic(
                 backend = membership.join(options)
             try:
                 share_newest(backend, commits)
+                commits.beginning = next(filter(None, backend.gather(commits.beginning)), None)
                 commits.change = _share_change(backend, commits.change)
                 membership.is_whole()
                 return attempt(backend, commits)
             except Stopped:
-                membership.leave(together=True)
+                with suppress(PeerError):  # it ends anyway
+                    membership.leave(together=True)
                 raise
             except Exception as error:
                 commits.change = _change(error, backend)
@@ -169,12 +175,20 @@ def _broadcast(array: npt.NDArray[Any], root: int) -> npt.NDArray[Any]:
 class _Membership:
     """This worker's membership in one world after another."""
 
-    def __init__(self, environ: Mapping[str, str], commits: Commits, stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        commits: Commits,
+        stopping: Callable[[], bool],
+        save: Callable[[Checkpoint], str],
+    ) -> None:
         self._rendezvous = Rendezvous(environ)
         self._interface = environ.get("HOROVOD_GLOO_IFACE")
         self._gloo_timeout_s = int(environ.get("HOROVOD_GLOO_TIMEOUT_SECONDS", GLOO_TIMEOUT_S))
         self._commits = commits
         self._stopping = stopping
+        self._save = save
+        self._rank = int(environ.get("HOROVOD_RANK", 0))
         self._backend: HorovodBackend | None = None
         self._sockets: Sockets = {}
         self._configured = False
@@ -184,15 +198,31 @@ class _Membership:
 
     def join(self, options: BackendOptions) -> HorovodBackend:
         """Meets the others and starts Horovod with them."""
-        place = self._rendezvous.meet(self._stopping)
+        try:
+            place = self._rendezvous.meet(self._stopping)
+        except (PeerError, Stopped) as error:
+            raise self._ending(error) from None
         self._commits.changed()  # before anything new can be told
         self._listen()
         self._backend = backend = self._start(place)
+        self._rank = backend.world.rank
         self._commits.abandon = partial(self._abandon, backend, self._sockets)
         if not self._configured:  # TensorFlow takes its settings once; the local rank never changes
             configure_device(backend.world, options)
             self._configured = True
         return backend
+
+    def _ending(self, error: PeerError | Stopped) -> PeerError | Stopped:
+        """What ends this worker that `error` keeps from meeting the others; if it was stopped, the commit is kept.
+
+        One that is stopped with others may also find that horovodrun has ended before it heard of it.
+        """
+        commit = self._commits.last
+        if not self._stopping() or (isinstance(error, PeerError) and error.is_explained):
+            return error
+        if commit is not None and self._rendezvous.is_first_to_stop(commit.position, self._rank):
+            return Stopped(self._save(commit), is_shared=False)
+        return error if isinstance(error, Stopped) else Stopped(f"stopped: {error}")
 
     def _start(self, place: Place) -> HorovodBackend:
         before = open_sockets()

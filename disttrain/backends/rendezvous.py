@@ -24,6 +24,7 @@ from typing import Any
 
 from horovod.runner.http.http_server import RendezvousServer
 
+from disttrain.checkpoint import Position
 from disttrain.errors import PeerError, Stopped, UsageError
 
 # All who were answered together are there within milliseconds, and those being started are not within seconds.
@@ -31,6 +32,7 @@ ROLL_CALL_S = 2.0
 LEADER_S = 10.0
 # As long as horovodrun's own --elastic-timeout waits for hosts.
 NEW_WORKERS_S = 600.0
+SIGNALS_S = 0.5  # in which a signal to horovodrun reaches all its workers
 POLL_S = 0.02
 
 _NEEDED = ("HOROVOD_GLOO_RENDEZVOUS_ADDR", "HOROVOD_GLOO_RENDEZVOUS_PORT", "HOROVOD_HOSTNAME", "HOROVOD_LOCAL_RANK")
@@ -95,6 +97,16 @@ class Rendezvous:
             go = self._let_go(size) if rank == 0 else self._poll("go", LEADER_S)
             if go:
                 return Place(answer, (go["address"], go["port"]))
+
+    def is_first_to_stop(self, position: Position, rank: int) -> bool:
+        """Whether no worker of a lower rank stops at this position too; where horovodrun is gone, none is known."""
+        name = f"stopped-{position.epoch}-{position.step}"
+        try:
+            self._put(f"{name}-{rank}", {"key": self.key})
+            time.sleep(SIGNALS_S)
+            return not any(self._poll(f"{name}-{lower}", 0.0) for lower in range(rank))
+        except PeerError:
+            return True
 
     def fail(self, exit_code: int) -> None:
         """Tells all others not to go on without this worker; they must not have noticed its end before."""
