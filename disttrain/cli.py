@@ -18,12 +18,14 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from disttrain.activity import activity
 from disttrain.config import MakeDataConfig, TrainConfig
 from disttrain.errors import DisttrainError, PeerError, Stopped
 from disttrain.native_messages import native_messages_held
 from disttrain.options import build_parser, load
 from disttrain.storage import local_path, stat
-from disttrain.world import launched_rank
+from disttrain.watching.starting import StartTimer
+from disttrain.world import launched_by, launched_elastic, launched_rank
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
@@ -123,11 +125,19 @@ def _train(words: list[str], environ: Mapping[str, str]) -> Callable[[], None]:
             for url in filter(None, (config.data, config.validation_data)):
                 if local_path(url) is not None:
                     stat(url)
-        with native_messages_held("TF_CPP_MIN_LOG_LEVEL" in environ), _garbage_left():
-            from disttrain.run import run_training  # TensorFlow takes seconds to import: only when it is needed
-        run_training(config, environ)
+        with _start_timer(config, environ) as timer:
+            held = native_messages_held("TF_CPP_MIN_LOG_LEVEL" in environ)
+            with held, _garbage_left(), activity("importing TensorFlow"):
+                from disttrain.run import run_training  # takes seconds: only when it is needed
+            run_training(config, environ, timer.stop)
 
     return work
+
+
+def _start_timer(config: TrainConfig, environ: Mapping[str, str]) -> StartTimer:
+    """One that ends a worker of Horovod's; where others meet, the waiting itself ends."""
+    is_timed = launched_by(environ) == "horovod" and not launched_elastic(environ)
+    return StartTimer(launched_rank(environ) or 0, config.timeout if is_timed else 0)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 
 from disttrain.activity import activity
-from disttrain.backends import launched_elastic, open_backend, run_elastic
+from disttrain.backends import open_backend, run_elastic
 from disttrain.checkpoint import Checkpoint
 from disttrain.checkpoint_store import CheckpointStore
 from disttrain.commits import Commits
@@ -21,13 +21,15 @@ from disttrain.resume_point import Places, best_by, how_to_go_on
 from disttrain.session import Elastic, Session
 from disttrain.stopping import StopSignals
 from disttrain.watching.watchdog import Watchdog
-from disttrain.world import Backend, BackendOptions
+from disttrain.world import Backend, BackendOptions, launched_elastic
 
 SMALL_MODEL_WEIGHTS = 100_000
 
 
-def run_training(config: TrainConfig, environ: Mapping[str, str]) -> None:
+def run_training(config: TrainConfig, environ: Mapping[str, str], on_start: Callable[[], None] = lambda: None) -> None:
     """Trains as `config` says, prints what it does on the leader, and leaves the results in the run's directory.
+
+    Calls `on_start` once the workers of a run, unless it is elastic, have met and watch each other.
 
     Raises:
         DisttrainError: on the worker that failed; PeerError on the others.
@@ -43,6 +45,7 @@ def run_training(config: TrainConfig, environ: Mapping[str, str]) -> None:
     watchdog = Watchdog(backend.world, backend.gather, config.timeout)
     try:
         with watchdog, _lost_peer_named(backend, watchdog), ExitStack() as stack:
+            on_start()
             Session(config, environ, backend, stack).train()
     except PeerError as error:
         if watchdog.told_exit_code is None or error.is_explained:

@@ -82,6 +82,11 @@ def launched_by(environ: Mapping[str, str]) -> str | None:
     return "multiworker" if launched_rank(environ) is not None else None
 
 
+def launched_elastic(environ: Mapping[str, str]) -> bool:
+    """Whether `horovodrun` started this worker in a run whose workers may come and go."""
+    return environ.get("HOROVOD_ELASTIC") == "1"
+
+
 def cluster_place(environ: Mapping[str, str]) -> tuple[int, int] | None:
     """Rank and world size in the cluster of TF_CONFIG, a chief first; None where it names no such place."""
     try:

@@ -17,8 +17,8 @@ LAYERS = """
     remote_files checkpoint checkpoint_store checkpoint_writer resume commits
     formatting makedata
     world
-    watching watching.processes watching.verdict watching.connections watching.heartbeat watching.watchers
-    watching.watchdog
+    watching watching.processes watching.starting watching.verdict watching.connections watching.heartbeat
+    watching.watchers watching.watchdog
     shared_index replicas totals optimizer small_network steps local_sgd engine
     backends.devices backends.local backends.mirrored backends.meeting backends.multiworker backends.horovod
     backends.sockets backends.rendezvous backends.start_over backends.elastic backends

@@ -15,6 +15,7 @@ import pytest
 from command import command_line, disttrain, environment, regression_rows, write_csv
 
 TIMEOUT_S = 18  # compiling on a busy machine takes half of it
+START_TIMEOUT_S = 12  # importing TensorFlow on a busy machine takes half of it
 ROWS = 6000
 
 
@@ -55,6 +56,20 @@ def test_a_stopped_rank_ends_the_run_and_is_named(place, launcher, stopped):
     assert run.returncode != 0
     assert re.search(rf"rank {stopped} \(.*pid {victim.pid}\) has not been heard of for \d+ s", said), said
     assert psutil.wait_procs(ranks, timeout=30)[1] == []
+
+
+@pytest.mark.slow
+def test_a_rank_that_never_comes_does_not_leave_the_others_in_mpi_for_ever(place):
+    """Rank 1 is stopped before its first line: all that can be told of it is that it says nothing."""
+    command = mpirun("--data", "data.csv", "--timeout", START_TIMEOUT_S, "--output", "alone")
+    stops = ["bash", "-c", '[ "$OMPI_COMM_WORLD_RANK" = 0 ] || kill -STOP $$; exec "$@"', "bash"]
+    command[command.index(sys.executable) : command.index(sys.executable)] = stops
+    begun_s = time.monotonic()
+    done = subprocess.run(command, cwd=place, env=environment(place), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 7, done.stderr
+    assert START_TIMEOUT_S <= time.monotonic() - begun_s < START_TIMEOUT_S + 20
+    said = re.findall(r"rank (\d) \(.*\) waited (\d+) s for the run to start, and is (.*?);", done.stderr)
+    assert said == [("0", str(START_TIMEOUT_S), "meeting the other workers")], done.stderr
 
 
 def rank_of(process):

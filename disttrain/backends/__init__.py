@@ -55,11 +55,6 @@ def _automatic(options: BackendOptions) -> str:
     return "mirrored" if _load("mirrored", "disttrain.backends.devices:num_gpus", "")() > 1 else "local"
 
 
-def launched_elastic(environ: Mapping[str, str]) -> bool:
-    """Whether `horovodrun` started this worker in a run whose workers may come and go."""
-    return environ.get("HOROVOD_ELASTIC") == "1"
-
-
 def run_elastic(
     attempt: Callable[[Backend, Commits], T],
     environ: Mapping[str, str],

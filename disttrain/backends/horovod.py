@@ -47,7 +47,8 @@ def start_horovod(settings: Mapping[str, str] | None = None) -> HorovodBackend:
 
 def open_horovod(options: BackendOptions) -> HorovodBackend:
     """Joins the other workers and configures this one's device."""
-    backend = start_horovod()
+    with activity("meeting the other workers", waits_for_peers=True):
+        backend = start_horovod()
     configure_device(backend.world, options)
     return backend
 
