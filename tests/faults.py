@@ -52,12 +52,12 @@ class Run:
     def text(self) -> str:
         return self.log.read_text()
 
-    def wait_until(self, is_so, what: str) -> None:
+    def wait_until(self, is_so, what: str, poll_s: float = 0.001) -> None:
         deadline = time.monotonic() + PATIENCE_S
         while not is_so():
             assert time.monotonic() < deadline, f"not {what}: {self.text()}"
             assert self.process.poll() is None, f"ended before {what}: {self.text()}"
-            time.sleep(0.001)
+            time.sleep(poll_s)
 
     def release(self) -> None:
         """Lets it go on from where it is held; see counting.py."""

@@ -12,7 +12,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+import numpy as np
 import pytest
+from command import history
 from faults import PATIENCE_S, Run, assert_same_end, checkpoints, read, row_counts, run, timeless_history, write_data
 
 from disttrain.checkpoint import position_of
@@ -54,18 +56,24 @@ MOMENTS = {
 }
 
 
-def killed_again_and_again(directory, moments, seed, processes=None):
-    """Kills a random rank at each of these moments of runs that go on from each other; then lets one end."""
+def killed_again_and_again(directory, moments, sizes, seed, *options):
+    """Kills a random rank at each of these moments of runs that go on from each other; then lets one end.
+
+    `sizes` are the numbers of workers, of the last run too.
+    """
     chance = random.Random(seed)
-    for name in moments:
+    *sizes, last_size = [size if size > 1 else None for size in sizes]
+    options = (*OPTIONS, *options, "--output", "run", "--resume", "auto")
+    for name, processes in zip(moments, sizes, strict=True):
         shutil.rmtree(directory / "cache", ignore_errors=True)
         reached, spread_s = MOMENTS[name]
-        options = (*OPTIONS, "--output", "run", "--resume", "auto")
         is_cold = name == IN_THE_START
         victim = Run(directory, *options, processes=processes, cold=is_cold, HOLD_AT="ends 10")  # never ends by itself
         try:
             if processes:
-                victim.wait_until(lambda run=victim: len(run.workers()) == processes, "all workers started")
+                victim.wait_until(
+                    lambda run=victim, size=processes: len(run.workers()) == size, "all workers started", poll_s=0.1
+                )
             victim.wait_until(lambda run=victim, reached=reached: reached(run, directory), name)
             time.sleep(chance.uniform(0, spread_s))
             pid = chance.choice(victim.workers()) if processes else victim.process.pid
@@ -73,36 +81,54 @@ def killed_again_and_again(directory, moments, seed, processes=None):
             assert victim.process.wait(PATIENCE_S) != 0, victim.text()
         finally:
             victim.close()
-    run(directory, *OPTIONS, "--output", "run", "--resume", "auto", processes=processes)
+    run(directory, *options, processes=last_size)
     return directory / "run"
 
 
-def a_chain(tmp_path, name, moments, seed, processes=None):
+def a_chain(tmp_path, name, moments, sizes, seed, *options):
     (tmp_path / name).mkdir()
     write_data(tmp_path / name)
-    return killed_again_and_again(tmp_path / name, moments, seed, processes)
+    return killed_again_and_again(tmp_path / name, moments, sizes, seed, *options)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)  # 35 runs, two at a time
-def test_a_run_that_is_killed_at_thirty_moments_ends_as_one_that_never_was(tmp_path, place, whole):
-    """24 kills of runs of one process, 6 of one of two workers; alone or not, with 4 shards the rows are the same."""
+@pytest.mark.timeout(1800)  # 29 runs, two at a time
+def test_a_run_that_is_killed_at_twenty_four_moments_ends_as_one_that_never_was(tmp_path, place, whole):
+    """18 kills of runs of one process, 6 of one of two workers; alone or not, with 4 shards the rows are the same."""
     chance, names = random.Random(time.time_ns()), list(MOMENTS)
     seeds = [chance.randrange(10**6) for _ in range(3)]
     print("seeds", seeds)
-    alone = [chance.sample(names * 2, 12) for _ in range(2)]
+    alone = [chance.sample(names * 2, 9) for _ in range(2)]
     several = chance.sample(names, 6)
     with ThreadPoolExecutor(2) as threads:
         of_two = threads.submit(run, place, *OPTIONS, "--output", "whole2", processes=2)
         chains = [
-            *(threads.submit(a_chain, tmp_path, f"alone{n}", alone[n], seeds[n]) for n in range(2)),
-            threads.submit(a_chain, tmp_path, "two", several, seeds[2], 2),
+            *(threads.submit(a_chain, tmp_path, f"alone{n}", alone[n], [1] * 10, seeds[n]) for n in range(2)),
+            threads.submit(a_chain, tmp_path, "two", several, [2] * 7, seeds[2]),
         ]
         of_two.result()
-        for chain, processes in zip(chains, (None, None, 2), strict=True):
+        for chain, processes in zip(chains, (1, 1, 2), strict=True):
             ended = chain.result()
-            assert_same_end(ended, place / "whole2" if processes else whole)
-            assert (row_counts(ended) * (processes or 1) == 10).all()
+            assert_same_end(ended, place / "whole2" if processes > 1 else whole)
+            assert (row_counts(ended) * processes == 10).all()
+
+
+@pytest.mark.slow
+def test_a_run_of_three_shards_that_is_killed_at_six_moments_goes_on_each_time_with_another_number_of_workers(
+    tmp_path, place
+):
+    seed = time.time_ns()
+    chance = random.Random(seed)
+    moments, sizes = chance.sample(list(MOMENTS), 6), [chance.choice((1, 2, 3))]
+    while len(sizes) <= len(moments):
+        sizes.append(chance.choice([size for size in (1, 2, 3) if size != sizes[-1]]))
+    print("seed", seed, list(zip(sizes, moments, strict=False)))
+    options = ("--num-shards", 3, "--model", "counting:weighed")
+    run(place, *OPTIONS, *options, "--output", "weighed")
+    ended = a_chain(tmp_path, "moved", moments, sizes, seed, *options)
+    assert (row_counts(ended) == 10).all()
+    for name in ("loss", "val_loss"):
+        np.testing.assert_allclose(history(ended)[name], history(place / "weighed")[name], rtol=1e-5)
 
 
 # -- places that are full

@@ -3,12 +3,8 @@
 import os
 import signal
 
-import numpy as np
 import pytest
-from command import history
 from faults import STOPPED, Run, assert_same_end, checkpoints, read, row_counts, run, write_data
-
-from disttrain.checkpoint import position_of
 
 HOROVODRUN_FAILED = 1  # whatever its workers' exit codes are
 COMMON = (
@@ -81,30 +77,3 @@ def test_one_worker_that_is_told_to_stop_while_all_validate_stops_them_all(place
     newest = checkpoints(place / "validating" / "checkpoints")[-1]
     assert newest.name == "epoch-00001-step-000000051.ckpt"
     assert read(newest).about["standing"]["results"] == []  # the epoch is to be validated yet
-
-
-def is_within(run, epoch, num_steps):
-    """Whether the newest checkpoint is of the middle of an epoch."""
-    positions = [position_of(path.name) for path in checkpoints(run / "checkpoints")]
-    return bool(positions) and positions[-1].epoch == epoch and positions[-1].step < num_steps
-
-
-@pytest.mark.slow
-def test_a_run_of_three_shards_goes_on_with_one_two_and_three_workers(place):
-    options = ("--data", "data.csv", "--validation-data", "validation.csv", "--batch-size", 10, "--shuffle", "shard")
-    options += ("--epochs", 4, "--checkpoint-every", 7, "--model", "counting:weighed", "--callbacks", "counting:slow")
-    options += ("--steps-per-execution", 9)
-    run(place, *options, "--num-shards", 3, "--output", "alone")
-    for epoch, processes in ((1, None), (2, 2), (3, 3)):
-        resumed = () if processes else ("--num-shards", 3)
-        held = {"HOLD_AT": f"validates {epoch}"}
-        part = Run(place, *options, *resumed, "--output", "moved", processes=processes, **held)
-        part.wait_until(lambda epoch=epoch: is_within(place / "moved", epoch, num_steps=67), f"within epoch {epoch}")
-        os.killpg(part.process.pid, signal.SIGKILL)
-        part.process.wait(10)
-    told = run(place, *options, "--output", "moved", processes=2)
-    assert "Going on from the checkpoint of epoch 3, step " in told
-    assert "2 workers, 3 x 10 rows a step" in told
-    assert (row_counts(place / "moved") == 4).all()
-    for name in ("loss", "val_loss"):
-        np.testing.assert_allclose(history(place / "moved")[name], history(place / "alone")[name], rtol=1e-5)
