@@ -245,7 +245,8 @@ class TrainConfig(Settings):
     )
     on_nonfinite: Literal["stop", "skip"] = option(
         "training",
-        "what to do before an update whose loss or gradient is NaN or infinite: end the run, or leave the update out",
+        "what to do before an update whose loss or gradient is NaN or infinite: end the run, or leave the update out "
+        "(with sync_every, that of the worker whose it is)",
         "stop",
     )
     callbacks: str | None = option(

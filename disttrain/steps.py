@@ -64,6 +64,7 @@ class Steps:
         self._is_leader = backend.world.is_leader
         self._replicas = backend.replicas
         self._reduces = optimizer.reduces
+        self._is_local = not optimizer.reduces and backend.world.num_replicas > 1
         self._sums_over_rows = sums_over_rows(model)
         self._optimizer = optimizer
         self._moved = [v for v in model.non_trainable_variables if np.issubdtype(np.dtype(v.dtype), np.floating)]
@@ -154,6 +155,8 @@ class Steps:
         def leave_out() -> None:
             for variable, value in zip(self._moved, before, strict=True):
                 variable.assign(value)  # batch normalization has averaged the faulty rows in
+            if self._is_local:  # left out by this worker alone: all count the same steps
+                model.optimizer.iterations.assign_add(1)
 
         own = [(g, None) for g in own_gradients if g is not None]
         fault = tf.where(self._optimizer.accepts(own, own_loss), OTHER_FAULT, OWN_FAULT)

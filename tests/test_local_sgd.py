@@ -12,6 +12,7 @@ ROWS, BATCH = 2003, 50  # two shards of 1002 and 1001 rows: 20 full steps and a 
 def place(tmp_path_factory):
     directory = tmp_path_factory.mktemp("local_sgd")
     write_csv(directory / "data.csv", *regression_rows(ROWS))
+    write_csv(directory / "bad.csv", *rows_with_a_bad_one())
     (directory / "own_models.py").write_text(
         "import keras\n"
         "def sgd(num_features, num_targets):\n"
@@ -22,14 +23,23 @@ def place(tmp_path_factory):
     return directory
 
 
-def run(place, name, *more, processes=2):
-    arguments = ("--data", "data.csv", "--batch-size", BATCH, "--epochs", 2, "--num-shards", 2)
+def rows_with_a_bad_one():
+    """In the first shard's sixth step."""
+    x, y = regression_rows(ROWS)
+    y[5 * BATCH] = np.nan
+    return x, y
+
+
+def run(place, name, *more, processes=2, data="data.csv"):
+    arguments = ("--data", data, "--batch-size", BATCH, "--epochs", 2, "--num-shards", 2)
     return trained(place, name, *arguments, *more, processes=processes)
 
 
-def averaged_alone(sync_every):
-    """What two workers do, done in one process: each trains its own copy on its shard, and copies are averaged."""
-    x, y = regression_rows(ROWS)
+def averaged_alone(x, y, sync_every):
+    """What two workers do, done in one process: each trains its own copy on its shard, and copies are averaged.
+
+    A copy leaves a step out whose rows are not finite; the other one takes it.
+    """
     shards = [(x[:1002], y[:1002]), (x[1002:], y[1002:])]
     copies = []
     for _ in shards:
@@ -42,7 +52,8 @@ def averaged_alone(sync_every):
         for step in range(num_steps):
             rows = slice(step * BATCH, (step + 1) * BATCH)
             for copy, (own_x, own_y) in zip(copies, shards, strict=True):
-                copy.train_on_batch(own_x[rows], own_y[rows])
+                if np.isfinite(own_y[rows]).all():
+                    copy.train_on_batch(own_x[rows], own_y[rows])
             if (step + 1) % sync_every == 0 or step + 1 in (full, num_steps):
                 average(copies)
     return copies[0].get_weights()
@@ -56,12 +67,26 @@ def average(copies):
                 variable.assign(mean)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("sync_every", [4, 7])
-def test_local_steps_equal_copies_trained_apart_and_averaged(place, sync_every):
-    record = run(place, f"sgd{sync_every}", "--model", "own_models:sgd", "--sync-every", sync_every)
-    for ours, theirs in zip(weights(record), averaged_alone(sync_every), strict=True):
+def assert_equals_copies(record, x, y, sync_every):
+    for ours, theirs in zip(weights(record), averaged_alone(x, y, sync_every), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_local_steps_equal_copies_trained_apart_and_averaged(place):
+    record = run(place, "sgd", "--model", "own_models:sgd", "--sync-every", 7)
+    assert_equals_copies(record, *regression_rows(ROWS), 7)
+
+
+@pytest.mark.slow
+def test_a_worker_leaves_its_own_bad_step_out_and_the_others_take_theirs(place):
+    skips = ("--on-nonfinite", "skip")
+    record = run(place, "bad", "--model", "own_models:sgd", "--sync-every", 4, *skips, data="bad.csv")
+    assert_equals_copies(record, *rows_with_a_bad_one(), 4)
+    told = history(record)
+    assert told["skipped_steps"] == [1, 1]
+    assert np.isfinite([*told["loss"], *told["mae"]]).all()
+    assert keras.saving.load_model(record / "model.keras").optimizer.iterations == 2 * 21  # as on the other worker
 
 
 @pytest.mark.slow

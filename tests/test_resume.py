@@ -8,9 +8,10 @@ from faults import STOPPED, Run, assert_same_end, checkpoints, read, row_counts,
 
 HOROVODRUN_FAILED = 1  # whatever its workers' exit codes are
 COMMON = (
-    "--data", "data.csv", "--validation-data", "validation.csv", "--batch-size", 10, "--num-shards", 4,
+    "--data", "data.csv", "--validation-data", "validation.csv", "--batch-size", 10,
     "--shuffle", "global", "--checkpoint-every", 10,
 )  # fmt: skip
+SHARDS = ("--num-shards", 4)
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +23,14 @@ def place(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_run_stopped_twice_ends_as_one_that_never_was_to_the_bit(place):
-    """Once after its first step, in the middle of a superbatch, and once in the middle of an epoch."""
+    """Once after its first step, in the middle of a superbatch, and once in the middle of an epoch.
+
+    The number of shards stays with the run, where it is not given again.
+    """
     options = (*COMMON, "--steps-per-execution", 16, "--epochs", 6)
     options += ("--model", "counting:random_parts", "--callbacks", "counting:mindful")
-    run(place, *options, "--output", "whole")
-    stopped = Run(place, *options, "--output", "stopped", HOLD_AT="begins 1")
+    run(place, *options, *SHARDS, "--output", "whole")
+    stopped = Run(place, *options, *SHARDS, "--output", "stopped", HOLD_AT="begins 1")
     stopped.wait_for("held)")
     stopped.process.send_signal(signal.SIGTERM)
     stopped.release()
@@ -45,7 +49,7 @@ def test_a_run_stopped_twice_ends_as_one_that_never_was_to_the_bit(place):
 @pytest.mark.slow
 def test_two_workers_that_average_weights_now_and_then_go_on_to_the_bit_however_they_are_told_to_stop(place):
     """First one of the workers gets SIGTERM, then horovodrun itself, as on a machine that is taken away."""
-    options = (*COMMON, "--steps-per-execution", 8, "--sync-every", 4, "--epochs", 3)
+    options = (*COMMON, *SHARDS, "--steps-per-execution", 8, "--sync-every", 4, "--epochs", 3)
     options += ("--model", "counting:random_parts", "--callbacks", "counting:mindful")
     run(place, *options, "--output", "whole2", processes=2)
     stopped = Run(place, *options, "--output", "stopped2", processes=2, HOLD_AT="trains 1")
@@ -67,7 +71,7 @@ def test_two_workers_that_average_weights_now_and_then_go_on_to_the_bit_however_
 
 @pytest.mark.slow
 def test_one_worker_that_is_told_to_stop_while_all_validate_stops_them_all(place):
-    options = (*COMMON, "--steps-per-execution", 60, "--epochs", 3, "--timeout", 60, "--output", "validating")
+    options = (*COMMON, *SHARDS, "--steps-per-execution", 60, "--epochs", 3, "--timeout", 60, "--output", "validating")
     options += ("--model", "counting:counted", "--callbacks", "counting:slow")
     stopped = Run(place, *options, processes=2, HOLD_AT="validates 1")
     stopped.wait_for("held)", 2)
