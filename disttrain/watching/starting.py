@@ -15,15 +15,17 @@ from disttrain import activity
 from disttrain.errors import HungError
 from disttrain.watching.processes import end_at_once, this_process, within
 
+POLL_S = 0.5
+IMPORT_S = 120.0  # at least: TensorFlow's import takes 3 s, on a slow disk or a busy machine many times that
 SPEAK_S = 2.0
-OTHERS_SPEAK_S = 1.0  # for the others, before launchers end all for the first that ends
+OTHERS_SPEAK_S = 2.0  # for the others, before launchers end all for the first that ends
 
 
 class StartTimer:
     """Runs from the beginning of a `with` statement until `stop`, at the latest until the statement's end."""
 
     def __init__(self, rank: int, timeout_s: float) -> None:
-        """`timeout_s`: 0 waits for ever."""
+        """`timeout_s`: how long to wait for other workers; 0 waits for ever."""
         self._rank = rank
         self._timeout_s = timeout_s
         self._is_over = threading.Event()
@@ -45,13 +47,17 @@ class StartTimer:
         os.close(self._screen)
 
     def _run(self) -> None:
-        if self._is_over.wait(self._timeout_s):
-            return
+        while not self._is_over.wait(POLL_S):
+            waited_s = time.monotonic() - activity.last_progress_s()
+            if waited_s >= (self._timeout_s if activity.waits_for_peers() else max(self._timeout_s, IMPORT_S)):
+                self._end(waited_s)
+
+    def _end(self, waited_s: float) -> None:
+        """Ends this process, unless the others come while they are given the time to say where they are."""
         line = (
-            f"disttrain: rank {self._rank} ({this_process()}) waited {self._timeout_s:.0f} s for the run to start, and "
-            f"is {activity.describe()}; a rank that does not say so is stopped, or does not come\n"
+            f"disttrain: rank {self._rank} ({this_process()}) waited {waited_s:.0f} s for the run to start, and is "
+            f"{activity.describe()}; a rank that does not say so is stopped, or does not come\n"
         )
         within(SPEAK_S, lambda: os.write(self._screen, line.encode(errors="replace")))
-        time.sleep(OTHERS_SPEAK_S)
-        if not self._is_over.is_set():
+        if not self._is_over.wait(OTHERS_SPEAK_S):
             end_at_once(HungError.exit_code)
