@@ -24,6 +24,7 @@ from disttrain.errors import DisttrainError, PeerError, Stopped
 from disttrain.native_messages import native_messages_held
 from disttrain.options import build_parser, load
 from disttrain.storage import local_path, stat
+from disttrain.unread import drop_unread_output
 from disttrain.watching.starting import StartTimer
 from disttrain.world import launched_by, launched_elastic, launched_rank
 
@@ -50,6 +51,7 @@ disttrain make-data FILE writes data to train on; see disttrain make-data --help
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command and exits; `arguments` are those of the process by default."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    drop_unread_output()
     rank = launched_rank(os.environ)
     command = words.pop(0) if words and words[0] in COMMANDS else "train"
     try:
@@ -102,8 +104,6 @@ def _run(command: str, words: list[str], rank: int | None) -> int:
         if not _is_said_by_another(error, rank):
             _say(error, rank)
         return error.exit_code
-    except BrokenPipeError:  # whoever read the output, such as `head`, has gone
-        return 1
     except Exception:
         traceback.print_exc()
         return 1

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
+from disttrain.threads import DaemonPool
+
 ASKING = (signal.SIGTERM, signal.SIGINT)
 # One Ctrl-C can arrive twice, from the terminal and from a launcher; a second one by hand comes later.
 SAME_S = 0.5
@@ -18,8 +20,9 @@ class StopSignals:
     """While entered, the first SIGTERM or SIGINT only asks; a second SIGINT does what it did before: ends at once."""
 
     def __init__(self, on_asked: Callable[[str], None] = lambda name: None) -> None:
-        """`on_asked` hears of the first signal, by its name, in the main thread."""
+        """`on_asked` hears of the first signal, by its name, in a thread: it may come in the middle of a print."""
         self._on_asked = on_asked
+        self._thread: DaemonPool | None = None
         self._before: dict[int, Any] = {}
         self._asked_s: float | None = None
 
@@ -30,6 +33,7 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
+            self._thread = DaemonPool(1, "signals")
             self._before = {number: signal.signal(number, self._handle) for number in ASKING}
         return self
 
@@ -38,13 +42,19 @@ class StopSignals:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._thread is not None:
+            self._thread.close()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         now_s = time.monotonic()
         if self._asked_s is None:
             self._asked_s = now_s
-            self._on_asked(signal.Signals(number).name)
+            self._tell(signal.Signals(number).name)
         elif number == signal.SIGINT and now_s - self._asked_s > SAME_S:
             before = self._before[number]
             if callable(before):
                 before(number, frame)
+
+    def _tell(self, name: str) -> None:
+        if self._thread is not None:
+            self._thread.submit(lambda: self._on_asked(name))

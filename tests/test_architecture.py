@@ -25,7 +25,7 @@ LAYERS = """
     user_code model callbacks callback_state plan located standing state stopping keeper trainer
     reporting reporting.results reporting.progress reporting.files
     resume_point inputs
-    session native_messages run cli __main__
+    session native_messages unread run cli __main__
 """
 ORDER = LAYERS.split()
 

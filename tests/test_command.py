@@ -232,17 +232,21 @@ def test_a_launcher_that_is_stopped_leaves_no_process_behind(place, word):
     assert not (place / "endless" / "model.keras").exists()
 
 
-def test_a_reader_that_has_enough_ends_the_run_without_a_traceback(place):
+def test_a_run_that_nobody_reads_goes_on_and_keeps_a_checkpoint_when_it_is_interrupted(place):
+    """As with `disttrain 2>&1 | tee log`, where Ctrl-C ends tee too."""
     process = subprocess.Popen(
-        command_line(*ENDLESS, "--overwrite"), cwd=place, env=environment(place), stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
+        command_line(*ENDLESS, "--overwrite", "--output", "unread"), cwd=place, env=environment(place),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     assert process.stdout.readline().startswith("data.csv: 2,000 rows")
     process.stdout.close()
-    said = process.stderr.read()
-    assert process.wait(60) == 1
-    assert said == ""
-    process.stderr.close()
+    kept = place / "unread" / "history.csv"
+    while not kept.exists() or kept.read_text().count("\n") < 4:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 75
+    assert len(list((place / "unread" / "checkpoints").iterdir())) >= 2
 
 
 def test_a_reader_that_has_enough_of_the_help_gets_no_traceback(place):
