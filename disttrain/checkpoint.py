@@ -22,7 +22,7 @@ import ml_dtypes  # noqa: F401 - makes bfloat16 and its kin known to numpy by na
 import numpy as np
 import numpy.typing as npt
 
-from disttrain.errors import CheckpointError
+from disttrain.errors import CheckpointError, NewerFormat
 
 FORMAT = 1
 CHUNK_BYTES = 16 << 20  # read and digested at once: what a store fetches in parallel pieces
@@ -245,8 +245,9 @@ def _read_content(stream: _Source) -> dict[str, Any]:
         raise stream.refused("is not a disttrain checkpoint")
     formats = [int(found[1]) for found in (marker, any_end) if found is not None]
     if min(formats) > FORMAT:
-        raise stream.refused(
-            f"was written by a newer disttrain (format {min(formats)}; this one reads up to {FORMAT}): upgrade"
+        raise NewerFormat(
+            f"{stream.where}: was written by a newer disttrain (format {min(formats)}; this one reads up to {FORMAT}): "
+            "upgrade"
         )
     match = _END.search(end)
     if match is None:

@@ -25,7 +25,7 @@ from disttrain.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from disttrain.errors import CheckpointError, DisttrainError, FileChanged, StorageError, UsageError
+from disttrain.errors import CheckpointError, DisttrainError, FileChanged, NewerFormat, StorageError, UsageError
 from disttrain.reader import Patience, Reader
 from disttrain.remote_files import RemoteDirectory
 from disttrain.storage import atomic_write, local_path, open_reader
@@ -74,7 +74,6 @@ class CheckpointStore:
         self._best_by = best_by
         self._patience = patience
         path = local_path(self.url)
-        self._is_local = path is not None
         self._place: _Place = _LocalDirectory(path) if path is not None else RemoteDirectory(self.url, patience)
         self._values: dict[str, float] = {}  # NaN where there is none
         self._refused: set[str] = set()
@@ -110,15 +109,18 @@ class CheckpointStore:
         """The furthest checkpoint that is whole, or None; `on_refused(name, reason)` hears of each that is not.
 
         Raises:
-            StorageError: if a store elsewhere does not answer: what is there may well be whole.
+            StorageError: if it cannot be read now: what is there may well be whole.
+            NewerFormat: if a newer disttrain wrote it.
             UsageError: if what is there may not be read.
         """
         for name in reversed(self.names()):
             try:
                 return self.load(name)
-            except (CheckpointError, FileChanged, StorageError) as error:
-                if isinstance(error, StorageError) and not self._is_local:
-                    raise
+            except NewerFormat as error:
+                raise NewerFormat(f"{error}, or name another place") from error
+            except (FileChanged, StorageError) as error:
+                raise StorageError(f"{error}; if it stays so, remove it to go on from the one before") from error
+            except CheckpointError as error:
                 reason = str(error).removeprefix(f"{self.url_of(name)}: ")
             except UsageError:
                 if name in self.names():

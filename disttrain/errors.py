@@ -3,6 +3,7 @@
 DisttrainError          1   never raised itself
 ├── UsageError          2   the request cannot be met: an option, a path, a column's name, a model function
 │   └── CheckpointError 2   a checkpoint is torn, foreign or of another run; the message says why
+│       └── NewerFormat 2   a checkpoint is of a newer disttrain, which can read it
 ├── DataError           3   a file does not hold what was expected; the message says where
 │   └── FileChanged     3   a file is no longer the one that was indexed
 ├── StorageError        4   a store did not answer, or answered wrongly
@@ -29,6 +30,10 @@ class UsageError(DisttrainError):
 
 class CheckpointError(UsageError):
     """A checkpoint cannot be taken: it is torn, foreign, of a newer format, or of another run."""
+
+
+class NewerFormat(CheckpointError):
+    """A checkpoint was written by a newer disttrain, so that it may well be whole."""
 
 
 class DataError(DisttrainError):

@@ -1,6 +1,7 @@
 """A place for checkpoints: the newest whole one is found whatever happened; arithmetic decides which are kept."""
 
 import contextlib
+import errno
 import logging
 import os
 import random
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from disttrain.checkpoint import Checkpoint, Position, file_name, position_of
 from disttrain.checkpoint_store import CheckpointStore, names_to_remove
-from disttrain.errors import CheckpointError, StorageError, UsageError
+from disttrain.errors import CheckpointError, NewerFormat, StorageError, UsageError
 from disttrain.reader import Patience
 
 QUICK = Patience(attempts=2, attempt_s=5.0, total_s=10.0)
@@ -104,6 +105,30 @@ def test_a_torn_checkpoint_is_passed_over_with_the_reason(place, tmp_path, s3):
         store.save(at(3))
         assert store.newest(refuse).position == Position(3, 0)
         assert len(store.names()) == 3
+
+
+def test_a_newer_disttrains_checkpoint_ends_the_search(tmp_path):
+    """It may well be whole: it is not passed over, nor removed as one that is further than what was taken."""
+    with CheckpointStore(str(tmp_path), keep=3) as store:
+        for epoch in (1, 2):
+            store.save(at(epoch))
+        path = tmp_path / file_name(Position(2, 0))
+        path.write_bytes(path.read_bytes().replace(b"checkpoint format 1", b"checkpoint format 2"))
+        with pytest.raises(NewerFormat, match=f"{path.name}: was written by a newer disttrain .*: upgrade, or name"):
+            store.newest(refuse)
+
+
+def test_a_disk_that_cannot_be_read_ends_the_search(tmp_path, monkeypatch):
+    with CheckpointStore(str(tmp_path), keep=3) as store:
+        for epoch in (1, 2):
+            store.save(at(epoch))
+
+        def fail(*arguments):
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(os, "preadv", fail)
+        with pytest.raises(StorageError, match=r"reading at byte 0 failed.*; if it stays so, remove it"):
+            store.newest(refuse)
 
 
 def cut_short(url, s3):
