@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,40 +38,76 @@ class Places:
         if path is not None and (path / CHECKPOINTS).is_dir():
             output, named = output or path, str(path / CHECKPOINTS)
         output = output or default_output
-        checkpoints = config.checkpoint_dir or str(output / CHECKPOINTS)
-        return cls(output, checkpoints, None if named == checkpoints else named)
+        checkpoints = (config.checkpoint_dir or str(output / CHECKPOINTS)).rstrip("/")
+        return cls(output, checkpoints, None if named is None or _is_same(named, checkpoints) else named)
 
 
-def find_checkpoint(places: Places, config: TrainConfig, say: Callable[[str], None]) -> Checkpoint | None:
-    """The checkpoint to go on from; None to start anew. Whatever is passed over is said, with the reason.
+def find_checkpoint(
+    places: Places, config: TrainConfig, say: Callable[[str], None]
+) -> tuple[Places, Checkpoint | None]:
+    """The checkpoint to go on from, None to start anew, and the places of the run that goes on.
+
+    These are its own alone where a run that began from a checkpoint elsewhere has checkpoints already: it goes on from
+    those. Whatever is passed over is said, with the reason.
 
     Raises:
-        UsageError: if there are checkpoints, but none can be taken, or starting anew would remove them unasked.
-        StorageError: if a store does not answer.
+        UsageError: if there are checkpoints, but none can be taken, or they are of a run that is not to go on here.
+        StorageError: if a store or a disk does not answer.
     """
-    if config.overwrite or (config.checkpoint_every == "never" and config.resume == "auto"):
-        return None
+    if config.overwrite:
+        return places, None
     if config.resume in ("auto", "never") and config.checkpoint_dir is None and not places.output.is_dir():
-        return None
-    place = places.named_elsewhere or places.checkpoints
+        return places, None
+    elsewhere = places.named_elsewhere
+    starts_anew = config.resume == "never" or (config.resume == "auto" and config.checkpoint_every == "never")
+    with CheckpointStore(places.checkpoints, keep=config.keep) as store:
+        holds_some = bool(store.names())
+        if holds_some and starts_anew:
+            raise UsageError(
+                f"{places.checkpoints}: holds checkpoints of an earlier run; name another place or add --overwrite"
+            )
+        if holds_some or (elsewhere is None and config.resume != "auto"):
+            found = _newest(store, say)
+            if elsewhere is not None and found.about["run"]["options"]["resume"] != config.resume:
+                raise UsageError(
+                    f"{places.checkpoints}: holds checkpoints of a run that did not begin from {config.resume}; "
+                    "name another place, or go on with that run without --resume"
+                )
+            return replace(places, named_elsewhere=None), found
+    return places, None if elsewhere is None else _load(elsewhere, config, say)
+
+
+def _load(place: str, config: TrainConfig, say: Callable[[str], None]) -> Checkpoint:
+    """The checkpoint of this path or URL, or the newest of a directory."""
     directory, _, name = place.rpartition("/")
-    if position_of(name) is not None:
-        with CheckpointStore(directory, keep=config.keep) as store:
-            return store.load(name)
-    with CheckpointStore(place, keep=config.keep) as store:
-        if config.resume == "never":
-            if store.names():
-                raise UsageError(f"{place}: holds checkpoints of an earlier run; name another place or add --overwrite")
-            return None
-        found = store.newest(lambda name, reason: say(f"Passed over checkpoint {name}: {reason}"))
-        if found is None and (store.names() or config.resume != "auto"):
-            raise UsageError(f"{place}: has no checkpoint that can be taken; --overwrite starts anew")
+    is_one = position_of(name) is not None
+    with CheckpointStore((directory or ".") if is_one else place, keep=config.keep) as store:
+        return store.load(name) if is_one else _newest(store, say)
+
+
+def _newest(store: CheckpointStore, say: Callable[[str], None]) -> Checkpoint:
+    found = store.newest(lambda name, reason: say(f"Passed over checkpoint {name}: {reason}"))
+    if found is None:
+        raise UsageError(f"{store.url}: has no checkpoint that can be taken; --overwrite starts anew")
     return found
 
 
-def how_to_go_on(config: TrainConfig, places: Places) -> str:
+def _is_same(place: str, other: str) -> bool:
+    path, other_path = local_path(place), local_path(other)
+    if path is None or other_path is None:
+        return place == other
+    return path.resolve() == other_path.resolve()
+
+
+def how_to_go_on(places: Places, config: TrainConfig) -> str:
     """What goes on with a run that was stopped, for its last line."""
-    return f"to go on: {'the same command again' if config.output is not None else f'--resume {places.output}'}"
+    if config.output is not None:
+        how = "the same command again"
+    elif config.checkpoint_dir is not None:
+        how = f"the same command with --output {places.output}"
+    else:
+        how = f"--resume {places.output}"
+    return f"to go on: {how}{', without --overwrite' if config.overwrite else ''}"
 
 
 def best_by(config: TrainConfig) -> tuple[str, Mode] | None:

@@ -113,7 +113,7 @@ def _save(config: TrainConfig, commit: Checkpoint) -> str:
     with store, activity("writing the last checkpoint"):
         store.save(commit)
     position = commit.position
-    return f"stopped in epoch {position.epoch}, after step {position.step:,}; {how_to_go_on(config, places)}"
+    return f"stopped in epoch {position.epoch}, after step {position.step:,}; {how_to_go_on(places, config)}"
 
 
 def _forget_models() -> None:

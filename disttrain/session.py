@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +88,7 @@ class Session:
         config, world = self.config, self.backend.world
         data = self.inputs.training_data()
         beginning = self._beginning(data)
-        places = Places.of(config, Path(beginning.output))
-        checkpoint = self._find_checkpoint(places)
+        places, checkpoint = self._find_checkpoint(Places.of(config, Path(beginning.output)))
         training_source = self.inputs.open(data)
         validation_data = config.validation_data
         validation_source = self.inputs.open(validation_data, like=training_source) if validation_data else None
@@ -127,7 +126,7 @@ class Session:
         except Stopped as stopped:
             self._part()
             self._wait_for(writer)
-            raise Stopped(f"{stopped}; {how_to_go_on(config, places)}") from stopped
+            raise Stopped(f"{stopped}; {how_to_go_on(places, config)}") from stopped
         finally:
             reporter.close()
         # All wait for the leader: an elastic run ends with the first worker that ends.
@@ -145,16 +144,16 @@ class Session:
         commits.beginning = commits.beginning or self.backend.gather(own)[0]
         return commits.beginning
 
-    def _find_checkpoint(self, places: Places) -> Checkpoint | None:
+    def _find_checkpoint(self, named: Places) -> tuple[Places, Checkpoint | None]:
         """Where to go on from: all workers get what it tells, and the leader its numbers too."""
         if self._committed is not None:
-            return self._committed
-        is_leader = self.backend.world.is_leader
-        found = together(
-            self.backend, lambda: find_checkpoint(places, self.config, self.console.print) if is_leader else None
+            return replace(named, named_elsewhere=None), self._committed
+        is_leader, say = self.backend.world.is_leader, self.console.print
+        places, found = together(
+            self.backend, lambda: find_checkpoint(named, self.config, say) if is_leader else (named, None)
         )
-        told = self.backend.gather((found.position, found.about) if found is not None else None)[0]
-        return found if told is None or is_leader else Checkpoint(*told, arrays={})
+        places, told = self.backend.gather((places, (found.position, found.about) if found is not None else None))[0]
+        return places, found if told is None or is_leader else Checkpoint(*told, arrays={})
 
     def _prepare(
         self, source: Source, validation_source: Source | None, num_shards: int, checkpoint: Checkpoint | None
@@ -191,7 +190,7 @@ class Session:
         directory = RunDirectory(
             places.output,
             overwrite=self.config.overwrite,
-            goes_on=checkpoint is not None and (places.named_elsewhere is None or self._committed is not None),
+            goes_on=checkpoint is not None and places.named_elsewhere is None,
             earlier=Standing.from_json(checkpoint.about["standing"]).results if checkpoint is not None else (),
         )
         if self.elastic is None:  # else what was written belongs to the next world too
@@ -214,7 +213,8 @@ class Session:
         if directory is not None:
             store = CheckpointStore(places.checkpoints, keep=config.keep, best_by=best_by(config))
             self.stack.enter_context(store)
-            store.remove_after(checkpoint.position if checkpoint is not None else None)
+            if config.overwrite or (checkpoint is not None and places.named_elsewhere is None):
+                store.remove_after(checkpoint.position if checkpoint is not None else None)
             if every is not None:
                 writer = CheckpointWriter(store, lambda why: self.console.print(f"A checkpoint was not written: {why}"))
                 self.stack.enter_context(writer)

@@ -203,7 +203,10 @@ def test_a_run_that_is_interrupted_keeps_a_checkpoint_and_says_how_to_go_on(plac
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert re.fullmatch(r"disttrain: stopped in epoch \d+, after step \d+; to go on: the same command again\n", said)
+    assert re.fullmatch(
+        r"disttrain: stopped in epoch \d+, after step \d+; to go on: the same command again, without --overwrite\n",
+        said,
+    )
     assert "checkpoints" in {path.name for path in (place / "endless").iterdir()}
     assert not (place / "endless" / "model.keras").exists()
 

@@ -92,7 +92,11 @@ def test_more_epochs_are_added_where_a_run_ended_or_at_any_of_its_checkpoints(co
     first = checkpoints(done / "checkpoints")[0]
     assert first.name.startswith("epoch-00001-")
     before = sorted(os.listdir(done))
-    trained(place, "elsewhere", *more, "--resume", first)
+    trained(place, "elsewhere", *OPTIONS, "--resume", first)
+    trained(place, "elsewhere", *more, "--resume", first)  # goes on from its own checkpoints
+    assert [path.name[:11] for path in checkpoints(place / "elsewhere" / "checkpoints")] == [
+        f"epoch-0000{epoch}" for epoch in (2, 3, 4)
+    ]
     assert sorted(os.listdir(done)) == before
     for ended in (copy, place / "elsewhere"):
         for ours, theirs in zip(weights(ended), weights(whole), strict=True):
