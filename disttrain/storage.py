@@ -16,9 +16,20 @@ from disttrain.errors import FileChanged, StorageError, UsageError
 from disttrain.reader import PATIENCE, PATIENCE_AGAIN, FileInfo, Patience, Reader
 from disttrain.remote import RemoteReader
 
-__all__ = ["FileInfo", "LocalReader", "Reader", "atomic_write", "check_unchanged", "local_path", "open_reader", "stat"]
+__all__ = [
+    "FULL",
+    "FileInfo",
+    "LocalReader",
+    "Reader",
+    "atomic_write",
+    "check_unchanged",
+    "local_path",
+    "open_reader",
+    "stat",
+]
 
 LOCAL_BLOCK_BYTES = 1 << 20  # stays in a core's cache between the read and the parse
+FULL = (errno.ENOSPC, errno.EDQUOT)  # what a disk without room for more says
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip", ".7z", ".br", ".snappy", ".tgz")
 
 
@@ -70,7 +81,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         with suppress(OSError):
             part.unlink()
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        if isinstance(error, OSError) and error.errno in (*FULL, errno.EFBIG, errno.EIO):
             raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
         raise
 
@@ -80,6 +91,8 @@ def _create(path: Path, part: Path) -> BinaryIO:
         path.parent.mkdir(parents=True, exist_ok=True)
         return open(part, "xb")
     except OSError as error:
+        if error.errno in FULL:
+            raise
         raise UsageError(f"{path}: cannot be written: {error.strerror}; name a place that is writable") from error
 
 

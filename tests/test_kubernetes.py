@@ -276,8 +276,8 @@ def action(policy, container, code, *conditions):
     [
         (UsageError.exit_code, [], "FailJob"),
         (DataError.exit_code, [], "FailJob"),
-        (StorageError.exit_code, [], "FailJob"),
         (NonFiniteError.exit_code, [], "FailJob"),
+        (StorageError.exit_code, [], "Count"),  # it may be back the next time
         (Stopped.exit_code, [], "Ignore"),
         (Stopped.exit_code, ["DisruptionTarget"], "Ignore"),
         (137, ["DisruptionTarget"], "Ignore"),  # preempted, or its node is gone

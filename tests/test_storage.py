@@ -1,5 +1,6 @@
 """Byte ranges of local files, of an S3 server and of HTTP servers that behave well, badly or not at all."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -143,6 +144,19 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
         stream.write("second")
     assert path.read_bytes() == b"first"
     assert os.listdir(path.parent) == ["a"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_without_room_for_a_new_file_is_a_storage_error(tmp_path, monkeypatch, number):
+    def refuse(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("disttrain.storage.open", refuse, raising=False)
+    with (
+        pytest.raises(StorageError, match=f"a: cannot be written: {os.strerror(number)}"),
+        atomic_write(tmp_path / "a"),
+    ):
+        pass
 
 
 def test_a_place_that_cannot_be_written_is_a_usage_error(tmp_path):

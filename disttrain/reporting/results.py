@@ -21,7 +21,7 @@ import keras
 from disttrain.checkpoint_store import CheckpointStore
 from disttrain.errors import StorageError, UsageError
 from disttrain.standing import EpochResult
-from disttrain.storage import atomic_write
+from disttrain.storage import FULL, atomic_write
 
 MODEL = "model.keras"
 CHECKPOINTS = "checkpoints"  # where a run's checkpoints lie, unless it was told otherwise
@@ -89,6 +89,7 @@ class RunDirectory:
 
         Raises:
             UsageError: if it cannot be written, or holds the results of another run and `overwrite` is false.
+            StorageError: if its disk is full.
         """
         self.path = path
         if not overwrite and not goes_on:
@@ -99,7 +100,8 @@ class RunDirectory:
             with tempfile.TemporaryFile(dir=path):
                 pass
         except OSError as error:
-            raise UsageError(f"--output {path}: cannot be written: {error.strerror}; name another directory") from error
+            kind = StorageError if error.errno in FULL else UsageError
+            raise kind(f"--output {path}: cannot be written: {error.strerror}; name another directory") from error
         for name in RESULTS if not goes_on else ():
             (path / name).unlink(missing_ok=True)
         self._epochs = list(earlier)
