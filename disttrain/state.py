@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from keras.src.backend.common import global_state  # no public name leads there
+from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
 
 from disttrain.engine import Engine
 from disttrain.world import Backend, World
@@ -22,8 +24,8 @@ def capture_state(engine: Engine, backend: Backend, *, wanted: bool) -> Arrays:
         `weights/N` and `optimizer/N`: the variables, the same on all workers. `replica/N`: the other variables (the
         statistics of batch normalization, the states of dropout), [replicas, ...]. `totals/N`: what the metrics have
         seen in this epoch, float64 [world size, ...]; in the middle of a superbatch, up to where it began, and
-        `partial/N` since, [replicas, ...]. `random/N`: the state of Python's and NumPy's global random numbers,
-        [world size, ...]. Replicas are those of all workers, in the order of ranks.
+        `partial/N` since, [replicas, ...]. `random/N`: the state of Python's, NumPy's and Keras's global random
+        numbers, [world size, ...]. Replicas are those of all workers, in the order of ranks.
     """
     model = engine.model
     totals, partial = engine.totals.capture()
@@ -108,15 +110,22 @@ def _of_leader(total: npt.NDArray[Any], world: World) -> npt.NDArray[Any]:
 
 
 def _random_state() -> list[npt.NDArray[Any]]:
-    """Both generators' integers, and the normal number that each may have drawn ahead, or NaN."""
+    """Python's and NumPy's integers, the normal number that each may have drawn ahead, or NaN, and Keras's integers.
+
+    Keras has a global generator once something drew from it without a seed; until then there are -1s for it.
+    """
     _, python, python_ahead = random.getstate()
     _, keys, position, has_ahead, ahead = np.random.get_state(legacy=True)
     normals = [np.nan if python_ahead is None else python_ahead, ahead if has_ahead else np.nan]
-    return [np.array(python, np.uint64), np.append(keys, position).astype(np.uint64), np.array(normals)]
+    kerass = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+    drawn = np.asarray(kerass.state.numpy(), np.int64) if kerass is not None else np.full(2, -1, np.int64)
+    return [np.array(python, np.uint64), np.append(keys, position).astype(np.uint64), np.array(normals), drawn]
 
 
 def _set_random_state(state: Sequence[npt.NDArray[Any]]) -> None:
-    python, numpys, (python_ahead, ahead) = state
+    python, numpys, (python_ahead, ahead), *kerass = state
+    if kerass and kerass[0][0] >= 0:  # first: where there is none yet, its making draws from Python's
+        global_seed_generator().state.assign(kerass[0])
     random.setstate((3, tuple(python.tolist()), None if np.isnan(python_ahead) else float(python_ahead)))
     drawn_ahead = (0, 0.0) if np.isnan(ahead) else (1, float(ahead))
     np.random.set_state(("MT19937", numpys[:-1].astype(np.uint32), int(numpys[-1]), *drawn_ahead))

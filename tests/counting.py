@@ -41,6 +41,14 @@ class Weighed(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("counting")
+class Unseeded(keras.layers.Layer):
+    """Adds noise drawn as Keras does it without a seed: from a generator that is no part of the model."""
+
+    def call(self, x, training=False):
+        return x + 0.01 * keras.random.normal(keras.ops.shape(x)) if training else x
+
+
+@keras.saving.register_keras_serializable("counting")
 class SummedLoss(keras.losses.Loss):
     """Adds up over rows: with plain SGD and a learning rate of 1, each row adds exactly 1 to its own weight."""
 
@@ -63,7 +71,7 @@ def counted(num_features):
     return model
 
 
-def random_parts(num_features):
+def random_parts(num_features, more=()):
     """Has all that a run can have of its own on each worker: batch normalization, dropout, counts."""
     layers = keras.layers
     model = keras.Sequential(
@@ -73,11 +81,17 @@ def random_parts(num_features):
             layers.Dense(16, "relu"),
             layers.BatchNormalization(),
             layers.Dropout(0.2),
+            *more,
             layers.Dense(1),
         ]
     )
     model.compile(keras.optimizers.Adam(0.01), loss="mae", metrics=["mse", "mae"])
     return model
+
+
+def unseeded_parts(num_features):
+    """As `random_parts`, and Keras's global random numbers, which replicas of one worker cannot share."""
+    return random_parts(num_features, [Unseeded()])
 
 
 def weighed(num_features):

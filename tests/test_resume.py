@@ -28,7 +28,7 @@ def test_a_run_stopped_twice_ends_as_one_that_never_was_to_the_bit(place):
     The number of shards stays with the run, where it is not given again.
     """
     options = (*COMMON, "--steps-per-execution", 16, "--epochs", 6)
-    options += ("--model", "counting:random_parts", "--callbacks", "counting:mindful")
+    options += ("--model", "counting:unseeded_parts", "--callbacks", "counting:mindful")
     run(place, *options, *SHARDS, "--output", "whole")
     stopped = Run(place, *options, *SHARDS, "--output", "stopped", HOLD_AT="begins 1")
     stopped.wait_for("held)")
