@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,15 +23,18 @@ def capture_state(engine: Engine, backend: Backend, *, wanted: bool) -> Arrays:
 
     Returns:
         `weights/N` and `optimizer/N`: the variables, the same on all workers. `replica/N`: the other variables (the
-        statistics of batch normalization, the states of dropout), [replicas, ...]. `totals/N`: what the metrics have
+        statistics of batch normalization, the states of dropout), [replicas, ...], or [1, ...] where all replicas have
+        the same, as of frozen layers. `totals/N`: what the metrics have
         seen in this epoch, float64 [world size, ...]; in the middle of a superbatch, up to where it began, and
         `partial/N` since, [replicas, ...]. `random/N`: the state of Python's, NumPy's and Keras's global random
         numbers, [world size, ...]. Replicas are those of all workers, in the order of ranks.
     """
     model = engine.model
     totals, partial = engine.totals.capture()
+    held = _named("replica", [backend.replicas.read(v) for v in model.non_trainable_variables])
+    same = equal_everywhere(held, backend)
     own = {
-        **_named("replica", [backend.replicas.read(v) for v in model.non_trainable_variables]),
+        **{name: values for name, values in held.items() if name not in same},
         **_named("totals", [total[np.newaxis] for total in totals]),
         **_named("partial", partial),
         **_named("random", [numbers[np.newaxis] for numbers in _random_state()]),
@@ -41,8 +45,22 @@ def capture_state(engine: Engine, backend: Backend, *, wanted: bool) -> Arrays:
     return {
         **_named("weights", [v.numpy() for v in model.trainable_variables]),
         **_named("optimizer", [v.numpy() for v in model.optimizer.variables]),
+        **{name: held[name][:1] for name in same},
         **{name: np.concatenate([arrays[name] for arrays in workers]) for name in own},
     }
+
+
+def equal_everywhere(held: Mapping[str, npt.NDArray[Any]], backend: Backend) -> list[str]:
+    """Those names of which all replicas of all workers hold the same bytes, so that nobody needs to send them.
+
+    Args:
+        held: arrays [this worker's replicas, ...] of the same names, in the same order, on all workers.
+    """
+    if backend.world.num_replicas == 1:
+        return []
+    digests = [{hashlib.blake2b(values.tobytes()).digest() for values in array} for array in held.values()]
+    everyones = zip(*backend.gather(digests), strict=True)
+    return [name for name, of_workers in zip(held, everyones, strict=True) if len(set.union(*of_workers)) == 1]
 
 
 def restore_state(engine: Engine, backend: Backend, arrays: Mapping[str, npt.NDArray[Any]] | None) -> None:
