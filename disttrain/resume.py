@@ -31,10 +31,10 @@ def differences(kept: Mapping[str, Any], now: Mapping[str, Any]) -> list[Differe
         kept: of the run that wrote the checkpoint, as JSON gives it back; these keys, of which any may be missing on
             either side and is then not compared:
 
-            data: mapping of each file's URL to its fingerprint. A file that only moved is the same.
-            num_rows, num_shards, batch_size, seed: integers.
+            data, validation_data: mapping of each file's URL to its fingerprint. A file that only moved is the same.
+            num_rows, num_shards, batch_size, seed: integers; warmup_epochs: a number.
             features, targets, metrics: lists of names.
-            shuffle, loss: strings.
+            shuffle, precision, compression, loss: strings.
             model, optimizer: lists of [name, shape, dtype], one for each variable, in order.
             optimizer_class: a string.
         now: the same of this run; tuples count as lists.
@@ -90,7 +90,7 @@ def _data(name: str, kept: Mapping[str, str], now: Mapping[str, str]) -> Differe
     kept_text, now_text = (
         "\n".join(f"{url} ({fingerprint})" for url, fingerprint in sorted(side.items())) for side in (kept, now)
     )
-    return Difference("data", kept_text, now_text, f"put the file back, or {ANEW}")
+    return Difference(name.replace("_", " "), kept_text, now_text, f"put the file back, or {ANEW}")
 
 
 def _rows(name: str, kept: int, now: int) -> Difference | None:
@@ -153,6 +153,7 @@ def _variable(variable: Sequence[Any]) -> str:
 
 _COMPARED: dict[str, Callable[[str, Any, Any], Difference | None]] = {
     "data": _data,
+    "validation_data": _data,
     "num_rows": _rows,
     "features": _option,
     "targets": _option,
@@ -160,6 +161,9 @@ _COMPARED: dict[str, Callable[[str, Any, Any], Difference | None]] = {
     "batch_size": _option,
     "shuffle": _option,
     "seed": _option,
+    "precision": _option,
+    "compression": _option,
+    "warmup_epochs": _option,
     "model": _model,
     "loss": _loss,
     "metrics": _metrics,

@@ -123,11 +123,14 @@ def show_position(position: Position) -> str:
     return f"epoch {position.epoch}, step {position.step:,}"
 
 
-def describe_run(config: TrainConfig, training: Pass, model: keras.Model, places: Places) -> dict[str, Any]:
+def describe_run(
+    config: TrainConfig, training: Pass, validation: Pass | None, model: keras.Model, places: Places
+) -> dict[str, Any]:
     """What a checkpoint tells of the run that wrote it: what must be the same to go on from it, and its options."""
     source = training.source
     return {
-        "data": {source.url: source.info.fingerprint},
+        "data": _fingerprint(training),
+        **({"validation_data": _fingerprint(validation)} if validation is not None else {}),
         "num_rows": source.num_rows,
         "features": list(source.feature_names),
         "targets": list(source.target_names),
@@ -135,9 +138,12 @@ def describe_run(config: TrainConfig, training: Pass, model: keras.Model, places
         "batch_size": training.batch_size,
         "shuffle": config.shuffle,
         "seed": config.seed,
+        "precision": config.precision,
+        "compression": config.compression,
+        "warmup_epochs": config.warmup_epochs,
         "model": describe_variables(model.variables),
         "loss": _loss_name(model),
-        "metrics": [name for name in model.get_metrics_result() if name != "loss"],
+        "metrics": metric_names(model),
         "optimizer_class": type(model.optimizer).__name__,
         "optimizer": describe_variables(model.optimizer.variables),
         "learning_rate": top_learning_rate(config, training.num_shards),
@@ -178,6 +184,15 @@ def new_learning_rate(config: TrainConfig, num_shards: int, checkpoint: Checkpoi
     wanted = top_learning_rate(config, num_shards)
     before = kept_setting(checkpoint, "learning_rate", wanted)
     return wanted if wanted != before and not config.warmup_epochs else None
+
+
+def metric_names(model: keras.Model) -> list[str]:
+    """What a built model's metrics are called, the loss apart."""
+    return [name for name in model.get_metrics_result() if name != "loss"]
+
+
+def _fingerprint(rows: Pass) -> dict[str, str]:
+    return {rows.source.url: rows.source.info.fingerprint}
 
 
 def _loss_name(model: keras.Model) -> str:

@@ -96,7 +96,7 @@ class Session:
         engine, training, validation = together(
             self.backend, lambda: self._prepare(training_source, validation_source, num_shards, checkpoint)
         )
-        run = describe_run(config, training, engine.model, places)
+        run = describe_run(config, training, validation, engine.model, places)
         if checkpoint is not None:
             together(self.backend, lambda: check_same_run(places, checkpoint, run))
             # After a change the model is written in any case: one that is there may be that of an earlier run.

@@ -14,6 +14,7 @@ WEIGHTS = [
 ]
 RUN = {
     "data": {"/data/houses.csv": "1234-99"},
+    "validation_data": {"/data/held_out.csv": "5678-99"},
     "num_rows": 1_000_000,
     "features": ["rooms", "area"],
     "targets": ["price"],
@@ -21,6 +22,9 @@ RUN = {
     "batch_size": 250,
     "shuffle": "global",
     "seed": 3,
+    "precision": "float32",
+    "compression": "none",
+    "warmup_epochs": 5.0,
     "model": WEIGHTS,
     "loss": "mae",
     "metrics": ["mse"],
@@ -58,6 +62,16 @@ TABLE = [
         "/data/houses.csv (1235-99)",
         "put the file back, or ",
     ),
+    (
+        {"validation_data": {"/data/held_out.csv": "5679-99"}},
+        "validation data",
+        "/data/held_out.csv (5678-99)",
+        "/data/held_out.csv (5679-99)",
+        "put the file back, or ",
+    ),
+    ({"precision": "mixed_bfloat16"}, "precision", "float32", "mixed_bfloat16", "--precision float32, or "),
+    ({"compression": "fp16"}, "compression", "none", "fp16", "--compression none, or "),
+    ({"warmup_epochs": 0.0}, "warmup epochs", "5.0", "0.0", "--warmup-epochs 5.0, or "),
     ({"optimizer_class": "SGD"}, "optimizer", "Adam", "SGD", "compile the model with Adam, or "),
     (
         {"optimizer": []},
@@ -104,7 +118,7 @@ def test_the_same_run_has_no_differences():
 # What may change: these are not compared, or are the same by another name.
 SAME = [
     {"world_size": 8, "backend": "horovod", "epochs": 99, "learning_rate": 0.5},
-    {"data": {"/elsewhere/houses.csv": "1234-99"}},
+    {"data": {"/elsewhere/houses.csv": "1234-99"}, "validation_data": {"/elsewhere/held_out.csv": "5678-99"}},
     {"model": [["sequential_1/dense_2/kernel", *WEIGHTS[0][1:]], *WEIGHTS[1:]]},  # the second model of a process
     {"optimizer": [["adam_1/sequential_7_dense_12_kernel_momentum", [3, 16], "float32"]]},
 ]
