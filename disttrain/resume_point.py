@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -184,6 +184,15 @@ def new_learning_rate(config: TrainConfig, num_shards: int, checkpoint: Checkpoi
     wanted = top_learning_rate(config, num_shards)
     before = kept_setting(checkpoint, "learning_rate", wanted)
     return wanted if wanted != before and not config.warmup_epochs else None
+
+
+def check_keep_best(config: TrainConfig, metrics: Sequence[str]) -> None:
+    """Raises UsageError if no epoch will have the value by which the best checkpoint is to stay."""
+    monitored = best_by(config)
+    names = ["loss", *metrics]
+    names += [f"val_{name}" for name in names] if config.validation_data else []
+    if monitored is not None and monitored[0] not in names:
+        raise UsageError(f"--keep-best {monitored[0]}: there is no such value; there are {', '.join(names)}")
 
 
 def metric_names(model: keras.Model) -> list[str]:

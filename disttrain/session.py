@@ -33,12 +33,14 @@ from disttrain.reporting.results import RunDirectory, default_directory
 from disttrain.resume_point import (
     Places,
     best_by,
+    check_keep_best,
     check_same_run,
     describe_run,
     find_checkpoint,
     how_to_go_on,
     is_finished,
     kept_setting,
+    metric_names,
     new_learning_rate,
     show_position,
 )
@@ -182,6 +184,7 @@ class Session:
                 model, self.backend, num_features, config.sync_every, rows_per_step=shape[1] if shape else 0,
                 skips_nonfinite=skips, compresses=config.compression == "fp16",
             )  # fmt: skip
+        check_keep_best(config, metric_names(model))
         return engine, training, validation
 
     def _directory(self, places: Places, data: str, checkpoint: Checkpoint | None) -> RunDirectory | None:

@@ -12,6 +12,8 @@ import pytest
 from command import command_line, disttrain, environment, history, regression_rows, trained, weights, write_csv
 from faults import Run, checkpoints, read
 
+from disttrain.checkpoint import position_of
+
 OPTIONS = ("--data", "data.csv", "--batch-size", 50, "--epochs", 2, "--checkpoint-every", "epoch", "--keep", 5)
 
 
@@ -103,6 +105,18 @@ def test_more_epochs_are_added_where_a_run_ended_or_at_any_of_its_checkpoints(co
             np.testing.assert_array_equal(ours, theirs)
         assert history(ended)["loss"] == history(whole)["loss"]
         assert history(ended)["epoch"] == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_stays_where_the_run_goes_on(place):
+    """With steps so long that each epoch is worse."""
+    options = (*OPTIONS[:4], "--validation-data", "other.csv", "--keep", 1, "--checkpoint-every", "epoch")
+    trained(place, "best", *options, "--epochs", 2)
+    best = trained(place, "best", *options, "--epochs", 4, "--learning-rate", 10)
+    losses = history(best)["val_loss"]
+    assert min(losses) == min(losses[:2])
+    kept = [position_of(path.name).epoch for path in checkpoints(best / "checkpoints")]
+    assert kept == [losses.index(min(losses)) + 1, 4]
 
 
 @pytest.mark.slow

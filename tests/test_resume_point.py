@@ -9,7 +9,7 @@ from disttrain.checkpoint import Checkpoint, Position, file_name
 from disttrain.checkpoint_store import CheckpointStore
 from disttrain.config import TrainConfig
 from disttrain.errors import UsageError
-from disttrain.resume_point import Places, find_checkpoint, how_to_go_on
+from disttrain.resume_point import Places, check_keep_best, find_checkpoint, how_to_go_on
 
 
 @pytest.fixture
@@ -98,3 +98,14 @@ STOPPED = [
 def test_a_user_is_told_how_a_stopped_run_goes_on(options, how):
     config = TrainConfig(**options)
     assert how_to_go_on(Places.of(config, Path("runs/x")), config) == how
+
+
+def test_a_value_by_which_the_best_stays_must_be_one_that_there_is():
+    """Else the best checkpoint would be none, for ever and unnoticed."""
+    config = {"validation_data": "held_out.csv"}
+    for name in ("loss", "mse", "val_loss", "val_mse:max"):
+        check_keep_best(TrainConfig(**config, keep_best=name), ["mse"])
+    with pytest.raises(UsageError, match=r"--keep-best val_los: .*; there are loss, mse, val_loss, val_mse$"):
+        check_keep_best(TrainConfig(**config, keep_best="val_los"), ["mse"])
+    with pytest.raises(UsageError, match=r"--keep-best val_loss: .*; there are loss, mse$"):
+        check_keep_best(TrainConfig(keep_best="val_loss"), ["mse"])
