@@ -24,10 +24,10 @@ def capture_state(engine: Engine, backend: Backend, *, wanted: bool) -> Arrays:
     Returns:
         `weights/N` and `optimizer/N`: the variables, the same on all workers. `replica/N`: the other variables (the
         statistics of batch normalization, the states of dropout), [replicas, ...], or [1, ...] where all replicas have
-        the same, as of frozen layers. `totals/N`: what the metrics have
-        seen in this epoch, float64 [world size, ...]; in the middle of a superbatch, up to where it began, and
-        `partial/N` since, [replicas, ...]. `random/N`: the state of Python's, NumPy's and Keras's global random
-        numbers, [world size, ...]. Replicas are those of all workers, in the order of ranks.
+        the same, as of frozen layers. `totals/N`: what the metrics have seen in this epoch, float64 [world size, ...];
+        in the middle of a superbatch, up to where it began, and `partial/N` since, [replicas, ...]. `random/N`: the
+        state of Python's, NumPy's and Keras's global random numbers, [world size, ...]. Replicas are those of all
+        workers, in the order of ranks.
     """
     model = engine.model
     totals, partial = engine.totals.capture()
