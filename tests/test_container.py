@@ -1,5 +1,6 @@
 """The image of Dockerfile: really built, and run as careful clusters run it: without root, capabilities, or writing."""
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -136,6 +137,39 @@ def test_for_another_processor_kernels_are_compiled_outside_the_image(engine):
     options = (*RESTRICTED, "--network=none", "--env=NUMBA_CPU_NAME=x86-64", "--env=NUMBA_DEBUG_CACHE=1")
     done = engine.podman("run", "--rm", *options, IMAGE, "make-data", "/tmp/rows.csv", "--rows=10")
     assert "data saved to '/tmp/" in done.stdout
+
+
+WORKERS = {"worker": ["a:1", "b:1"]}
+CHIEF = {"chief": ["a:1"], "worker": ["b:1"]}
+
+
+def cluster(hosts, kind, index):
+    return {"TF_CONFIG": json.dumps({"cluster": hosts, "task": {"type": kind, "index": index}})}
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_looked_at"),
+    [
+        ({}, True),
+        ({"HOROVOD_RANK": "0"}, True),
+        ({"HOROVOD_RANK": "1"}, False),
+        ({"OMPI_COMM_WORLD_RANK": "1"}, False),
+        ({"PMI_RANK": "1"}, False),
+        (cluster(WORKERS, "worker", 0), True),
+        (cluster(WORKERS, "worker", 1), False),
+        (cluster(CHIEF, "chief", 0), True),
+        (cluster(CHIEF, "worker", 0), False),
+        ({"TF_CONFIG": "{}"}, True),
+    ],
+)
+def test_only_the_worker_that_writes_must_show_progress(tmp_path, settings, is_looked_at):
+    spec = importlib.util.spec_from_file_location("health", ROOT / "launch/container/health.py")
+    health = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(health)
+    with subprocess.Popen(["sleep", "60"], cwd=tmp_path, env=settings) as worker:
+        age_s = health.since_progress_s(Path(f"/proc/{worker.pid}"))
+        worker.kill()
+    assert (age_s is not None) == is_looked_at
 
 
 @pytest.mark.slow

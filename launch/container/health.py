@@ -9,14 +9,17 @@ as sshd does.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 AGE_S = float(os.environ.get("HEALTH_AGE_S") or 1800)
 STOPPED = "TtZXx"  # the states of proc(5) in which a process does nothing
+RANKS = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")  # which horovodrun and MPI's launchers set
 
 
 def main() -> str | None:
@@ -51,12 +54,22 @@ def fields(process: Path) -> list[str]:
 def since_progress_s(worker: Path) -> float | None:
     """Seconds since a worker began or last wrote something into its output directory; None if another one writes."""
     environ = dict(entry.split("=", 1) for entry in words(worker / "environ") if "=" in entry)
-    if any(environ.get(name, "0") != "0" for name in ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK")):
+    if any(environ.get(name, "0") != "0" for name in RANKS) or is_behind_another(environ):
         return None
     begun_ticks = int(fields(worker)[19])  # starttime, since the machine was started
     age_s = float(Path("/proc/uptime").read_text().split()[0]) - begun_ticks / os.sysconf("SC_CLK_TCK")
     written = [path.stat().st_mtime for path in output(worker, environ).rglob("*")]
     return min([age_s, *(time.time() - time_s for time_s in written)])
+
+
+def is_behind_another(environ: Mapping[str, str]) -> bool:
+    """Whether TF_CONFIG names another worker as the first one: the chief, or else number 0."""
+    try:
+        config = json.loads(environ["TF_CONFIG"])
+        first = "chief" if config["cluster"].get("chief") else "worker"
+        return (config["task"]["type"], int(config["task"]["index"])) != (first, 0)
+    except (KeyError, ValueError, TypeError, AttributeError):  # none, or one that disttrain itself complains of
+        return False
 
 
 def output(worker: Path, environ: dict[str, str]) -> Path:
