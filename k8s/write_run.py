@@ -8,6 +8,7 @@ makes the volume of the component pvc, with the example's file, for all runs.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -27,6 +28,8 @@ ARGUMENTS = {
     "Job": "/spec/template/spec/containers/0/args",
     "MPIJob": "/spec/mpiReplicaSpecs/Launcher/template/spec/containers/0/args",
 }
+LIMITS = ("DISTTRAIN_MIN_NP", "DISTTRAIN_MAX_NP")
+COUNTS = ("DISTTRAIN_PODS", "DISTTRAIN_GPUS", *LIMITS)
 HEAD = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
 WITHOUT_RESULTS = """patches:
   - target: {kind: PersistentVolumeClaim}
@@ -79,12 +82,25 @@ def check(overlay: str, components: Sequence[str], store: str, environ: Mapping[
         sys.exit("k8s: the component object-store has no volume for pvc or tensorboard")
     if bool(store) != ("object-store" in components):
         sys.exit("k8s: the component object-store needs DISTTRAIN_STORE, such as s3://bucket/runs/a, and no other does")
-    for name in ("DISTTRAIN_PODS", "DISTTRAIN_GPUS"):
+    for name in COUNTS:
         value = environ.get(name) or "1"
         if not value.isdecimal() or int(value) < 1:
             sys.exit(f"k8s: {name} must be a whole number from 1, not '{value}'")
     if overlay == "single-node" and environ.get("DISTTRAIN_PODS", "1") != "1":
         sys.exit("k8s: single-node is one pod; DISTTRAIN_PODS is for indexed, mpijob and elastic")
+    least, most = (int(environ.get(name) or 0) for name in LIMITS)
+    if (least or most) and overlay != "elastic":
+        sys.exit(f"k8s: {' and '.join(LIMITS)} are for elastic, not {overlay}")
+    pods, gpus = sizes(overlay, components, environ)
+    if not least <= pods * gpus <= (most or pods * gpus):
+        allowed = f"{least or 1} to {most or 'any number of'} workers"
+        sys.exit(f"k8s: {' and '.join(LIMITS)} allow {allowed}, but {pods} pods of {gpus} begin with {pods * gpus}")
+
+
+def sizes(overlay: str, components: Sequence[str], environ: Mapping[str, str]) -> tuple[int, int]:
+    """How many pods train, and how many workers each of them has in an MPIJob."""
+    pods = 1 if overlay == "single-node" else int(environ.get("DISTTRAIN_PODS") or 2)
+    return pods, int(environ.get("DISTTRAIN_GPUS") or 1) if "gpu" in components else 1
 
 
 def about(overlay: str, suffix: str, store: str) -> str:
@@ -100,11 +116,14 @@ def body(
 ) -> str:
     """The overlay, its components, their settings, and what disttrain is given."""
     used = [name for name in COMPONENTS if name in components]
-    pods = "1" if overlay == "single-node" else environ.get("DISTTRAIN_PODS") or "2"
-    gpus = environ.get("DISTTRAIN_GPUS") or "1"
-    settings = {"WORKERS": pods, "GPUS": gpus}
+    pods, gpus = sizes(overlay, components, environ)
+    settings = {"WORKERS": str(pods), "GPUS": str(gpus)}
+    patches = []
     if overlay == "elastic":
-        settings["DISTTRAIN_NP"] = str(int(pods) * int(gpus if "gpu" in components else 1))
+        settings["DISTTRAIN_NP"] = str(pods * gpus)
+        settings |= {name: environ[name] for name in LIMITS if environ.get(name)}
+        kept = math.ceil(int(settings.get("DISTTRAIN_MIN_NP", 1)) / gpus)
+        patches += patch("PodDisruptionBudget", "/spec/minAvailable", kept)
     if store:
         settings |= {"RESULTS_URL": store, "DISTTRAIN_CHECKPOINT_DIR": f"{store}/checkpoints"}
     if overlay != "single-node":
@@ -116,10 +135,15 @@ def body(
     lines += ["generatorOptions:", "  disableNameSuffixHash: true"]
     if arguments:
         kind = OVERLAYS[overlay][0]
-        values = json.dumps([argument.replace("$(", "$$(") for argument in arguments])  # Kubernetes expands $(NAME)
-        lines += ["patches:", f"  - target: {{kind: {kind}, name: disttrain}}", "    patch: |-"]
-        lines += [f"      - {{op: replace, path: {ARGUMENTS[kind]}, value: {values}}}"]
-    return "\n".join(lines) + "\n"
+        values = [argument.replace("$(", "$$(") for argument in arguments]  # Kubernetes expands $(NAME)
+        patches += patch(kind, ARGUMENTS[kind], values)
+    return "\n".join([*lines, *(["patches:", *patches] if patches else [])]) + "\n"
+
+
+def patch(kind: str, path: str, value: int | Sequence[str]) -> list[str]:
+    """Lines that replace what stands there in the object of a kind."""
+    operation = f"{{op: replace, path: {path}, value: {json.dumps(value)}}}"
+    return [f"  - target: {{kind: {kind}, name: disttrain}}", "    patch: |-", f"      - {operation}"]
 
 
 def image_of(image: str) -> str:

@@ -24,8 +24,11 @@ horovodrun=$(command -v "${python%/*}/horovodrun" || command -v horovodrun) ||
   fail "there is no horovodrun beside $python; run: launch/install-horovod.sh $python"
 command=(env "PYTHONPATH=$PYTHONPATH")
 if [ -n "${DISTTRAIN_DISCOVERY:-}" ]; then
+  np=${DISTTRAIN_NP:-${DISTTRAIN_MIN_NP:-2}}
+  [ "$np" -ge "${DISTTRAIN_MIN_NP:-1}" ] || fail "-np $np is less than --min-np $DISTTRAIN_MIN_NP"
+  [ "$np" -le "${DISTTRAIN_MAX_NP:-$np}" ] || fail "-np $np is more than --max-np $DISTTRAIN_MAX_NP"
   command+=("PATH=$root/launch/horovod/bin:$PATH") # an ssh that notices when its host is gone
-  command+=("$horovodrun" --gloo -np "${DISTTRAIN_NP:-${DISTTRAIN_MIN_NP:-2}}" --host-discovery-script "$DISTTRAIN_DISCOVERY")
+  command+=("$horovodrun" --gloo -np "$np" --host-discovery-script "$DISTTRAIN_DISCOVERY")
   [ -z "${DISTTRAIN_MIN_NP:-}" ] || command+=(--min-np "$DISTTRAIN_MIN_NP")
   [ -z "${DISTTRAIN_MAX_NP:-}" ] || command+=(--max-np "$DISTTRAIN_MAX_NP")
 else

@@ -12,12 +12,12 @@ Runs 'python -m disttrain ARGUMENTS' in the cluster that kubectl reaches, in ste
   delete     removes the run from the cluster, all but the results' volume
   --dry-run  print the commands for the cluster, and do not run them
 
-environment: DISTTRAIN_RUN, the run's name (default: 1), DISTTRAIN_NAMESPACE, and for
-the first three steps
+environment: DISTTRAIN_RUN, the run's name (1), DISTTRAIN_NAMESPACE, and to render
   DISTTRAIN_IMAGE       NAME:TAG or NAME@DIGEST (default: disttrain:latest)
   DISTTRAIN_OVERLAY     single-node (the default), indexed, mpijob or elastic
   DISTTRAIN_COMPONENTS  of gpu, pvc, object-store, tensorboard (default: none)
   DISTTRAIN_PODS, _GPUS pods that train (default: 2), GPUs of each with gpu (1)
+  DISTTRAIN_MIN_NP      elastic: fewer workers wait for more (1); _MAX_NP: no more
   DISTTRAIN_STORE       with object-store: the URL where the results go"
 fail() { echo "k8s: $*" >&2 && exit 2; }
 run() { if [ -n "$dry_run" ]; then printf -v line '%q ' "$@" && echo "${line% }"; else "$@"; fi; }

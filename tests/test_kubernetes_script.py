@@ -52,6 +52,9 @@ def test_arguments_reach_the_container_that_reads_them(copy):
         ({"components": "object-store pvc", "store": "s3://b/a"}, "no volume for pvc"),
         ({"overlay": "indexed", "pods": "two"}, "DISTTRAIN_PODS must be a whole number from 1, not 'two'"),
         ({"pods": "2"}, "single-node is one pod"),
+        ({"overlay": "mpijob", "max_np": "2"}, "are for elastic, not mpijob"),
+        ({"overlay": "elastic", "pods": "3", "max_np": "2"}, "allow 1 to 2 workers, but 3 pods of 1 begin with 3"),
+        ({"overlay": "elastic", "min_np": "few"}, "DISTTRAIN_MIN_NP must be a whole number from 1, not 'few'"),
         ({"run": "Mine"}, "DISTTRAIN_RUN must be of a-z, 0-9 and -, not 'Mine'"),
     ],
 )
@@ -59,6 +62,19 @@ def test_settings_that_make_no_sense_are_one_line(copy, settings, said):
     told = k8s_sh(copy, "render", **settings)
     assert (told.returncode != 0, told.stdout, told.stderr.count("\n")) == (True, "", 1), told
     assert said in told.stderr
+
+
+def test_an_elastic_run_has_the_workers_of_all_its_pods_and_the_limits_that_are_given(copy):
+    run = render(copy, "elastic", "gpu", pods="4", gpus="8", arguments=["--epochs", "3"])
+    assert {name: run.settings.get(f"DISTTRAIN_{name}") for name in ("NP", "MIN_NP", "MAX_NP")} == {
+        "NP": "32",
+        "MIN_NP": "1",
+        "MAX_NP": None,
+    }
+    assert run.only("PodDisruptionBudget")["spec"]["minAvailable"] == 1
+    run = render(copy, "elastic", "gpu", pods="4", gpus="8", min_np="17", max_np="48")
+    assert (run.settings["DISTTRAIN_MIN_NP"], run.settings["DISTTRAIN_MAX_NP"]) == ("17", "48")
+    assert run.only("PodDisruptionBudget")["spec"]["minAvailable"] == 3
 
 
 # -- what it does

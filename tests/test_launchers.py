@@ -137,6 +137,8 @@ def test_the_repositorys_environment_comes_before_another_python(launch, tmp_pat
         ("horovod.sh", ["-H", "a:2,b:2", "-np", "5"], {}, "-np 5 is more than the 4 slots of a:2,b:2"),
         ("horovod.sh", ["--hostfile", "none.txt"], {}, "none.txt: there is no such file"),
         ("horovod.sh", ["--max-np", "2"], {}, "need --discovery SCRIPT"),
+        ("horovod.sh", ["--discovery", "s", "-np", "3", "--max-np", "2"], {}, "-np 3 is more than --max-np 2"),
+        ("horovod.sh", ["--discovery", "s", "-np", "3", "--min-np", "4"], {}, "-np 3 is less than --min-np 4"),
         ("horovod.sh", [], {"LSB_JOBID": "1"}, "name them: -H HOST:SLOTS"),
         ("horovod.sh", [], {"PBS_NODEFILE": "none"}, "there is no none"),
         ("local.sh", [], {"PYTHON": "no-python"}, "there is no no-python"),
