@@ -44,6 +44,7 @@ COMMANDS = [
     "launch/container/trim.sh",
     "launch/container/runtime.sh",
     "launch/container/sshd.sh",
+    "launch/container/again.sh",
     ".ci/run",
 ]
 SOURCED = ["launch/arguments.sh", "launch/workers.sh", "launch/horovod/environment.sh"]
