@@ -132,7 +132,7 @@ class Host:
 
 
 class Network:
-    """Hosts a and b and a store with an S3 server, whose bucket is `rows`, all on one switch; close it."""
+    """Hosts a and b and a store, all on one switch; close it. S3's bucket `rows` is there where it has files."""
 
     def __init__(self, place: Path, *files: Path) -> None:
         self.place = place
@@ -147,7 +147,8 @@ class Network:
         with self.stack:
             self._connect()
             self._let_in()
-            self._serve(files)
+            if files:
+                self._serve(files)
             self.stack = self.stack.pop_all()
 
     def close(self) -> None:

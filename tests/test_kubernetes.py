@@ -299,6 +299,17 @@ def test_preemption_is_tried_again_and_bad_input_is_not(variants, code, conditio
     assert jobs
 
 
+def test_where_several_pods_train_one_that_is_lost_does_not_fail_the_others(variants):
+    for variant in variants:
+        if variant.overlay == "indexed":
+            spec, scripts = variant.job["spec"], variant.only("ConfigMap", "disttrain-scripts-1")["data"]
+            assert (spec["backoffLimitPerIndex"], spec["maxFailedIndexes"]) == (6, 0)
+            assert "backoffLimit" not in spec  # it counts all pods together
+            assert "container/again.sh python -m disttrain" in scripts["start.sh"]
+        if variant.job["kind"] == "MPIJob":
+            assert variant.pods()["launcher"]["spec"]["containers"][0]["command"][0].endswith("/container/again.sh")
+
+
 # -- who may do what
 
 

@@ -10,9 +10,11 @@ import time
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+import psutil
 import pytest
 from command import ROOT, history, regression_rows, write_csv
 from manifests import copy_of_the_repository, needs_kubectl, render
+from namespaces import Network, why_not
 from pods import Pod, sidecar
 from test_launchers import HAS_MPI
 
@@ -22,6 +24,7 @@ pytestmark = needs_kubectl
 BACKENDS = TrainConfig.model_fields["backend"].annotation.__args__
 needs_mpi = pytest.mark.skipif(not HAS_MPI, reason="Horovod was built without MPI, or there is no mpirun")
 ROWS = 2000
+EPOCHS = 20  # of which many are left when a pod is lost in the second one
 
 
 def needs_backend(name):
@@ -45,8 +48,8 @@ def data(tmp_path_factory):
 def pods(copy, data, tmp_path):
     """Makes the pods of an overlay with the component pvc, as many as are asked for, of one role."""
 
-    def make(overlay, role, count, **moved):
-        arguments = ["--data", "/data/small.csv", "--epochs", "2", "--num-shards", "2", "--batch-size", "100"]
+    def make(overlay, role, count, epochs=2, **moved):
+        arguments = ["--data", "/data/small.csv", "--epochs", str(epochs), "--num-shards", "2", "--batch-size", "100"]
         rendered = render(copy, overlay, "pvc", arguments=arguments)
         places = {"/data": str(data)} | {f"/{name.replace('_', '/')}": str(path) for name, path in moved.items()}
         return [Pod(rendered, role, tmp_path / "results", tmp_path / f"{role}-{i}", places) for i in range(count)]
@@ -76,15 +79,30 @@ def ended(*processes):
     return texts
 
 
-def check_trained(results):
+def check_trained(results, epochs=2):
     assert (results / "run/model.keras").stat().st_size > 0
-    assert history(results / "run")["epoch"] == [1, 2]
+    assert history(results / "run")["epoch"] == list(range(1, epochs + 1))
 
 
-def catches(process, number):
-    """Whether a process has set a handler for a signal, as proc(5) tells."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    return int(re.search(r"SigCgt:\s*(\w+)", status)[1], 16) >> (number - 1) & 1
+def stand_in(directory, name, *lines):
+    """A program of a few lines of bash, for a PATH."""
+    path = directory / "bin" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(["#!/bin/bash", *lines, ""]))
+    path.chmod(0o755)
+
+
+def path_of(directory, pod):
+    """The PATH of a pod, with a folder's stand-ins before it."""
+    return f"{directory / 'bin'}:{pod.environment()['PATH']}"
+
+
+def lose(pod):
+    """Kills the processes of a pod, as when its node is gone."""
+    if pod.poll() is None:
+        for process in [*psutil.Process(pod.pid).children(recursive=True), pod]:
+            process.kill()
+    pod.communicate()
 
 
 def free_port():
@@ -104,53 +122,60 @@ def test_the_pod_of_a_single_node_trains(pods, tmp_path):
     check_trained(tmp_path / "results")
 
 
+@pytest.fixture
+def indexed(tmp_path):
+    """Starts pods of an Indexed Job, with addresses for the names that the cluster's DNS would know."""
+    hosts = {f"disttrain-1-{index}.disttrain-1:12345": f"127.0.0.1:{free_port()}" for index in range(2)}
+    lines = [f"TF_CONFIG=${{TF_CONFIG//{name}/{address}}}" for name, address in hosts.items()]
+    stand_in(tmp_path, "python", *lines, f'exec {sys.executable} "$@"')
+
+    def start(pod, index, **of_the_machine):
+        identity = {"JOB_COMPLETION_INDEX": str(index), "HOSTNAME": f"disttrain-1-{index}"}
+        return run(pod, **identity, PATH=path_of(tmp_path, pod), **of_the_machine)
+
+    return start
+
+
 @pytest.mark.slow
 @needs_backend("multiworker")
-def test_two_pods_of_an_indexed_job_train_together(pods, tmp_path):
-    both = pods("indexed", "worker", 2)
-    hosts = {f"disttrain-1-{index}.disttrain-1:12345": f"127.0.0.1:{free_port()}" for index in range(2)}
-    python = tmp_path / "bin/python"  # the cluster's DNS: it puts addresses for names
-    python.parent.mkdir()
-    lines = [f"TF_CONFIG=${{TF_CONFIG//{name}/{address}}}" for name, address in hosts.items()]
-    python.write_text("\n".join(["#!/bin/bash", *lines, f'exec {sys.executable} "$@"', ""]))
-    python.chmod(0o755)
-    workers = []
-    for index, pod in enumerate(both):
-        identity = {"JOB_COMPLETION_INDEX": str(index), "HOSTNAME": f"disttrain-1-{index}"}
-        workers.append(run(pod, **identity, PATH=f"{python.parent}:{pod.environment()['PATH']}"))
-    texts = ended(*workers)
-    assert "2 workers" in texts[0]
-    check_trained(tmp_path / "results")
+def test_two_pods_of_an_indexed_job_train_together_and_wait_in_their_places_for_one_that_is_lost(
+    pods, indexed, tmp_path
+):
+    both = pods("indexed", "worker", 2, epochs=EPOCHS)
+    stand_in(tmp_path, "sleep", "exit")
+    leader, lost = (indexed(pod, index) for index, pod in enumerate(both))
+    begun = "".join(iter_until(leader.stdout, "epoch 2/"))
+    lose(lost)
+    text, _ = ended(leader, indexed(both[1], 1))
+    assert "2 workers" in begun
+    assert re.search("again: it ended with [67].*2 workers.*Going on from the checkpoint", text, re.DOTALL), text
+    check_trained(tmp_path / "results", EPOCHS)
+
+
+def iter_until(stream, words):
+    """The lines of a stream up to the first one with these words."""
+    for line in stream:
+        yield line
+        if words in line:
+            return
 
 
 def test_each_pod_of_an_indexed_job_has_its_place_in_the_cluster(pods, tmp_path):
+    stand_in(tmp_path, "python", 'printf "%s\\n" "$TF_CONFIG" "$*"')
     for index, pod in enumerate(pods("indexed", "worker", 2)):
-        fake = tmp_path / f"bin-{index}"
-        fake.mkdir()
-        (fake / "python").write_text('#!/bin/bash\nprintf "%s\\n" "$TF_CONFIG" "$*"\n')
-        (fake / "python").chmod(0o755)
         identity = {"JOB_COMPLETION_INDEX": str(index), "HOSTNAME": f"disttrain-1-{index}"}
-        [text] = ended(run(pod, **identity, PATH=f"{fake}:{pod.environment()['PATH']}"))
+        [text] = ended(run(pod, **identity, PATH=path_of(tmp_path, pod)))
         cluster, arguments = text.splitlines()
         workers = ["disttrain-1-0.disttrain-1:12345", "disttrain-1-1.disttrain-1:12345"]
         assert json.loads(cluster) == {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
         assert arguments.startswith("-m disttrain --backend multiworker --data")
 
 
-@pytest.fixture
-def sshd():
-    """A port that answers, as that of a worker's sshd does, which on one machine nobody needs."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        yield {"DISTTRAIN_SSH_PORT": str(server.getsockname()[1]), "DISTTRAIN_NETWORK_INTERFACE": "lo"}
-
-
-@pytest.fixture
-def mpi_config(tmp_path):
+def mpi_config(place, host):
     """What the operator mounts at /etc/mpi: its newConfigMap and updateDiscoverHostsInConfigMap, for one pod."""
-    place = tmp_path / "mpi"
     place.mkdir()
-    (place / "hostfile").write_text("localhost slots=2\n")
-    (place / "discover_hosts.sh").write_text("#!/bin/sh\necho localhost\n")
+    (place / "hostfile").write_text(f"{host} slots=2\n")
+    (place / "discover_hosts.sh").write_text(f"#!/bin/sh\necho {host}\n")
     return place
 
 
@@ -162,78 +187,124 @@ OPERATORS = {
     "OMPI_MCA_orte_set_default_slots": "2",
     "NVIDIA_VISIBLE_DEVICES": "",
 }
+SSH_PORT = 2223  # 2222 is that of the hosts' own sshd
 
 
-def launcher(pods, overlay, mpi_config):
-    """The launcher, whose workers on this machine find the worker pod's volumes where it has them."""
-    [worker] = pods(overlay, "worker", 1)
-    [pod] = pods(overlay, "launcher", 1, etc_mpi=mpi_config)
-    pod.places |= {path: place for path, place in worker.places.items() if path not in pod.places}
-    return pod
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """A host for the launcher, which has the image's settings for ssh, and one for a worker pod."""
+    if reason := why_not():
+        pytest.skip(reason)
+    network = Network(tmp_path_factory.mktemp("network") / "network")
+    settings = (ROOT / "launch/container/runtime.sh").read_text().split("<<'END'\n")[1].split("END\n")[0]
+    Path("/etc/netns", network.a.netns, "ssh/ssh_config").write_text(settings)
+    yield network
+    network.close()
+
+
+@pytest.fixture
+def mpijob(pods, network, tmp_path):
+    """Starts the pods of an MPIJob as its operator does; the worker's sshd takes the key of these hosts."""
+    ssh = {"DISTTRAIN_SSH_PORT": str(SSH_PORT), "SSH_PORT": str(SSH_PORT), "TMPDIR": str(tmp_path)}
+    stack = ExitStack()
+
+    def start_worker(overlay):
+        [pod] = pods(overlay, "worker", 1)
+        words = [*pod.command(), "-o", f"AuthorizedKeysFile={network.place}/key.pub"]
+        log = tmp_path / "worker.log"
+        worker = network.b.popen(*words, directory=pod.home, log=log, environ=pod.environment(**ssh))
+        stack.callback(lose, worker)
+        return pod, worker
+
+    def start_launcher(overlay, worker, **of_the_machine):
+        config = mpi_config(tmp_path / "mpi", "b")
+        [pod] = pods(overlay, "launcher", 1, etc_mpi=config)
+        # mpirun and horovodrun hand its environment on, whose paths are the worker's.
+        pod.places |= {path: place for path, place in worker.places.items() if path not in pod.places}
+        hosts = {"OMPI_MCA_orte_default_hostfile": str(config / "hostfile")}
+        hosts["DISTTRAIN_SSH_KEY"] = str(network.place / "key")
+        if discovery := pod.environment().get("DISTTRAIN_DISCOVERY"):
+            hosts["DISTTRAIN_DISCOVERY"] = f"{discovery} --list {config}/discover_hosts.sh"
+        environ = pod.environment(**ssh, **OPERATORS, **hosts, **of_the_machine)
+        log = tmp_path / "launcher.log"
+        launcher = network.a.popen(*pod.command(), directory=pod.home, log=log, environ=environ)
+        stack.callback(lose, launcher)
+        return launcher
+
+    with stack:
+        yield start_launcher, start_worker
 
 
 @pytest.mark.slow
-@needs_mpi
-def test_the_launcher_of_an_mpijob_trains(pods, mpi_config, sshd, tmp_path):
-    pod = launcher(pods, "mpijob", mpi_config)
-    hosts = {"OMPI_MCA_orte_default_hostfile": str(mpi_config / "hostfile")}
-    [text] = ended(run(pod, **sshd, **OPERATORS, **hosts))
-    assert "horovod backend, 2 workers" in text
+@pytest.mark.parametrize("overlay", [pytest.param("mpijob", marks=needs_mpi), "elastic"])
+def test_the_launcher_of_an_mpijob_trains_in_a_worker_pod(mpijob, overlay, tmp_path):
+    start_launcher, start_worker = mpijob
+    pod, _ = start_worker(overlay)
+    launcher = start_launcher(overlay, pod)
+    code = launcher.wait(300)
+    said = (tmp_path / "launcher.log").read_text()
+    assert code == 0, said + (tmp_path / "worker.log").read_text()
+    assert "horovod backend, 2 workers" in said
     check_trained(tmp_path / "results")
 
 
-@pytest.mark.slow
-def test_the_launcher_of_an_elastic_mpijob_trains(pods, mpi_config, sshd, tmp_path):
-    pod = launcher(pods, "elastic", mpi_config)
-    found = f"{pod.environment()['DISTTRAIN_DISCOVERY']} --list {mpi_config}/discover_hosts.sh"
-    [text] = ended(run(pod, **(sshd | OPERATORS), DISTTRAIN_DISCOVERY=found))
-    assert "2 workers" in text
-    check_trained(tmp_path / "results")
+@pytest.fixture
+def sshd():
+    """A port that answers, as that of a worker's sshd does, where no worker is started."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        yield {"DISTTRAIN_SSH_PORT": str(server.getsockname()[1]), "DISTTRAIN_NETWORK_INTERFACE": "lo"}
+
+
+@pytest.fixture
+def launcher(pods, tmp_path):
+    """The launcher of an MPIJob whose one host is this machine, with an mpirun that does as told."""
+
+    def make(does="exit"):
+        version = 'if [ "$*" = --version ]; then echo "mpirun (Open MPI) 4.1.4"; exit; fi'
+        stand_in(tmp_path, "mpirun", version, does)
+        [pod] = pods("mpijob", "launcher", 1, etc_mpi=mpi_config(tmp_path / "mpi", "localhost"))
+        return pod
+
+    return make
 
 
 @needs_mpi
-@pytest.mark.parametrize(("codes", "expected", "rounds"), [("75 75 0", 0, 3), ("75 3", 3, 2), ("6", 6, 1)])
-def test_a_launcher_goes_on_after_a_checkpoint_and_after_nothing_else(
-    pods, mpi_config, sshd, tmp_path, codes, expected, rounds
-):
-    """Its mpirun ends with one code after the other."""
-    pod = launcher(pods, "mpijob", mpi_config)
-    (tmp_path / "codes").write_text(codes.replace(" ", "\n") + "\n")
-    fake = tmp_path / "bin/mpirun"
-    fake.parent.mkdir()
-    version = 'if [ "$*" = --version ]; then echo "mpirun (Open MPI) 4.1.4"; exit; fi'
-    do = f'read -r code <{tmp_path}/codes; sed -i 1d {tmp_path}/codes; echo "round $code"; exit "$code"'
-    fake.write_text(f"#!/bin/bash\n{version}\n{do}\n")
-    fake.chmod(0o755)
-    process = run(pod, **sshd, PATH=f"{fake.parent}:{pod.environment()['PATH']}")
+def test_a_launcher_goes_on_when_a_worker_pod_was_lost(launcher, sshd, tmp_path):
+    codes = tmp_path / "codes"
+    codes.write_text("75\n7\n3\n")
+    stand_in(tmp_path, "sleep", "exit")
+    pod = launcher(f'read -r code <{codes}; sed -i 1d {codes}; echo "round $code"; exit "$code"')
+    process = run(pod, **sshd, PATH=path_of(tmp_path, pod))
     text, _ = process.communicate(timeout=60)
-    assert (process.returncode, text.count("round")) == (expected, rounds), text
+    assert (process.returncode, text.count("round")) == (3, 3), text
 
 
 @needs_mpi
-def test_a_launcher_that_is_to_go_hands_the_signal_on_and_does_not_begin_again(pods, mpi_config, sshd, tmp_path):
-    pod = launcher(pods, "mpijob", mpi_config)
-    fake = tmp_path / "bin/mpirun"
-    fake.parent.mkdir()
-    version = 'if [ "$*" = --version ]; then echo "mpirun (Open MPI) 4.1.4"; exit; fi'
-    fake.write_text(f'#!/bin/bash\n{version}\ntrap "exit 75" TERM\necho round\nsleep 60 >/dev/null 2>&1 & wait\n')
-    fake.chmod(0o755)
-    process = run(pod, **sshd, PATH=f"{fake.parent}:{pod.environment()['PATH']}")
+def test_a_launcher_that_is_to_go_hands_the_signal_on_and_does_not_begin_again(launcher, sshd, tmp_path):
+    pod = launcher('trap "exit 75" TERM; echo round; sleep 60 >/dev/null 2>&1 & wait')
+    process = run(pod, **sshd, PATH=path_of(tmp_path, pod))
     assert process.stdout.readline() == "round\n"
     process.send_signal(signal.SIGTERM)
     text, _ = process.communicate(timeout=60)
     assert (process.returncode, text) == (75, "")
 
 
-def test_a_launcher_that_waits_for_its_workers_can_be_ended(pods, mpi_config, sshd):
-    pod = launcher(pods, "mpijob", mpi_config)
-    process = run(pod, **sshd | {"DISTTRAIN_SSH_PORT": str(free_port())})
-    while not catches(process, signal.SIGTERM):
-        assert process.poll() is None
-        time.sleep(0.05)
+def test_a_launcher_says_for_whom_it_waits_and_can_be_ended(launcher, sshd):
+    port = str(free_port())
+    process = run(launcher(), **sshd | {"DISTTRAIN_SSH_PORT": port})
+    assert process.stdout.readline() == f"launcher: waiting for sshd on localhost, port {port}\n"
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
-    assert process.returncode == 75
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_a_launcher_whose_workers_do_not_come_tells_what_to_do_and_ends(launcher, sshd, tmp_path):
+    stand_in(tmp_path, "sleep", "exit")
+    pod = launcher()
+    process = run(pod, **sshd | {"DISTTRAIN_SSH_PORT": str(free_port()), "WAIT_S": "0"}, PATH=path_of(tmp_path, pod))
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 7
+    assert "localhost did not answer in 0 s; if its pod has failed, delete it" in text
 
 
 def test_before_its_end_a_worker_pod_lets_the_training_in_it_end(pods, tmp_path):
@@ -268,19 +339,21 @@ def test_before_its_end_a_worker_pod_lets_the_training_in_it_end(pods, tmp_path)
 
 
 @pytest.mark.slow
-@needs_backend("mirrored")
-def test_results_and_checkpoints_go_to_the_object_store(copy, data, s3, tmp_path):
+@needs_backend("multiworker")
+def test_results_and_checkpoints_go_to_the_object_store(copy, data, s3, indexed, tmp_path):
     url = s3.put("small.csv", (data / "small.csv").read_bytes())
     arguments = ["--data", url, "--epochs", "2"]
-    rendered = render(copy, "single-node", "object-store", arguments=arguments, store=s3.url("runs/1"))
-    pod = Pod(rendered, "worker", tmp_path / "none", tmp_path / "pod", {})
+    rendered = render(copy, "indexed", "object-store", arguments=arguments, store=s3.url("runs/1"))
+    both = [Pod(rendered, "worker", tmp_path / "none", tmp_path / f"pod-{index}", {}) for index in range(2)]
     credentials = "[default]\naws_access_key_id = key\naws_secret_access_key = secret\nregion = us-east-1\n"
-    (tmp_path / "pod/credentials/aws").write_text(credentials)  # the Secret's one file
+    for pod in both:
+        (pod.home / "credentials/aws").write_text(credentials)  # the Secret's one file
     server = {"AWS_ENDPOINT_URL": s3.environ["AWS_ENDPOINT_URL"]}
-    publisher = run(sidecar(pod, "publish"), **server)
-    ended(run(pod, **server))
-    publisher.send_signal(signal.SIGTERM)  # as the kubelet does then
-    ended(publisher)
+    publishers = [run(sidecar(pod, "publish"), **server) for pod in both]
+    ended(*(indexed(pod, index, **server) for index, pod in enumerate(both)))
+    for publisher in publishers:
+        publisher.send_signal(signal.SIGTERM)  # as the kubelet does then
+    ended(*publishers)
     keys = {item["Key"] for item in s3.client().list_objects_v2(Bucket=s3.bucket, Prefix="runs/1/")["Contents"]}
     assert {f"runs/1/{name}" for name in ("model.keras", "history.csv", "config.json", "metrics.jsonl")} <= keys
     assert [key for key in keys if key.startswith("runs/1/checkpoints/epoch-")]
