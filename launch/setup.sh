@@ -65,6 +65,7 @@ sections=" $had_sections ${wanted[*]} "
 if [ "${had_made_of% *}" != "${made_of% *}" ] || [[ $sections == *" tensorflow "* && $sections == *" tensorflow-cpu "* ]]; then
   "$python" -c 'import venv, ensurepip' 2>/dev/null ||
     fail "$python cannot make environments; run: apt-get install $("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
+  [ ! -L "$venv" ] || fail ".venv is a link, and what it leads to would be removed; remove the link"
   echo "Making .venv with $("$python" --version)"
   "$python" -m venv --clear "$venv"
   [[ $sections != *" all "* ]] || wanted+=(stores all)
