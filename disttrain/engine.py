@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from collections.abc import Callable, Generator, Sequence
@@ -101,8 +100,7 @@ class Engine:
             model: takes float32 [rows, num_features].
             backend: averages over the workers.
             num_features: columns of a row that are no targets.
-            sync_every: steps that each worker takes alone before weights are averaged (see local_sgd.py); 1 averages
-                the gradients of every step.
+            sync_every: steps that each worker takes alone before weights are averaged; 1 averages every gradient.
             rows_per_step: of this worker, in its full steps; 0 where that is not known.
             skips_nonfinite: leaves out a step whose loss or gradient is not finite; else the call ends before it.
             compresses: sends gradients as 16-bit floats.
@@ -124,17 +122,16 @@ class Engine:
         optimizer = AllReduceOptimizer(model.optimizer, backend.reduce if reduces else None, compresses=compresses)
         self._kept = [] if skips_nonfinite or reduces else _small_state(model)
         self._read_kept = tf.function(lambda: [tf.identity(v.value) for v in self._kept])
-        make_steps = partial(
-            Steps, model, optimizer, backend, num_features, skips_nonfinite=skips_nonfinite, chooses=not self._kept
-        )
-        steps = fused = make_steps()
-        if not reduces and is_small(model, rows_per_step) and tell_xla(os.environ):
-            fused = make_steps(tracing=products_as_loops)
+        settings: dict[str, Any] = {"skips_nonfinite": skips_nonfinite, "chooses": not self._kept}
+        make_steps = partial(Steps, model, optimizer, backend, num_features, **settings)
+        steps = make_steps()
+        as_loops = not reduces and is_small(model, rows_per_step) and tell_xla()
+        fused = make_steps(tracing=products_as_loops) if as_loops else steps
         rounds = LocalRounds(steps, backend.reduce, sync_every) if self._sync_every > 1 else None
 
         def make_train(use_xla: bool) -> Callable[..., Any]:
-            own = fused if use_xla else steps
-            train_steps: Callable[..., Any] = tf.function(own.train_steps, jit_compile=use_xla)
+            train_steps: Callable[..., Any]
+            train_steps = tf.function((fused if use_xla else steps).train_steps, jit_compile=use_xla)
             return train_steps if rounds is None else rounds.train_with(train_steps)
 
         self._train = _Compiled(make_train, use_xla=backend.fuses_steps or not reduces)

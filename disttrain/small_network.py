@@ -8,6 +8,7 @@ unless a factor is transposed, as in gradients. So these are written here withou
 
 from __future__ import annotations
 
+import os
 from collections.abc import MutableMapping
 from contextlib import AbstractContextManager
 
@@ -41,7 +42,7 @@ def is_small(model: keras.Model, rows_per_step: int) -> bool:
     )
 
 
-def tell_xla(environ: MutableMapping[str, str]) -> bool:
+def tell_xla(environ: MutableMapping[str, str] = os.environ) -> bool:
     """Sets FLAGS, which XLA reads when it first compiles, unless the user has set others; whether they are there."""
     return FLAGS in environ.setdefault("XLA_FLAGS", FLAGS)
 

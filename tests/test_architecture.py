@@ -123,9 +123,9 @@ def test_a_foreign_package_is_imported_where_it_belongs(package):
 
 
 def test_the_environment_is_read_in_few_places():
-    """Elsewhere it is a mapping handed in; `batches` has no caller of ours, Horovod and TensorFlow read their own."""
+    """Elsewhere it is a mapping handed in; `batches` has no caller of ours, Horovod, TensorFlow and XLA read theirs."""
     readers = {name for name, path in MODULES.items() if "os.environ" in path.read_text()}
-    assert readers <= {"cli", "batches", "native_messages", "backends.horovod", "backends.multiworker"}
+    assert readers <= {"cli", "batches", "native_messages", "backends.horovod", "backends.multiworker", "small_network"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

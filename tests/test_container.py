@@ -166,7 +166,11 @@ def test_only_the_worker_that_writes_must_show_progress(tmp_path, settings, is_l
     spec = importlib.util.spec_from_file_location("health", ROOT / "launch/container/health.py")
     health = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(health)
-    with subprocess.Popen(["sleep", "60"], cwd=tmp_path, env=settings) as worker:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(["cat"], cwd=tmp_path, env=settings, **pipes) as worker:
+        worker.stdin.write(b"\n")
+        worker.stdin.flush()
+        worker.stdout.readline()  # it runs, and its environment can be read
         age_s = health.since_progress_s(Path(f"/proc/{worker.pid}"))
         worker.kill()
     assert (age_s is not None) == is_looked_at

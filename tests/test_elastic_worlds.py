@@ -11,17 +11,17 @@ import pytest
 from command import regression_rows, write_csv
 from faults import checkpoints, read
 
-from disttrain.backends.local import open_local
+from disttrain.backends.local import LocalBackend
 from disttrain.backends.rendezvous import Rendezvous
 from disttrain.backends.start_over import VARIABLE
 from disttrain.checkpoint import Checkpoint, Position, write_checkpoint
 from disttrain.commits import Beginning, Commits, WorldChanged
 from disttrain.config import TrainConfig
 from disttrain.errors import Stopped
+from disttrain.replicas import OneReplica
 from disttrain.run import run_training
 from disttrain.session import Elastic, Session
 from disttrain.stopping import StopSignals
-from disttrain.world import BackendOptions
 
 NUM_ROWS, COMMITTED = 300, Position(2, 7)
 
@@ -101,12 +101,13 @@ def test_of_those_that_are_stopped_together_the_lowest_rank_keeps_the_commit(env
 def train(tmp_path, monkeypatch):
     """Trains an elastic run's next world, of one worker."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XLA_FLAGS", "")  # else flags for so small a network would be left here
     write_csv(tmp_path / "data.csv", *regression_rows(NUM_ROWS))
 
     def begin(commits: Commits, **options) -> None:
         config = TrainConfig(data="data.csv", batch_size=NUM_ROWS, hidden=(2,), cache_dir=tmp_path / "cache", **options)
         with ExitStack() as stack:
-            Session(config, {}, open_local(BackendOptions()), stack, Elastic(commits, StopSignals())).train()
+            Session(config, {}, LocalBackend("local", OneReplica()), stack, Elastic(commits, StopSignals())).train()
 
     return begin
 
