@@ -128,9 +128,7 @@ def test_a_store_that_stalls_for_one_rank_in_a_later_epoch_ends_the_run_and_what
 ):
     arguments = ("--data", store, "--epochs", 100_000, "--batch-size", 30, "--timeout", TIMEOUT_S)
     run = start(place, LAUNCHERS["gloo"](*arguments, "--output", "halved"))
-    stalls(
-        (place / "data.csv").stat().st_size * 2 // 5
-    )  # rank 0's last read begins before, rank 1's first behind
+    stalls((place / "data.csv").stat().st_size * 2 // 5)  # rank 0's last read begins before, rank 1's first behind
     _, said = run.communicate(timeout=120)
     assert run.returncode != 0
     reads = f"waiting for the rows of step \\d+: waiting for {store} to give bytes"
