@@ -97,7 +97,7 @@ STOPPED = [
 @pytest.mark.parametrize(("options", "how"), STOPPED)
 def test_a_user_is_told_how_a_stopped_run_goes_on(options, how):
     config = TrainConfig(**options)
-    assert how_to_go_on(Places.of(config, Path("runs/x")), config) == how
+    assert how_to_go_on(Places.of(config, Path("runs/x")), config) == f"to go on: {how}"
 
 
 def test_a_value_by_which_the_best_stays_must_be_one_that_there_is():
