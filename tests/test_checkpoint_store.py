@@ -232,6 +232,7 @@ def test_a_missing_bucket_is_an_error_that_names_it(s3):
         store.save(at(1))
 
 
+@pytest.mark.slow
 def test_a_store_that_does_not_answer_is_an_error_and_nothing_is_passed_over(s3, monkeypatch):
     import fsspec
 
@@ -262,6 +263,7 @@ class Forward(socketserver.BaseRequestHandler):
             sink.shutdown(socket.SHUT_WR)
 
 
+@pytest.mark.slow
 def test_a_store_that_comes_back_gets_the_checkpoint(s3, monkeypatch):
     """The port refuses all connections for three seconds: it is taken, but nobody listens there."""
     import fsspec

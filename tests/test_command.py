@@ -198,6 +198,7 @@ STOPS = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_that_is_interrupted_keeps_a_checkpoint_and_says_how_to_go_on(place):
     process = started(place)
     process.send_signal(signal.SIGINT)
@@ -235,6 +236,7 @@ def test_a_launcher_that_is_stopped_leaves_no_process_behind(place, word):
     assert not (place / "endless" / "model.keras").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_nobody_reads_goes_on_and_keeps_a_checkpoint_when_it_is_interrupted(place):
     """As with `disttrain 2>&1 | tee log`, where Ctrl-C ends tee too."""
     process = subprocess.Popen(

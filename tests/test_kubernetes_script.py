@@ -122,6 +122,7 @@ def test_a_dry_run_tells_what_a_run_does(cluster):
     assert f"--selector {leader} --container disttrain" in dry["follow"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlay", ["indexed", "elastic"])
 def test_following_ends_as_the_run_does(cluster, overlay):
     done = "Complete" if overlay == "indexed" else "Succeeded"

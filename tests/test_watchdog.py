@@ -346,6 +346,7 @@ def test_ranks_may_end_at_different_times(play):
     assert play("works:0.5", "works:5", "works:1").end() == ([0, 0, 0], ["", "", ""])
 
 
+@pytest.mark.slow
 def test_one_that_works_on_for_long_is_waited_for(play):
     assert play("works:5,waits:0.1", "waits:5").end() == ([0, 0], ["", ""])
 
