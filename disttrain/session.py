@@ -50,9 +50,8 @@ from disttrain.source import Source
 from disttrain.standing import EpochResult, Standing
 from disttrain.stopping import StopSignals
 from disttrain.trainer import Trainer
-from disttrain.world import Backend, launched_rank, together
+from disttrain.world import SIGNALS_S, Backend, launched_rank, together
 
-SIGNALS_S = 0.5  # in which a signal to a launcher reaches all its workers
 LAST_CHECKPOINT_S = 300.0  # how long a stopped run waits for its last checkpoint
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+SIGNALS_S = 0.5  # in which a signal to a launcher reaches all its workers
 # What each launcher sets in its workers' environment: horovodrun (Gloo), Open MPI, MPICH and Intel MPI.
 _LAUNCHER_VARIABLES = (
     ("HOROVOD_RANK", "HOROVOD_SIZE"),

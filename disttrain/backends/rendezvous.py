@@ -26,13 +26,13 @@ from horovod.runner.http.http_server import RendezvousServer
 
 from disttrain.checkpoint import Position
 from disttrain.errors import PeerError, Stopped, UsageError
+from disttrain.world import SIGNALS_S
 
 # All who were answered together are there within milliseconds, and those being started are not within seconds.
 ROLL_CALL_S = 2.0
 LEADER_S = 10.0
 # As long as horovodrun's own --elastic-timeout waits for hosts.
 NEW_WORKERS_S = 600.0
-SIGNALS_S = 0.5  # in which a signal to horovodrun reaches all its workers
 POLL_S = 0.02
 
 _NEEDED = ("HOROVOD_GLOO_RENDEZVOUS_ADDR", "HOROVOD_GLOO_RENDEZVOUS_PORT", "HOROVOD_HOSTNAME", "HOROVOD_LOCAL_RANK")
