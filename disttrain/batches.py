@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import count
@@ -41,6 +42,7 @@ def batches(
     header: HeaderMode = "auto",
     delimiter: str = ",",
     cache_dir: str | Path | None = None,
+    strict: bool = False,
 ) -> Iterator[Batch]:
     """Yield `(x [batch_size, num_features], y [batch_size, num_targets])`, float32, each row once an epoch.
 
@@ -56,6 +58,8 @@ def batches(
     sorted needs `"global"`. All shards must then have the same `seed`. Parsed rows are kept in the directory `cache`,
     if there is one, from which later epochs and runs read them.
 
+    A whole number that float32 rounds to another is warned of, once a column; with `strict` it is a faulty row.
+
     Raises UsageError for arguments that cannot be met; iterating raises DataError for a faulty row, StorageError, and
     UsageError for a file or column that is not there.
     """
@@ -67,7 +71,7 @@ def batches(
 
     def generate() -> Iterator[Batch]:
         with ExitStack() as stack:
-            source = stack.enter_context(_open(path, features, target, header, delimiter, cache_dir))
+            source = stack.enter_context(_open(path, features, target, header, delimiter, cache_dir, strict=strict))
             rows = open_cache(Path(cache).expanduser(), source) if cache is not None else None
             if rows is not None:
                 stack.enter_context(rows)
@@ -112,6 +116,8 @@ def _epoch(
     num_features = len(source.feature_names)
     with stream:
         for superbatch in stream:
+            for loss in source.digit_losses.tell(source.digit_losses.untold()):
+                warnings.warn(loss.describe(source.url), stacklevel=3)
             for rows in superbatch.data:  # [rows, columns]
                 if len(rows):
                     yield rows[:, :num_features].copy(), rows[:, num_features:].copy()
@@ -124,6 +130,8 @@ def _open(
     header: HeaderMode,
     delimiter: str,
     cache_dir: str | Path | None,
+    *,
+    strict: bool = False,
 ) -> Source:
     return Source.open(
         str(path),
@@ -132,6 +140,7 @@ def _open(
         header=header,
         delimiter=delimiter,
         cache_dir=default_cache_dir(os.environ) if cache_dir is None else Path(cache_dir).expanduser(),
+        strict=strict,
     )
 
 

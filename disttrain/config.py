@@ -150,6 +150,9 @@ class TrainConfig(Settings):
     header: Literal["auto", "yes", "no"] = option(
         "data", "whether the first line names the columns; without one they are called 0, 1, …", "auto"
     )
+    strict: bool = option(
+        "data", "end the run at a whole number that float32 rounds to another, instead of a warning", False
+    )
     delimiter: Delimiter = option("data", "the character between two fields; \\t for a tab", ",")
     cache: Directory | None = option(
         "data",

@@ -24,9 +24,9 @@ from numba.extending import intrinsic
 
 SETTLED, UNSETTLED, BAD = 0, 1, 2  # how one field was read
 
-TAB, LF, CR, SPACE, QUOTE, PLUS, MINUS, _DOT, _ZERO = 9, 10, 13, 32, 34, 43, 45, 46, 48
-_ZERO_DOT = _DOT << 8 | _ZERO
-_LETTER_E, LETTER_I, LETTER_N = 101, 105, 110
+TAB, LF, CR, SPACE, QUOTE, PLUS, MINUS, DOT, ZERO = 9, 10, 13, 32, 34, 43, 45, 46, 48
+_ZERO_DOT = DOT << 8 | ZERO
+LETTER_E, LETTER_I, LETTER_N = 101, 105, 110
 LOWER = 0x20  # the bit that turns an ASCII capital into a small letter
 _NAN_WORD = np.array([110, 97, 110], np.int64)
 _INFINITY_WORD = np.array([105, 110, 102, 105, 110, 105, 116, 121], np.int64)
@@ -140,8 +140,9 @@ def _trailing_zeros(_typing: Any, word: Any) -> Any:
 
 
 @inlined
-def _is_digit(byte: Any) -> Any:
-    return 0 <= byte - _ZERO <= 9
+def is_digit(byte: Any) -> Any:
+    """Whether a byte is one of "0" to "9"."""
+    return 0 <= byte - ZERO <= 9
 
 
 @inlined
@@ -197,7 +198,7 @@ def usual_width(position: Any) -> Any:
     """Of a number with one digit before its dot and one to eight after it, those eight or less; 0 for other forms."""
     position += np.int64(byte_at(position) == MINUS)
     count = np.int64(_count_digits(_word_at(position + 2) ^ _ASCII_ZEROS))
-    return count if _is_digit(byte_at(position)) and byte_at(position + 1) == _DOT else np.int64(0)
+    return count if is_digit(byte_at(position)) and byte_at(position + 1) == DOT else np.int64(0)
 
 
 @inlined
@@ -226,8 +227,8 @@ def quick_number(position: Any) -> Any:
     """
     negative = byte_at(position) == MINUS
     position += np.int64(negative)
-    first = byte_at(position) ^ _ZERO
-    if first <= 9 and byte_at(position + 1) == _DOT:  # the usual number has one digit before the dot
+    first = byte_at(position) ^ ZERO
+    if first <= 9 and byte_at(position + 1) == DOT:  # the usual number has one digit before the dot
         mantissa = np.uint64(first)
         whole_digits = np.int64(1)
     else:
@@ -237,7 +238,7 @@ def quick_number(position: Any) -> Any:
         whole_digits = np.int64(count)
     position += whole_digits
     start = position
-    if byte_at(position) == _DOT:
+    if byte_at(position) == DOT:
         position += 1
         start = position
         word = _word_at(position) ^ _ASCII_ZEROS
@@ -255,7 +256,7 @@ def quick_number(position: Any) -> Any:
             position += np.int64(count)
     power = start - position
     num_digits = whole_digits - power
-    if (byte_at(position) | LOWER) == _LETTER_E:
+    if (byte_at(position) | LOWER) == LETTER_E:
         sign = byte_at(position + 1)
         position += 1 + np.int64(sign in (MINUS, PLUS))
         word = _word_at(position) ^ _ASCII_ZEROS
@@ -314,11 +315,11 @@ def _exponent(position: Any, stop: Any) -> Any:
     sign = byte_or_lf(position, stop)
     if sign in (MINUS, PLUS):
         position += 1
-    if not _is_digit(byte_or_lf(position, stop)):
+    if not is_digit(byte_or_lf(position, stop)):
         return np.int64(0), np.int64(-1)
     exponent = np.int64(0)
-    while _is_digit(byte_or_lf(position, stop)):
-        exponent = min(exponent * 10 + byte_at(position) - _ZERO, np.int64(_MANY))
+    while is_digit(byte_or_lf(position, stop)):
+        exponent = min(exponent * 10 + byte_at(position) - ZERO, np.int64(_MANY))
         position += 1
     return -exponent if sign == MINUS else exponent, position
 
@@ -332,12 +333,12 @@ def plain_number(position: Any, stop: Any) -> Any:
     after_dot = False
     while True:
         byte = byte_or_lf(position, stop)
-        if byte == _DOT and not after_dot:
+        if byte == DOT and not after_dot:
             after_dot = True
-        elif _is_digit(byte):
+        elif is_digit(byte):
             num_digits += 1
             if kept < 19:
-                mantissa = mantissa * _U10 + np.uint64(byte - _ZERO)
+                mantissa = mantissa * _U10 + np.uint64(byte - ZERO)
                 kept += mantissa > 0
                 power -= after_dot
             else:
@@ -347,7 +348,7 @@ def plain_number(position: Any, stop: Any) -> Any:
         position += 1
     if num_digits == 0:
         return bad
-    if byte | LOWER == _LETTER_E:
+    if byte | LOWER == LETTER_E:
         exponent, position = _exponent(position + 1, stop)
         if position < 0:
             return bad

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Generator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from disttrain.bounds import UncheckedError
+from disttrain.building import build
 from disttrain.errors import UsageError
 from disttrain.local_sgd import LocalRounds
 from disttrain.optimizer import AllReduceOptimizer
@@ -88,6 +91,7 @@ class Engine:
         num_features: int,
         sync_every: int = 1,
         *,
+        num_targets: int = 1,
         rows_per_step: int = 0,
         skips_nonfinite: bool = False,
         compresses: bool = False,
@@ -101,6 +105,7 @@ class Engine:
             backend: averages over the workers.
             num_features: columns of a row that are no targets.
             sync_every: steps that each worker takes alone before weights are averaged; 1 averages every gradient.
+            num_targets: columns of a row that are.
             rows_per_step: of this worker, in its full steps; 0 where that is not known.
             skips_nonfinite: leaves out a step whose loss or gradient is not finite; else the call ends before it.
             compresses: sends gradients as 16-bit floats.
@@ -110,13 +115,11 @@ class Engine:
         self._num_features = num_features
         self._replicas = backend.replicas
         self._alone = backend.world.num_replicas == 1
-        self._sums_over_rows = sums_over_rows(model)
         self._sync_every = sync_every if not self._alone else 1
         reduces = not self._alone and sync_every == 1
-        self._capacity = {"train": 0, "evaluate": 0}
-        self._steps_per_call = self._sync_every
+        self._capacity, self._steps_per_call = {"train": 0, "evaluate": 0}, self._sync_every
         self._step_s = 0.0  # what a step of this worker's last call took
-        _build(model, num_features)
+        build(model, num_features, num_targets)
         if self._replicas.num_in_sync > 1:
             _check_strategy(model.optimizer, sync_every, compresses=compresses)
         optimizer = AllReduceOptimizer(model.optimizer, backend.reduce if reduces else None, compresses=compresses)
@@ -124,9 +127,9 @@ class Engine:
         self._read_kept = tf.function(lambda: [tf.identity(v.value) for v in self._kept])
         settings: dict[str, Any] = {"skips_nonfinite": skips_nonfinite, "chooses": not self._kept}
         make_steps = partial(Steps, model, optimizer, backend, num_features, **settings)
-        steps = make_steps()
         as_loops = not reduces and is_small(model, rows_per_step) and tell_xla()
-        fused = make_steps(tracing=products_as_loops) if as_loops else steps
+        fused = make_steps(is_fused=True, tracing=products_as_loops if as_loops else nullcontext)
+        self._steps = steps, _ = make_steps(), fused
         rounds = LocalRounds(steps, backend.reduce, sync_every) if self._sync_every > 1 else None
 
         def make_train(use_xla: bool) -> Callable[..., Any]:
@@ -137,10 +140,16 @@ class Engine:
         self._train = _Compiled(make_train, use_xla=backend.fuses_steps or not reduces)
         self._train_short = make_train(False)
         self._evaluate = _Compiled(
-            lambda use_xla: tf.function(steps.evaluate_steps, jit_compile=use_xla), use_xla=self._replicas.count == 1
+            lambda use_xla: tf.function((fused if use_xla else steps).evaluate_steps, jit_compile=use_xla),
+            use_xla=self._replicas.count == 1,
         )
         self._evaluate_short = tf.function(steps.evaluate_steps)
         self.totals = Totals(model, self._replicas)
+
+    @property
+    def looks_up(self) -> bool:
+        """Whether the model or its loss looks something up by an index or a label that may be out of range."""
+        return any(steps.looks_up for steps in self._steps)
 
     def synchronize(self) -> None:
         """Gives all workers rank 0's weights and optimizer state."""
@@ -281,7 +290,7 @@ class Engine:
 
     def _shares(self, parts: Sequence[int], global_rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.float64]]:
         """Each replica's part of each step's loss: its part of the rows, or all where the loss is a sum over rows."""
-        if self._sums_over_rows:
+        if sums_over_rows(self.model):
             return [np.full(len(global_rows), float(num_rows > 0)) for num_rows in parts]
         return [num_rows / global_rows for num_rows in parts]
 
@@ -303,29 +312,17 @@ class _Compiled:
     def __call__(self, *arguments: tf.Tensor) -> Any:
         try:
             result = self._run(*arguments)
-        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError, UncheckedError) as error:
             if not self._may_fall_back:
                 raise
-            reason = str(error.message).strip().splitlines()[0]
+            reason = "it looks something up inside a tf.function of its own"
+            if not isinstance(error, UncheckedError):
+                reason = str(error.message).strip().splitlines()[0]
             warnings.warn(f"XLA cannot compile this model, so it runs as a graph, slower: {reason}", stacklevel=2)
             self._run = self._make(False)
             result = self._run(*arguments)
         self._may_fall_back = False
         return result
-
-
-def _build(model: keras.Model, num_features: int) -> None:
-    """Creates every variable outside the compiled functions, which may not create any, from one row of zeros."""
-    x = tf.zeros([1, num_features])
-    try:
-        predictions = model(x, training=False)
-        model.compute_loss(x, tf.zeros_like(predictions), predictions, None, training=False)
-        model.compute_metrics(x, tf.zeros_like(predictions), predictions)
-    except (ValueError, tf.errors.InvalidArgumentError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(f"the model cannot take rows of {num_features} features: {reason}") from error
-    model.optimizer.build(model.trainable_variables)
-    model.reset_metrics()
 
 
 def _small_state(model: keras.Model) -> list[Any]:

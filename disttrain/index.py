@@ -9,6 +9,7 @@ import queue
 import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from disttrain.reader import UNVERSIONED, FileInfo, Reader
 from disttrain.storage import atomic_write, check_unchanged, local_path
 
 CHUNK_BYTES = 1 << 20
-FORMAT = 1  # of the kept file; a file of another format is built anew
+FORMAT = 2  # of the kept file; a file of another format is built anew
 
 _LOOK_BEHIND = 64  # bytes read before a block, to see whether it begins within a line; keeps the block's words aligned
 _TASK_CHUNKS = 16  # chunks that one thread takes at a time
@@ -58,13 +59,14 @@ class Index:
     fingerprint: str
     size_bytes: int
     rows_start: int
+    delimiter: int
     num_rows: int
     offsets: Int64s
     rows: Int64s
     lines: Int64s
 
     def locate(self, reader: Reader, row: int) -> int:
-        """The offset of a row's first byte above 0x20; the file's size for `row == num_rows`."""
+        """The offset of a row's first byte that is not blank; the file's size for `row == num_rows`."""
         assert 0 <= row <= self.num_rows, "the row is in the file, or its end"
         if row == self.num_rows:
             return self.size_bytes
@@ -74,7 +76,7 @@ class Index:
             return offset
         while offset < self.size_bytes:
             data = _read(reader, offset, min(SEEK_BYTES, self.size_bytes - offset))
-            position, passed, _, at_start = newlines.find_row()(data, 0, len(data), at_start, skip)
+            position, passed, _, at_start = newlines.find_row()(data, 0, len(data), self.delimiter, at_start, skip)
             if position >= 0:
                 return offset + int(position)
             skip -= passed
@@ -142,6 +144,7 @@ def index_from_counts(reader: Reader, header: Header, counts: Counts) -> Index:
         fingerprint=info.fingerprint,
         size_bytes=info.size_bytes,
         rows_start=header.rows_start,
+        delimiter=ord(header.delimiter),
         num_rows=int(table[:, _ROWS].sum()),
         offsets=np.append(table[:, _FIRST], info.size_bytes)[filled],
         rows=rows,
@@ -162,7 +165,8 @@ def load_index(cache_dir: Path, info: FileInfo, header: Header) -> Index | None:
             if (int(kept["format"]), str(kept["fingerprint"])) != (FORMAT, info.fingerprint):
                 return None
             arrays = {name: np.asarray(kept[name], np.int64) for name in ("offsets", "rows", "lines")}
-            index = Index(info.fingerprint, info.size_bytes, header.rows_start, int(kept["num_rows"]), **arrays)
+            num_rows, delimiter = int(kept["num_rows"]), ord(header.delimiter)
+            index = Index(info.fingerprint, info.size_bytes, header.rows_start, delimiter, num_rows, **arrays)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     shapes = {array.shape for array in arrays.values()}
@@ -218,15 +222,16 @@ def _scan_chunks(
         at_start = _at_line_start(reader, header, used[:behind].tobytes(), offset - behind)
         for line, start in zip(lines, range(offset, stop, CHUNK_BYTES), strict=True):
             begin = _LOOK_BEHIND + start - offset
-            at_start = _count_chunk(buffer[begin : begin + CHUNK_BYTES], min(CHUNK_BYTES, stop - start), at_start, line)
+            chunk, num_bytes = buffer[begin : begin + CHUNK_BYTES], min(CHUNK_BYTES, stop - start)
+            at_start = _count_chunk(chunk, num_bytes, ord(header.delimiter), at_start, line)
             if line[_FIRST] >= 0:
                 line[_FIRST] += start
 
 
-def _count_chunk(chunk: npt.NDArray[np.uint8], num_bytes: int, at_start: bool, line: Int64s) -> bool:
+def _count_chunk(chunk: npt.NDArray[np.uint8], num_bytes: int, delimiter: int, at_start: bool, line: Int64s) -> bool:
     """Fill one line of the table, its first row counted from the chunk's start; returns the state at its end."""
-    position, _, feeds_before, _ = newlines.find_row()(chunk, 0, num_bytes, at_start, 0)
-    rows, feeds, at_start = newlines.count_rows()(chunk, chunk.view(np.uint64), num_bytes, at_start)
+    position, _, feeds_before, _ = newlines.find_row()(chunk, 0, num_bytes, delimiter, at_start, 0)
+    rows, feeds, at_start = newlines.count_rows()(chunk, chunk.view(np.uint64), num_bytes, delimiter, at_start)
     line[:] = rows, feeds, position, feeds_before
     return at_start
 
@@ -234,7 +239,7 @@ def _count_chunk(chunk: npt.NDArray[np.uint8], num_bytes: int, at_start: bool, l
 def _at_line_start(reader: Reader, header: Header, behind: bytes, offset: int) -> bool:
     """Whether only blanks stand between the last line feed (or the first row) and the end of `behind`, at `offset`."""
     while True:
-        rest = behind.rstrip(_BLANKS)
+        rest = behind.rstrip(header.blanks)
         if rest or offset == header.rows_start:
             return not rest or rest.endswith(b"\n")
         num_bytes = min(CHUNK_BYTES, offset - header.rows_start)
@@ -242,14 +247,31 @@ def _at_line_start(reader: Reader, header: Header, behind: bytes, offset: int) -
         behind = _read(reader, offset, num_bytes).tobytes()
 
 
-_BLANKS = bytes(set(range(newlines.BLANK + 1)) - {newlines.LF})
+def load_beside(cache_dir: Path, info: FileInfo, header: Header, kind: str) -> bytes | None:
+    """What was kept of this very file beside its index, under this name; None if nothing, or of an older file."""
+    try:
+        fingerprint, _, content = _beside(cache_dir, info, header, kind).read_bytes().partition(b"\n")
+    except OSError:
+        return None
+    return content if fingerprint == info.fingerprint.encode() else None
 
 
-def _kept_path(cache_dir: Path, info: FileInfo, header: Header) -> Path:
+def keep_beside(cache_dir: Path, info: FileInfo, header: Header, kind: str, content: bytes) -> None:
+    """Keeps something of a file beside its index, where that is possible; not of a file without a version."""
+    if not info.fingerprint.endswith(UNVERSIONED):
+        with suppress(OSError, DisttrainError), atomic_write(_beside(cache_dir, info, header, kind)) as stream:
+            stream.write(info.fingerprint.encode() + b"\n" + content)
+
+
+def _beside(cache_dir: Path, info: FileInfo, header: Header, kind: str) -> Path:
+    return _kept_path(cache_dir, info, header, hashlib.sha256(kind.encode()).hexdigest()[:8])
+
+
+def _kept_path(cache_dir: Path, info: FileInfo, header: Header, kind: str = "npz") -> Path:
     path = local_path(info.url)
     name = os.path.abspath(path) if path is not None else info.url
-    key = hashlib.sha256(f"{name}\n{header.rows_start}".encode()).hexdigest()[:20]
-    return cache_dir / "index" / f"{key}.npz"
+    key = hashlib.sha256(f"{name}\n{header.rows_start}\n{header.delimiter}".encode()).hexdigest()[:20]
+    return cache_dir / "index" / f"{key}.{kind}"
 
 
 def _read(reader: Reader, offset: int, num_bytes: int) -> npt.NDArray[np.uint8]:

@@ -55,7 +55,7 @@ class Inputs:
         self._compile()
         begun_s = time.monotonic()
         index = shared_index(self.backend, opened.reader, opened.header, self.cache_dir)
-        source = together(self.backend, lambda: opened.indexed(index))
+        source = together(self.backend, lambda: opened.indexed(index, is_strict=self.config.strict))
         seconds = time.monotonic() - begun_s
         if seconds > SLOW_INDEX_S:
             self.console.print(f"Indexed {url}: {source.num_rows:,} rows in {seconds:.1f} s; kept for the next run")

@@ -48,6 +48,8 @@ from disttrain.decimals import (
 DONE, PENDING_FULL, FAULT = 0, 1, 2  # how a scan ended
 
 _LEARN_MASK = 15  # where the last guess was wrong, the width of a column's numbers is looked at every 16 rows
+_SIGNLESS = np.uint32(0x7FFFFFFF)
+_LARGE, _INFINITE = np.uint32(0x4B800000), np.uint32(0x7F800000)  # the bits of 2**24 and of infinity as float32s
 _AHEAD = 4096  # the processor's own prefetching ends at a page: 68 to 105 million two-column rows/s from memory
 
 
@@ -92,11 +94,14 @@ def _any_number(position: Any, stop: Any, delimiter: Any) -> Any:
 
 
 @called
-def _skip_field(position: Any, stop: Any, delimiter: Any) -> Any:
-    """The end of an unwanted field, plain or quoted; -1 where a quote is out of place."""
-    start = skip_pads(position, stop, delimiter)
-    if byte_or_lf(start, stop) == QUOTE:
-        position = start + 1
+def skip_field(position: Any, stop: Any, delimiter: Any) -> Any:
+    """The end of an unwanted field, plain or quoted; -1 where a quote that begins it does not end on its line.
+
+    Any other quote is text, as to Python's csv.
+    """
+    position = skip_pads(position, stop, delimiter)
+    if byte_or_lf(position, stop) == QUOTE:
+        position += 1
         while True:
             byte = byte_or_lf(position, stop)
             if byte == LF:
@@ -104,29 +109,21 @@ def _skip_field(position: Any, stop: Any, delimiter: Any) -> Any:
             position += 1
             if byte == QUOTE:
                 if byte_or_lf(position, stop) != QUOTE:
-                    return _field_end(position, stop, delimiter)
+                    break
                 position += 1
+    while position < stop and byte_at(position) not in (delimiter, LF):
+        position += 1
+    return position
+
+
+@inlined
+def skip_blanks(position: Any, stop: Any, delimiter: Any) -> Any:
+    """Where the next row starts: blank lines, and blanks before the first field, are passed."""
     while position < stop:
         byte = byte_at(position)
-        if byte in (delimiter, LF):
+        if byte not in (SPACE, TAB, CR, LF) or byte == delimiter:
             break
-        if byte == QUOTE:
-            return np.int64(-1)
         position += 1
-    return position
-
-
-@inlined
-def _skip_blanks(position: Any, stop: Any) -> Any:
-    while position < stop and byte_at(position) in (SPACE, TAB, CR, LF):
-        position += 1
-    return position
-
-
-@inlined
-def _line_start(position: Any, start: Any) -> Any:
-    while position > start and byte_at(position - 1) != LF:
-        position -= 1
     return position
 
 
@@ -176,18 +173,16 @@ def _scan_rows(
     base = address(buffer)
     position, stop = base + start, base + stop
     for row in range(num_rows):
-        position = _skip_blanks(position, stop)
+        position = skip_blanks(position, stop, delimiter)
         if position >= stop:
             return DONE, row, position - base, num_pending
-        if delimiter <= SPACE:  # blanks before the first field are empty fields
-            position = _line_start(position, base + start)
         row_start, row_pending = position, num_pending
         prefetch(position + _AHEAD)
         for field in range(num_fields):
             last = field == num_fields - 1
             place = row * num_columns + take[np.uint64(field)]
             if take[np.uint64(field)] < 0:
-                end = _skip_field(position, stop, delimiter)
+                end = skip_field(position, stop, delimiter)
                 if end < 0:
                     return FAULT, row, row_start - base, row_pending
             else:
@@ -218,13 +213,22 @@ def _scan_rows(
     return DONE, num_rows, position - base, num_pending
 
 
+@called
+def _has_large(values: Any) -> Any:
+    """Whether any of these float32s is so large, and finite, that the whole numbers around it are not all float32s."""
+    found = np.uint32(0)
+    for bits in values.view(np.uint32):  # without a branch, so that it becomes SIMD instructions
+        found |= np.uint32((bits & _SIGNLESS) - _LARGE < _INFINITE - _LARGE)
+    return found != 0
+
+
 def _signature() -> Any:
     def array(dtype: Any, ndim: int, *, readonly: bool = False) -> Any:
         return types.Array(dtype, ndim, "C", readonly=readonly)
 
     word = types.int64
     buffer, take = array(types.uint8, 1, readonly=True), array(types.int32, 1, readonly=True)
-    results = types.UniTuple(word, 4)  # type: ignore[no-untyped-call]
+    results = types.Tuple((word, word, word, word, types.boolean))  # type: ignore[no-untyped-call]
     return results(buffer, word, word, word, take, word, array(types.float32, 1), array(word, 2))
 
 
@@ -239,13 +243,16 @@ def _scan_of(decimals_stamp: str) -> Callable[..., Any]:
         buffer: Any, start: Any, stop: Any, delimiter: Any, take: Any, num_columns: Any, out: Any, pending: Any
     ) -> Any:
         assert decimals_stamp
-        return _scan_rows(buffer, start, stop, delimiter, take, num_columns, out, pending)
+        status, num_rows, position, num_pending = _scan_rows(
+            buffer, start, stop, delimiter, take, num_columns, out, pending
+        )
+        return status, num_rows, position, num_pending, _has_large(out[: num_rows * num_columns])
 
     return scan
 
 
 @functools.cache
-def scan_rows() -> Callable[..., tuple[int, int, int, int]]:
-    """The compiled `_scan_rows`: loaded from the cache on disk, or compiled (seconds) and put there."""
+def scan_rows() -> Callable[..., tuple[int, int, int, int, bool]]:
+    """The compiled `_scan_rows`, with whether it wrote large numbers: loaded from the cache on disk, or compiled."""
     scan = _scan_of(hashlib.sha256(Path(decimals.__file__).read_bytes()).hexdigest())
     return compiled(scan, _signature(), error_model="numpy")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import keras
 import numpy as np
 import numpy.typing as npt
 
+from disttrain.errors import DataError
 from disttrain.plan import Pass
+from disttrain.refusals import refused_row
 from disttrain.sharding import shard_range, shard_step
 from disttrain.shuffle import block_bounds, permutation, shard_windows, window_blocks
+from disttrain.source import Source
 
 Int64s = npt.NDArray[np.int64]
 MOST_NAMED = 3  # values that are not finite
@@ -51,10 +55,23 @@ def describe_batch(training: Pass, shards: range, epoch: int, step: int, batch: 
         return ""
     names = (*source.feature_names, *source.target_names)
     odd = [
-        f"line {_line(training, int(numbers[row]))} holds {batch[row, column]} in column '{names[column]}'"
+        f"line {line_of(training.source, int(numbers[row]))} holds {batch[row, column]} in column '{names[column]}'"
         for row, column in np.argwhere(~np.isfinite(batch))[:MOST_NAMED]
     ]
     return f"; the batch is of {source.url}, {_line_ranges(training, numbers)}{''.join(f'; {text}' for text in odd)}"
+
+
+def refuse_row(
+    training: Pass, shards: range, epoch: int, step: int, batch: npt.NDArray[np.float32], model: keras.Model
+) -> None:
+    """Raises DataError, with line and column, for a row of a step's `batch` that the model refuses, if it does one."""
+    source = training.source
+    refusal = refused_row(model, batch, len(source.feature_names))
+    if refusal is not None:
+        row = int(step_rows(training, shards, epoch, step)[refusal.row])
+        names = (*source.feature_names, *source.target_names)
+        column = "" if refusal.column is None else f"column '{names[refusal.column]}' "
+        raise DataError(f"{source.url}, line {line_of(source, row)}: {column}{refusal.what}")
 
 
 def _line_ranges(training: Pass, numbers: Int64s) -> str:
@@ -66,14 +83,13 @@ def _line_ranges(training: Pass, numbers: Int64s) -> str:
     starts = [0, *(breaks + 1)]
     stops = [*breaks, len(ordered) - 1]
     parts = [
-        f"{_line(training, int(ordered[first]))} to {_line(training, int(ordered[last]))}"
+        f"{line_of(training.source, int(ordered[first]))} to {line_of(training.source, int(ordered[last]))}"
         for first, last in zip(starts, stops, strict=True)
     ]
     drawn = "" if training.order.mode == "none" else "drawn from "
     return f"{drawn}lines {' and '.join(parts)}"
 
 
-def _line(training: Pass, row: int) -> int:
+def line_of(source: Source, row: int) -> int:
     """The physical line, from 1, on which a row stands."""
-    source = training.source
     return source.index.line_number(source.reader, source.row_offset(row))

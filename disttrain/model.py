@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from disttrain.config import TrainConfig
 from disttrain.errors import UsageError
+from disttrain.heads import Head, check_loss, check_metrics
 from disttrain.user_code import call_user_function
 
 COMPILE_OPTIONS = ("loss", "metrics", "learning_rate", "scale_lr")
 
 
 def build_model(
-    config: TrainConfig, num_features: int, num_targets: int, *, num_shards: int, steps_per_epoch: int
+    config: TrainConfig,
+    num_features: int,
+    num_targets: int,
+    *,
+    num_shards: int,
+    steps_per_epoch: int,
+    head: Head | None = None,
 ) -> keras.Model:
-    """The compiled model that takes float32 [rows, num_features] and gives [rows, num_targets].
+    """The compiled model that takes float32 [rows, num_features]; the dense network gives [rows, head.units].
 
     A model that its function already compiled keeps its own optimizer, loss and metrics. One that was not, under
     `mixed_float16`, is compiled with loss scaling.
@@ -28,19 +36,24 @@ def build_model(
         num_targets: those that are.
         num_shards: by which a learning rate is scaled, if it is.
         steps_per_epoch: what an epoch of warm-up is.
+        head: the dense network's last layer, as its loss wants it; None for a linear one of a unit for each target.
 
     Raises:
         UsageError: for a model function that cannot be imported or returns no Keras model, an unknown loss or metric,
             and for options that a compiled model leaves no place for.
     """
+    head = head or Head(num_targets)
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(config.precision)
     if config.model is None:
-        model = dense_network(num_features, config.hidden, num_targets)
+        model = dense_network(num_features, config.hidden, head.units, head.activation)
     else:
         model = _own_model(config.model, num_features, num_targets)
     if not model.compiled:
-        _compile(model, config, _learning_rate(config, num_shards, steps_per_epoch))
+        metrics = config.metrics
+        if config.model is None and "metrics" not in config.model_fields_set and head.takes_labels:
+            metrics = ("accuracy",)
+        _compile(model, config, metrics, _learning_rate(config, num_shards, steps_per_epoch))
     elif given := [f"--{name.replace('_', '-')}" for name in COMPILE_OPTIONS if name in config.model_fields_set]:
         raise UsageError(f"{config.model} returns a compiled model; leave out {', '.join(given)} or do not compile it")
     if getattr(model.loss, "reduction", "") in (None, "none"):
@@ -48,13 +61,16 @@ def build_model(
     return model
 
 
-def dense_network(num_features: int, hidden: tuple[int, ...], num_targets: int) -> keras.Model:
-    """ReLU layers of `hidden` units and a linear one; with (16, 8) the 1-16-8-1 network of the job.
+def dense_network(
+    num_features: int, hidden: tuple[int, ...], num_outputs: int, activation: str | None = None
+) -> keras.Model:
+    """ReLU layers of `hidden` units and a last one, by default linear; with (16, 8) the 1-16-8-1 network of the job.
 
     Whatever the precision, its outputs and so its loss are float32.
     """
     layers = [keras.layers.Dense(units, activation="relu") for units in hidden]
-    return keras.Sequential([keras.Input((num_features,)), *layers, keras.layers.Dense(num_targets, dtype="float32")])
+    last = keras.layers.Dense(num_outputs, activation=activation, dtype="float32")
+    return keras.Sequential([keras.Input((num_features,)), *layers, last])
 
 
 def num_dense_weights(num_features: int, hidden: tuple[int, ...], num_targets: int) -> int:
@@ -79,23 +95,13 @@ def _learning_rate(config: TrainConfig, num_shards: int, steps_per_epoch: int) -
     return keras.optimizers.schedules.PolynomialDecay(config.learning_rate, steps, end_learning_rate=top, power=1.0)
 
 
-def _compile(model: keras.Model, config: TrainConfig, learning_rate: Any) -> None:
-    for option, words, find in (
-        ("--loss", (config.loss,), keras.losses.get),
-        ("--metrics", config.metrics, keras.metrics.get),
-    ):
-        for word in words:
-            try:
-                find(word)
-            except ValueError:
-                raise UsageError(
-                    f"{option} {word}: Keras knows no such name; examples are mae, mse, mean_absolute_percentage_error "
-                    "(for your own, compile the model that --model returns)"
-                ) from None
+def _compile(model: keras.Model, config: TrainConfig, metrics: Sequence[str], learning_rate: Any) -> None:
+    check_loss(config.loss)
+    check_metrics(metrics)
     optimizer = keras.optimizers.Adam(learning_rate)
     if config.precision == "mixed_float16":  # Keras would do it by itself, but then not where the saved model is loaded
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    model.compile(optimizer=optimizer, loss=config.loss, metrics=list(config.metrics))
+    model.compile(optimizer=optimizer, loss=config.loss, metrics=list(metrics))
 
 
 def _own_model(target: str, num_features: int, num_targets: int) -> keras.Model:

@@ -1,8 +1,12 @@
-"""The compiled loops that find where rows start: a row starts at the first byte above 0x20 of a line.
+"""The compiled loops that find where rows start: at the first byte of a line that is not blank.
+
+Blank are a space, a tab and a carriage return, unless one of them is the delimiter: a line of delimiters alone is a row
+of empty fields.
 
 Eight bytes are looked at in one 64-bit word, so that the compiler turns the loop into SIMD instructions (the tricks
 with carries: Warren, "Hacker's Delight", 6-1). A block in which a byte above 0x20 follows every line feed has as many
-rows as line feeds; only the other blocks (blank lines, lines that begin with blanks) are walked byte by byte.
+rows as line feeds; only the other blocks (blank lines, lines that begin with blanks or with control characters) are
+walked byte by byte.
 """
 
 from __future__ import annotations
@@ -19,12 +23,11 @@ from disttrain.compiling import compiled
 
 BLOCK_WORDS = 240  # at most 255, so that counters of one byte cannot overflow; a multiple of the widest SIMD register
 
-LF = 10
-BLANK = 0x20  # and every byte below it
+TAB, LF, CR, SPACE = 9, 10, 13, 32
 _LINE_FEEDS = np.uint64(0x0A0A0A0A0A0A0A0A)
 _LOW_BITS = np.uint64(0x7F7F7F7F7F7F7F7F)
 _HIGH_BITS = np.uint64(0x8080808080808080)
-_ABOVE_BLANK = np.uint64(0x5F5F5F5F5F5F5F5F)  # 0x7f - 0x20: added to a byte above 0x20, it sets the high bit
+_ABOVE_SPACE = np.uint64(0x5F5F5F5F5F5F5F5F)  # 0x7f - 0x20: added to a byte above 0x20, it sets the high bit
 _EVEN_BYTES = np.uint64(0x00FF00FF00FF00FF)
 _LANES = np.uint64(0x0001000100010001)
 _U0, _U7, _U8, _U48, _U56, _U63 = (np.uint64(n) for n in (0, 7, 8, 48, 56, 63))
@@ -38,7 +41,7 @@ def _inlined(function: _F) -> _F:
 
 @_inlined
 def _block(words: Any, first: Any, stop: Any, at_start: Any) -> Any:
-    """Line feeds in `words[first:stop]`, and whether one (or `at_start`, before them) is followed by a blank byte."""
+    """Line feeds in `words[first:stop]`, and whether a byte up to 0x20 follows one (or `at_start`, before them)."""
     counters = _U0
     suspicious = _U0
     previous = np.uint64(at_start) << _U63
@@ -46,7 +49,7 @@ def _block(words: Any, first: Any, stop: Any, at_start: Any) -> Any:
         word = words[i]
         feeds = word ^ _LINE_FEEDS
         feeds = ~(((feeds & _LOW_BITS) + _LOW_BITS) | feeds) & _HIGH_BITS  # the high bit of each byte that is a feed
-        above = ((word & _LOW_BITS) + _ABOVE_BLANK) | word  # the high bit of each byte above 0x20
+        above = ((word & _LOW_BITS) + _ABOVE_SPACE) | word  # the high bit of each byte above 0x20
         suspicious |= ((feeds << _U8) | (previous >> _U56)) & ~above
         counters += feeds >> _U7
         previous = feeds
@@ -55,7 +58,12 @@ def _block(words: Any, first: Any, stop: Any, at_start: Any) -> Any:
 
 
 @_inlined
-def _walk(buffer: Any, first: Any, stop: Any, at_start: Any) -> Any:
+def _is_blank(byte: Any, delimiter: Any) -> Any:
+    return byte in (SPACE, TAB, CR) and byte != delimiter
+
+
+@_inlined
+def _walk(buffer: Any, first: Any, stop: Any, delimiter: Any, at_start: Any) -> Any:
     """(rows, line feeds, whether only blanks stand on the line so far) of `buffer[first:stop]`, byte by byte."""
     rows = 0
     feeds = 0
@@ -64,13 +72,13 @@ def _walk(buffer: Any, first: Any, stop: Any, at_start: Any) -> Any:
         if byte == LF:
             feeds += 1
             at_start = True
-        elif at_start and byte > BLANK:
+        elif at_start and not _is_blank(byte, delimiter):
             rows += 1
             at_start = False
     return rows, feeds, at_start
 
 
-def _find_row(buffer: Any, start: Any, stop: Any, at_start: Any, skip: Any) -> Any:
+def _find_row(buffer: Any, start: Any, stop: Any, delimiter: Any, at_start: Any, skip: Any) -> Any:
     """Where the row after `skip` others starts in `buffer[start:stop]`.
 
     `at_start`: whether only blanks stand before `start` on its line. Returns (position, or -1 if there are too few;
@@ -83,7 +91,7 @@ def _find_row(buffer: Any, start: Any, stop: Any, at_start: Any, skip: Any) -> A
         if byte == LF:
             feeds += 1
             at_start = True
-        elif at_start and byte > BLANK:
+        elif at_start and not _is_blank(byte, delimiter):
             if rows == skip:
                 return i, rows, feeds, at_start
             rows += 1
@@ -91,7 +99,7 @@ def _find_row(buffer: Any, start: Any, stop: Any, at_start: Any, skip: Any) -> A
     return -1, rows, feeds, at_start
 
 
-def _count_rows(buffer: Any, words: Any, num_bytes: Any, at_start: Any) -> Any:
+def _count_rows(buffer: Any, words: Any, num_bytes: Any, delimiter: Any, at_start: Any) -> Any:
     """(rows that start in `buffer[:num_bytes]`, line feeds, `at_start` for what follows); `words` is `buffer`."""
     rows = 0
     feeds = 0
@@ -100,31 +108,31 @@ def _count_rows(buffer: Any, words: Any, num_bytes: Any, at_start: Any) -> Any:
         stop = min(first + BLOCK_WORDS, num_words)
         block_feeds, suspicious = _block(words, first, stop, at_start)
         if suspicious:
-            more_rows, _, at_start = _walk(buffer, first * 8, stop * 8, at_start)
+            more_rows, _, at_start = _walk(buffer, first * 8, stop * 8, delimiter, at_start)
         else:
             ends_line = buffer[stop * 8 - 1] == LF
             more_rows = at_start + block_feeds - ends_line
             at_start = ends_line
         rows += more_rows
         feeds += block_feeds
-    more_rows, more_feeds, at_start = _walk(buffer, num_words * 8, num_bytes, at_start)
+    more_rows, more_feeds, at_start = _walk(buffer, num_words * 8, num_bytes, delimiter, at_start)
     return rows + more_rows, feeds + more_feeds, at_start
 
 
 @functools.cache
 def count_rows() -> Callable[..., tuple[int, int, bool]]:
-    """The compiled `_count_rows`: (uint8 buffer, the same as uint64, num_bytes, at_start), without the GIL."""
+    """The compiled `_count_rows`: (uint8 buffer, it as uint64, num_bytes, delimiter, at_start), without the GIL."""
     word = types.int64
-    arguments = (_bytes_type(), types.Array(types.uint64, 1, "C"), word, types.boolean)
+    arguments = (_bytes_type(), types.Array(types.uint64, 1, "C"), word, word, types.boolean)
     results = types.Tuple((word, word, types.boolean))  # type: ignore[no-untyped-call]
     return compiled(_count_rows, results(*arguments))
 
 
 @functools.cache
 def find_row() -> Callable[..., tuple[int, int, int, bool]]:
-    """The compiled `_find_row`: (uint8 buffer, start, stop, at_start, skip), without the GIL."""
+    """The compiled `_find_row`: (uint8 buffer, start, stop, delimiter, at_start, skip), without the GIL."""
     word = types.int64
-    arguments = (_bytes_type(), word, word, types.boolean, word)
+    arguments = (_bytes_type(), word, word, word, types.boolean, word)
     results = types.Tuple((word, word, word, types.boolean))  # type: ignore[no-untyped-call]
     return compiled(_find_row, results(*arguments))
 

@@ -17,7 +17,7 @@ _PENDING = 256  # numbers that a scan may leave for Python before it must come b
 _SHOWN = 40  # characters of a faulty text that a message shows
 _NUMBER = re.compile(rb"[+-]?(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|nan|inf|infinity)", re.IGNORECASE)
 
-FaultKind = Literal["fields", "text", "empty", "quote"]
+FaultKind = Literal["fields", "text", "empty", "quote", "nul"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class ParseFault(Exception):  # a located finding; the caller adds file and line
     """A row that is not what the layout expects.
 
     `kind`: "fields" (too few or too many), "text" (no number where one is wanted), "empty" (nothing where a number is
-    wanted) or "quote" (a quote that does not enclose a whole field, or anything but a number where one is wanted).
+    wanted), "quote" (a quote that never ends, or encloses anything but a whole number where one is wanted) or "nul"
+    (the line holds NUL bytes).
     `offset`: where the row starts in the buffer, in bytes. `field`: the faulty field's number, counted from 0, or None
     when the row has the wrong number of fields, which `num_fields` then tells. `text`: the field (or row), shortened.
     """
@@ -73,26 +74,39 @@ class ParseFault(Exception):  # a located finding; the caller adds file and line
 
     def describe(self, names: Sequence[str] | None = None) -> str:
         """What is wrong and what to do, with the field called by its name where `names` gives it one."""
+        if self.kind == "nul":
+            return (
+                f"the line holds NUL bytes, as a program that was killed while it wrote leaves them: '{self.text}'; "
+                "cut them off or write the file again"
+            )
         if self.field is None:
             holds = f"the row has {_count(self.num_fields or 0)}, expected {self.expected_fields}: '{self.text}'"
-            return f"{holds}; correct the line"
-        label = f"field {self.field + 1}" if names is None else f"column '{names[self.field]}'"
+            comment = "; lines that begin with '#' are not skipped: remove them" if self.text.startswith("#") else ""
+            return f"{holds}{comment or '; correct the line'}"
+        is_named = names is not None and self.field < len(names)
+        label = f"column '{names[self.field]}'" if is_named else f"field {self.field + 1}"  # type: ignore[index]
         remedy = "correct the line or leave the column out with --features"
         if self.kind == "empty":
-            return f"{label} is empty, expected a number; write nan for a missing value or {remedy}"
+            remedy = "fill it in, remove the line, or leave the column out with --features"
+            return f"{label} is empty, expected a number; {remedy}"
         if self.kind == "quote":
             return f"{label} holds '{self.text}', but quotes may only enclose one whole number on one line; {remedy}"
         return f"{label} holds '{self.text}', expected a number; {remedy}"
 
 
 def parse_rows(
-    buffer: npt.NDArray[np.uint8], start: int, stop: int, layout: Layout, out: npt.NDArray[np.float32]
-) -> tuple[int, int]:
+    buffer: npt.NDArray[np.uint8],
+    start: int,
+    stop: int,
+    layout: Layout,
+    out: npt.NDArray[np.float32],
+) -> tuple[int, int, bool]:
     """Parse the lines in `buffer[start:stop]` into the first rows of `out` until it is full or the bytes end.
 
     `start` is a line's first byte; `stop` ends the last line where no line feed does. `out` is float32
     `[rows, num_columns]`, C-contiguous. Each value equals `numpy.float32(text)` bit for bit. Blank lines are skipped.
-    Returns the number of rows written and the position after the last byte used (`stop` where the bytes ended).
+    Returns the number of rows written, the position after the last byte used (`stop` where the bytes ended), and
+    whether any number is so large that float32 does not hold every whole one.
     Raises `ParseFault`; the rows before the faulty one are then written. Other threads run meanwhile (no GIL).
     """
     assert 0 <= start <= stop <= len(buffer), "the part lies in the buffer"
@@ -100,18 +114,19 @@ def parse_rows(
     assert out.flags.c_contiguous, "out is C-contiguous"
     scan = kernel.scan_rows()
     pending = np.empty((max(_PENDING, layout.num_columns), 3), np.int64)
-    num_rows = 0
+    num_rows, has_large = 0, False
     while True:
         rest = out[num_rows:].reshape(-1)
-        status, written, start, num_pending = scan(
+        status, written, start, num_pending, is_large = scan(
             buffer, start, stop, layout.delimiter, layout.take, layout.num_columns, rest, pending
         )
         _settle(buffer, pending[:num_pending], rest)
         num_rows += written
+        has_large |= is_large
         if status == kernel.FAULT:
             raise _fault(buffer[start:stop].tobytes(), start, layout)
         if status == kernel.DONE:
-            return num_rows, start
+            return num_rows, start, has_large
 
 
 def compile_kernels() -> float:
@@ -137,6 +152,8 @@ def _fault(rest: bytes, offset: int, layout: Layout) -> ParseFault:
         )
 
     line = rest.partition(b"\n")[0]
+    if b"\0" in line:
+        return fault("nul", line.strip())
     fields, whole = _split(line, layout.delimiter)
     if not whole:
         return fault("quote", fields[-1], field=len(fields) - 1)
@@ -144,23 +161,24 @@ def _fault(rest: bytes, offset: int, layout: Layout) -> ParseFault:
         return fault("fields", line.strip(), num_fields=len(fields))
     for field in np.flatnonzero(layout.take >= 0).tolist():
         text = fields[field]
-        quoted = len(text) > 1 and text.startswith(b'"')
+        quoted = len(text) > 1 and text[:1] == text[-1:] == b'"'
         number = text[1:-1].strip(b" \t") if quoted else text
         if not number:
             return fault("empty", text, field=field)
         if not _NUMBER.fullmatch(number):
-            return fault("quote" if quoted else "text", text, field=field)
+            return fault("quote" if b'"' in text else "text", text, field=field)
     return fault("text", line.strip(), field=0)
 
 
 def _split(line: bytes, delimiter: int) -> tuple[list[bytes], bool]:
-    """A line's fields without the blanks around them, and whether all quotes enclose whole fields.
+    """A line's fields without the blanks around them, and whether every quote that begins one ends.
 
     Where one does not, that field is the last and holds all that is left of the line.
     """
     pads = bytes(byte for byte in b" \t" if byte != delimiter)
     end = re.escape(bytes([delimiter]))
-    field = re.compile(rb'[%b]*("(?:[^"]|"")*"[%b]*|[^"%b]*)(%b|\Z)' % (pads, pads, end, end))
+    quoted, plain = rb'"(?:[^"]|"")*"(?!")[^%b]*' % end, rb'(?![%b"])[^%b]*' % (pads, end)
+    field = re.compile(rb"[%b]*(%b|%b)(%b|\Z)" % (pads, quoted, plain, end))
     line = re.sub(rb"\r[ \t\r]*\Z", b"", line)
     fields: list[bytes] = []
     position = 0

@@ -34,6 +34,11 @@ PATIENCE = Patience()
 PATIENCE_AGAIN = Patience(attempts=1000)  # with a store that has answered this process before
 
 
+def hint_of_pattern(url: str) -> str:
+    """What to say besides where a path that is not there would match several."""
+    return "; patterns are not expanded: name one file, into which you join the others" if set("*?[") & set(url) else ""
+
+
 class Reader(Protocol):
     """An open file that any thread may read ranges of; a context manager, and `close` may be called twice."""
 

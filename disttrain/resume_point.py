@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from disttrain.checkpoint import Checkpoint, Position, file_name, position_of
 from disttrain.checkpoint_store import CheckpointStore, Mode
@@ -192,12 +193,13 @@ def check_keep_best(config: TrainConfig, metrics: Sequence[str]) -> None:
     names = ["loss", *metrics]
     names += [f"val_{name}" for name in names] if config.validation_data else []
     if monitored is not None and monitored[0] not in names:
-        raise UsageError(f"--keep-best {monitored[0]}: there is no such value; there are {', '.join(names)}")
+        raise UsageError(f"--keep-best {monitored[0]}: there is no such number; there are {', '.join(names)}")
 
 
-def metric_names(model: keras.Model) -> list[str]:
-    """What a built model's metrics are called, the loss apart."""
-    return [name for name in model.get_metrics_result() if name != "loss"]
+def metric_names(model: keras.Model, *, scalars: bool = False) -> list[str]:
+    """What a built model's metrics are called, the loss apart; where wanted only those of one number."""
+    results = model.get_metrics_result()
+    return [name for name, value in results.items() if name != "loss" and not (scalars and np.ndim(value))]
 
 
 def _fingerprint(rows: Pass) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from disttrain.digits import DigitLoss, find_losses
 from disttrain.epoch_cache import RowCache
 from disttrain.errors import DataError, FileChanged
 from disttrain.parsing import ParseFault, parse_rows
@@ -20,8 +21,6 @@ from disttrain.shuffle import Window, permute_rows
 from disttrain.source import Source
 from disttrain.storage import check_unchanged
 from disttrain.threads import DaemonPool
-
-_BLANKS = bytes(range(0x21))
 
 Floats = npt.NDArray[np.float32]
 
@@ -52,6 +51,7 @@ class ParsedRows:
         self._left = 0  # rows of this range that are still to come
         self._block: Block | None = None
         self._position = 0
+        self._looks_at = source.layout.take  # for numbers that lose digits: the columns of which none was noted
         self._blocks = line_blocks(source.reader, self._spans(), readers, block_bytes=block_bytes, num_ahead=num_ahead)
 
     def fill(self, out: Floats) -> None:
@@ -70,8 +70,9 @@ class ParsedRows:
 
     def finish(self) -> bool:
         """Whether any were parsed; FileChanged unless only blanks follow them."""
+        blanks = self._source.header.blanks + b"\n"
         while self._block is not None:
-            if self._block.buffer[self._position : self._block.stop].tobytes().strip(_BLANKS):
+            if self._block.buffer[self._position : self._block.stop].tobytes().strip(blanks):
                 raise self._changed("more")
             self._next_block()
         return len(self._rows) > 0
@@ -92,11 +93,14 @@ class ParsedRows:
         if self._block is None:
             raise self._changed("fewer")
         try:
-            count, self._position = parse_rows(
-                self._block.buffer, self._position, self._block.stop, self._source.layout, out
+            begin = self._position
+            count, self._position, has_large = parse_rows(
+                self._block.buffer, begin, self._block.stop, self._source.layout, out
             )
         except ParseFault as fault:
             raise self._located(fault, self._block.base) from fault
+        if has_large:
+            self._note_losses(self._block, begin)
         if count < len(out):
             self._next_block()
         return count
@@ -115,6 +119,19 @@ class ParsedRows:
         check_unchanged(source.info)
         line = source.index.line_number(source.reader, base + fault.offset)
         return DataError(f"{source.url}, line {line}: {fault.describe(source.header.names)}")
+
+    def _note_losses(self, block: Block, begin: int) -> None:
+        """Notes a number of each column that lost digits in this part of the block; DataError if they may not."""
+        source = self._source
+        for field, first, stop in find_losses(
+            block.buffer, begin, self._position, source.header.delimiter, self._looks_at
+        ):
+            line = source.index.line_number(source.reader, block.base + first)
+            loss = DigitLoss(source.header.names[field], line, block.buffer[first:stop].tobytes().decode())
+            if source.digit_losses.is_strict:
+                raise DataError(loss.describe(source.url))
+            source.digit_losses.note(loss)
+            self._looks_at = np.where(np.arange(len(self._looks_at)) == field, np.int32(-1), self._looks_at)
 
     def _changed(self, how: str) -> FileChanged:
         return FileChanged(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,17 @@ from disttrain.checkpoint_store import CheckpointStore
 from disttrain.checkpoint_writer import CheckpointWriter
 from disttrain.commits import Beginning, Commits, WorldChanged
 from disttrain.config import Every, TrainConfig, default_cache_dir
+from disttrain.constant import Constant, best_constant, keep_targets, load_targets
 from disttrain.engine import Engine
 from disttrain.errors import DataError, Stopped, UsageError
+from disttrain.findings import Findings
+from disttrain.heads import Head, head_of, labels_of
 from disttrain.inputs import Inputs
 from disttrain.keeper import Keeper
+from disttrain.labels import check_shares, num_classes
 from disttrain.model import build_model
 from disttrain.plan import Pass
-from disttrain.reporting.progress import ProgressReporter, SilentReporter, show_rate, show_values
+from disttrain.reporting.progress import ProgressReporter, SilentReporter, show_number, show_rate, show_values
 from disttrain.reporting.results import RunDirectory, default_directory
 from disttrain.resume_point import (
     Places,
@@ -46,12 +51,13 @@ from disttrain.resume_point import (
 )
 from disttrain.sharding import shards_of_rank
 from disttrain.shuffle import FILE_ORDER, EpochOrder
-from disttrain.source import Source
+from disttrain.source import Source, listed, remarks
 from disttrain.standing import EpochResult, Standing
 from disttrain.stopping import StopSignals
 from disttrain.trainer import Trainer
 from disttrain.world import SIGNALS_S, Backend, launched_rank, together
 
+MAX_COLUMNS_SHOWN = 8  # in the line that begins a run
 LAST_CHECKPOINT_S = 300.0  # how long a stopped run waits for its last checkpoint
 
 
@@ -94,8 +100,9 @@ class Session:
         validation_data = config.validation_data
         validation_source = self.inputs.open(validation_data, like=training_source) if validation_data else None
         num_shards = config.num_shards or kept_setting(checkpoint, "num_shards", beginning.num_shards)
+        head = self._head(training_source)
         engine, training, validation = together(
-            self.backend, lambda: self._prepare(training_source, validation_source, num_shards, checkpoint)
+            self.backend, lambda: self._prepare(training_source, validation_source, head, num_shards, checkpoint)
         )
         run = describe_run(config, training, validation, engine.model, places)
         if checkpoint is not None:
@@ -113,9 +120,10 @@ class Session:
         reporter = self._reporter(directory, training)
         if self.elastic is None or self.elastic.commits.change is None:
             self._announce(data, training, checkpoint)
+        findings = self._findings(engine, training, validation, reporter)
         trainer = Trainer(
             engine, self.backend, reporter, callbacks, training, validation, keeper,
-            skips_nonfinite=config.on_nonfinite == "skip",
+            skips_nonfinite=config.on_nonfinite == "skip", findings=findings,
         )  # fmt: skip
         seconds = trainer.compile()
         if not self._tell_change(directory, checkpoint):
@@ -131,7 +139,7 @@ class Session:
         finally:
             reporter.close()
         # All wait for the leader: an elastic run ends with the first worker that ends.
-        together(self.backend, lambda: self._finish(results, directory, engine))
+        together(self.backend, lambda: self._finish(results, directory, engine, findings.constant))
 
     def _beginning(self, data: str) -> Beginning:
         """The default output and number of shards; in all worlds of an elastic run those of the first one."""
@@ -156,8 +164,26 @@ class Session:
         places, told = self.backend.gather((places, (found.position, found.about) if found is not None else None))[0]
         return places, found if told is None or is_leader else Checkpoint(*told, arrays={})
 
+    def _head(self, source: Source) -> Head:
+        """The dense network's last layer; where its loss takes labels, the file's are looked at."""
+        loss, num_targets = self.config.loss, len(source.target_names)
+        if self.config.model is not None:
+            return Head(num_targets)
+        head = together(self.backend, lambda: head_of(loss, num_targets))
+        labels = labels_of(loss)
+        if labels == "classes":
+            return head_of(loss, num_targets, num_classes(self.backend, source, self.inputs.cache_dir, loss))
+        if labels != "numbers":
+            check_shares(self.backend, source, self.inputs.cache_dir, loss)
+        return head
+
     def _prepare(
-        self, source: Source, validation_source: Source | None, num_shards: int, checkpoint: Checkpoint | None
+        self,
+        source: Source,
+        validation_source: Source | None,
+        head: Head,
+        num_shards: int,
+        checkpoint: Checkpoint | None,
     ) -> tuple[Engine, Pass, Pass | None]:
         config, size = self.config, self.backend.world.num_replicas
         if num_shards < size and checkpoint is None and self.elastic is None:
@@ -176,14 +202,15 @@ class Session:
         skips = config.on_nonfinite == "skip"
         with self.backend.replicas.scope():
             model = build_model(
-                config, num_features, len(source.target_names),
+                config, num_features, len(source.target_names), head=head,
                 num_shards=num_shards, steps_per_epoch=training.num_steps,
             )  # fmt: skip
             engine = Engine(
-                model, self.backend, num_features, config.sync_every, rows_per_step=shape[1] if shape else 0,
+                model, self.backend, num_features, config.sync_every,
+                num_targets=len(source.target_names), rows_per_step=shape[1] if shape else 0,
                 skips_nonfinite=skips, compresses=config.compression == "fp16",
             )  # fmt: skip
-        check_keep_best(config, metric_names(model))
+        check_keep_best(config, metric_names(model, scalars=True))
         return engine, training, validation
 
     def _directory(self, places: Places, data: str, checkpoint: Checkpoint | None) -> RunDirectory | None:
@@ -277,9 +304,11 @@ class Session:
         workers = f"{world.size} workers" if world.size > 1 else "1 worker"
         if world.num_devices > 1:
             workers += f" of {world.num_devices} devices"
+        source = training.source
+        for remark in remarks(source.header, self.config.header, self.config.features, source.target_names):
+            self.console.print(remark)
         self.console.print(
-            f"{data}: {training.source.num_rows:,} rows, {', '.join(training.source.feature_names)} -> "
-            f"{', '.join(training.source.target_names)}"
+            f"{data}: {source.num_rows:,} rows, {_columns(source.feature_names)} -> {_columns(source.target_names)}"
         )
         self.console.print(
             f"{self.backend.name} backend, {workers}, {training.num_shards} x {training.batch_size:,} rows a step, "
@@ -295,11 +324,29 @@ class Session:
     def _kind(self) -> str:
         return "devices" if self.backend.world.num_devices > 1 else "workers"
 
-    def _finish(self, results: list[EpochResult], directory: RunDirectory | None, engine: Engine) -> None:
+    def _findings(
+        self, engine: Engine, training: Pass, validation: Pass | None, reporter: ProgressReporter | SilentReporter
+    ) -> Findings:
+        """With what an earlier run kept of the targets, with the index; the leader's alone are asked."""
+        cache_dir, source = self.inputs.cache_dir, training.source
+        kept = load_targets(cache_dir, source) if self.backend.world.is_leader else None
+        constant = best_constant(engine.model, kept) if kept is not None else None
+        keep = partial(keep_targets, cache_dir, source)
+        return Findings(engine.model, self.backend, training, validation, reporter.says, constant, keep)
+
+    def _finish(
+        self, results: list[EpochResult], directory: RunDirectory | None, engine: Engine, constant: Constant | None
+    ) -> None:
         if directory is None:
             return
         with activity("writing the model"):
             model_path = directory.write_model(engine.model)
         rate = sum(result.rows for result in results) / sum(result.seconds for result in results)
-        self.console.print(f"Done: {show_values(results[-1].values)} · {show_rate(rate)}")
+        beside = f" (a constant's: {show_number(constant.loss)})" if constant is not None else ""
+        loss, *others = (show_values({name: value}) for name, value in results[-1].values.items())
+        self.console.print(f"Done: {' · '.join([loss + beside, *others, show_rate(rate)])}")
         self.console.print(f"Model: {model_path}")
+
+
+def _columns(names: Sequence[str]) -> str:
+    return listed(names, MAX_COLUMNS_SHOWN) + (f" ({len(names)} in all)" if len(names) > MAX_COLUMNS_SHOWN else "")

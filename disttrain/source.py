@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from types import TracebackType
 
 import numpy as np
 
+from disttrain.digits import DigitLosses
 from disttrain.errors import DataError, UsageError
 from disttrain.header import Header, Mode, read_header
 from disttrain.index import Index, index_file
@@ -18,6 +20,7 @@ from disttrain.reader import FileInfo, Reader
 from disttrain.storage import open_reader
 
 MAX_LISTED = 50  # columns that a message names
+DELIMITERS = (";", "\t", "|", ",", " ")  # that are looked for where the one that was named is nowhere
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,17 +46,18 @@ class Unindexed:
         reader = open_reader(url)
         try:
             found = read_header(reader, mode=header, delimiter=delimiter)
-            return cls(reader, found, *choose_columns(found.names, features, targets, where=url))
+            return cls(reader, found, *choose_columns(found, features, targets, where=url))
         except BaseException:
             reader.close()
             raise
 
-    def indexed(self, index: Index) -> Source:
-        """The same with its index; DataError for a file without rows."""
+    def indexed(self, index: Index, *, is_strict: bool = False) -> Source:
+        """The same with its index; DataError for a file without rows. `is_strict` is `Source.open`'s `strict`."""
         if index.num_rows == 0:
             raise DataError(f"{self.reader.info.url}: has a header line but no rows")
         layout = make_layout(self.header, self.feature_names + self.target_names)
-        return Source(self.reader, self.header, index, self.feature_names, self.target_names, layout)
+        losses = DigitLosses(is_strict=is_strict)
+        return Source(self.reader, self.header, index, self.feature_names, self.target_names, layout, losses)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +73,7 @@ class Source:
     feature_names: tuple[str, ...]
     target_names: tuple[str, ...]
     layout: Layout
+    digit_losses: DigitLosses
 
     @classmethod
     def open(
@@ -81,15 +86,18 @@ class Source:
         delimiter: str = ",",
         cache_dir: Path,
         num_threads: int = 1,
+        strict: bool = False,
     ) -> Source:
         """Open a path or URL, choose its columns and load or make its index.
 
-        The default target is the last column; the default features are all columns that are no target. Raises
-        UsageError for a file or column that is not there, DataError for a file without rows.
+        The default target is the last column; the default features are all columns with a name that are no target.
+        With `strict`, parsing a whole number that float32 rounds to another raises a DataError. Raises UsageError for a
+        file or column that is not there, DataError for a file without rows.
         """
         opened = Unindexed.open(url, features=features, targets=targets, header=header, delimiter=delimiter)
         try:
-            return opened.indexed(index_file(opened.reader, opened.header, cache_dir, num_threads=num_threads))
+            index = index_file(opened.reader, opened.header, cache_dir, num_threads=num_threads)
+            return opened.indexed(index, is_strict=strict)
         except BaseException:
             opened.reader.close()
             raise
@@ -115,19 +123,8 @@ class Source:
         return self.layout.num_columns
 
     def row_offset(self, row: int) -> int:
-        """The byte from which a row is parsed: its first above 0x20, or, where a blank delimits, its line's first."""
-        offset = self.index.locate(self.reader, row)
-        if self.layout.delimiter > 0x20:
-            return offset
-        while offset > self.header.rows_start:  # blanks before it are empty fields
-            start = max(offset - 4096, self.header.rows_start)
-            behind = bytearray(offset - start)
-            self.reader.read_into(start, memoryview(behind))
-            line_start = behind.rfind(b"\n") + 1
-            offset = start + line_start
-            if line_start:
-                break
-        return offset
+        """The byte from which a row is parsed; the file's size for `row == num_rows`."""
+        return self.index.locate(self.reader, row)
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
@@ -143,23 +140,53 @@ class Source:
 
 
 def choose_columns(
-    names: tuple[str, ...], features: Sequence[str] | None, targets: Sequence[str] | None, *, where: str
+    header: Header, features: Sequence[str] | None, targets: Sequence[str] | None, *, where: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The feature and target columns: each in the file, none named twice, at least one of each."""
+    """The feature and target columns: each once in the file, none chosen twice, at least one of each.
+
+    Columns without a name are no features by default: most are an index, or come of a delimiter at the line's end.
+    """
+    names = header.names
+    if targets is None and not names[-1] and len(names) > 1:
+        raise UsageError(
+            f"{where}: the last column has no name, as where each line ends in '{header.delimiter}'; "
+            "name the target with --targets"
+        )
     chosen_targets = tuple(targets) if targets is not None else names[-1:]
-    others = set(names) - set(chosen_targets)
-    chosen_features = tuple(features) if features is not None else tuple(name for name in names if name in others)
+    others = [name for name in names if name and name not in chosen_targets]
+    chosen_features = tuple(features) if features is not None else tuple(others)
     chosen = chosen_features + chosen_targets
-    there = set(names)
+    counts = Counter(names)
     for name in chosen:
-        if name not in there:
-            raise UsageError(f"{where}: has no column '{name}'; its columns are {_listed(names)}")
+        if not counts[name]:
+            hint = _close_name(name, names) or _other_delimiter(header)
+            raise UsageError(f"{where}: has no column '{name}'; its columns are {listed(names)}{hint}")
+        if counts[name] > 1:
+            raise DataError(
+                f"{where}, line {header.line}: column '{name}' is named more than once; choose others with --features "
+                "and --targets, or give each its own name"
+            )
     if repeated := [name for name, count in Counter(chosen).items() if count > 1]:
         raise UsageError(f"{where}: column '{repeated[0]}' is chosen twice; a column is one feature or one target")
     if not chosen_features or not chosen_targets:
         missing = "target" if chosen_features else "feature"
-        raise UsageError(f"{where}: no {missing} column is left; its columns are {_listed(names)}")
+        raise UsageError(
+            f"{where}: no {missing} column is left; its columns are {listed(names)}{_other_delimiter(header)}"
+        )
     return chosen_features, chosen_targets
+
+
+def remarks(header: Header, mode: Mode, features: Sequence[str] | None, targets: Sequence[str]) -> list[str]:
+    """What a user should know of how a file's columns were taken, a sentence each."""
+    found = []
+    if not header.has_header and mode == "auto":
+        found.append("No header: the first line was taken as a row; the columns are called 0, 1, …")
+    unnamed = [str(column + 1) for column, name in enumerate(header.names) if not name]
+    if unnamed and not features and "" not in targets:
+        index = " (an index, as pandas writes it?)" if not header.names[0] else ""
+        number = f"Column {unnamed[0]} has" if len(unnamed) == 1 else f"Columns {listed(unnamed)} have"
+        found.append(f"{number} no name{index}: left out")
+    return found
 
 
 def make_layout(header: Header, columns: Sequence[str]) -> Layout:
@@ -169,6 +196,25 @@ def make_layout(header: Header, columns: Sequence[str]) -> Layout:
     return Layout(len(header.names), take, len(columns), ord(header.delimiter))
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return ", ".join(names[:MAX_LISTED]) + more
+def listed(names: Sequence[str], most: int = MAX_LISTED) -> str:
+    """`a, b, c`; of more than `most` the first ones, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _close_name(name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def _other_delimiter(header: Header) -> str:
+    """What to do where a line's one field looks like several that something else delimits."""
+    if len(header.names) > 1:
+        return ""
+    (name,) = header.names
+    found = max(DELIMITERS, key=name.count)
+    return f"; if '{_typed(found)}' delimits the fields, add --delimiter '{_typed(found)}'" if found in name else ""
+
+
+def _typed(delimiter: str) -> str:
+    return "\\t" if delimiter == "\t" else delimiter

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from disttrain.engine import Call
+from disttrain.totals import Value
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class EpochResult:
     """What one epoch came to, over all workers. `epoch` counts from 1; the names of `values` are Keras's."""
 
     epoch: int
-    values: dict[str, float]
+    values: dict[str, Value]
     rows: int
     seconds: float
     skipped_steps: int = 0

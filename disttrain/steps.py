@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from disttrain.bounds import UncheckedError, num_operations, out_of_range
 from disttrain.optimizer import AllReduceOptimizer
 from disttrain.world import Backend
 
@@ -41,6 +42,7 @@ class Steps:
         *,
         skips_nonfinite: bool,
         chooses: bool = True,
+        is_fused: bool = False,
         tracing: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         """Reads the model's loss.
@@ -54,12 +56,15 @@ class Steps:
                 call ends there.
             chooses: else the update of a step that is not accepted is made too, and whoever called takes it back: the
                 choice costs a small model a sixth of its step.
+            is_fused: the steps are compiled by XLA, which does not refuse an index that is out of range.
             tracing: in which a batch's loss is traced; what it says of gradients holds.
         """
         self.model = model
         self.skips_nonfinite = skips_nonfinite
         self._chooses = chooses
+        self._is_fused = is_fused
         self._tracing = tracing
+        self.looks_up = False  # whether anything traced so far looks something up
         self._num_features = num_features
         self._is_leader = backend.world.is_leader
         self._replicas = backend.replicas
@@ -167,8 +172,7 @@ class Steps:
         model = self.model
         x, y = self._split(rows)
         with self._tracing():
-            predictions = model(x, training=True)
-            loss = self._loss(x, y, predictions, training=True)
+            predictions, loss = self._checked_loss(x, y, training=True)
             if self._reduces:
                 if self._sums_over_rows and not self._is_leader and self._replicas.num_in_sync == 1:
                     loss = loss - sum(model.losses)  # regularization counts once; rank 0 has rows in every step
@@ -205,10 +209,25 @@ class Steps:
         if rows.shape[0] == 0:
             return tf.constant(0.0)
         x, y = self._split(rows)
-        predictions = model(x, training=False)
-        loss = self._loss(x, y, predictions, training=False)
+        predictions, loss = self._checked_loss(x, y, training=False)
         model.compute_metrics(x, y, predictions)
         return tf.cast(loss, tf.float32)
+
+    def _checked_loss(self, x: tf.Tensor, y: tf.Tensor, *, training: bool) -> tuple[Any, tf.Tensor]:
+        """The predictions, and their loss: NaN where anything was looked up that is not there."""
+        num_before = num_operations()
+        predictions = self.model(x, training=training)
+        loss = self._loss(x, y, predictions, training=training)
+        try:
+            is_outside = out_of_range(num_before)
+        except UncheckedError:
+            if self._is_fused:
+                raise
+            is_outside = None  # the kernels refuse it
+        if is_outside is None:
+            return predictions, loss
+        self.looks_up = True
+        return predictions, tf.where(is_outside, tf.constant(float("nan"), loss.dtype), loss)
 
     def _loss(self, x: tf.Tensor, y: tf.Tensor, predictions: Any, *, training: bool) -> tf.Tensor:
         """The batch's own loss: Keras gives a strategy's replicas the part of a mean that would add up to one."""

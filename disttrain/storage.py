@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from disttrain.errors import FileChanged, StorageError, UsageError
-from disttrain.reader import PATIENCE, PATIENCE_AGAIN, FileInfo, Patience, Reader
+from disttrain.reader import PATIENCE, PATIENCE_AGAIN, FileInfo, Patience, Reader, hint_of_pattern
 from disttrain.remote import RemoteReader
 
 __all__ = [
@@ -141,7 +141,7 @@ def _local_info(url: str, path: Path) -> FileInfo:
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UsageError(f"{url}: no such file") from error
+        raise UsageError(f"{url}: no such file{hint_of_pattern(url)}") from error
     except PermissionError as error:
         raise UsageError(f"{url}: permission denied; make it readable for this user") from error
     except (OSError, ValueError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -13,6 +13,17 @@ from disttrain.replicas import Replicas
 
 Sums = list[npt.NDArray[np.float64]]
 States = list[npt.NDArray[Any]]
+Value = float | list[Any]  # of a metric: a number, or a list, or a list of lists
+
+
+def as_logs(values: Mapping[str, Value]) -> dict[str, Any]:
+    """Values as callbacks get them: vectors as arrays."""
+    return {name: np.asarray(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def values_of_one_number(values: Mapping[str, Value]) -> dict[str, float]:
+    """Those that can be compared with each other: by which the best checkpoint may stay."""
+    return {name: value for name, value in values.items() if not isinstance(value, list)}
 
 
 class Totals:
@@ -61,11 +72,14 @@ class Totals:
         for variable, states in zip(self._model.metrics_variables, self._partial, strict=False):
             self._replicas.write(variable, states)
 
-    def values_of(self, sums: Sums) -> dict[str, float]:
-        """The metrics' values for sums that were added up over all workers."""
+    def values_of(self, sums: Sums) -> dict[str, Value]:
+        """The metrics' values for sums that were added up over all workers; a vector's as a list, as JSON keeps it."""
         for variable, total in zip(self._model.metrics_variables, sums, strict=True):
             self._replicas.write(variable, np.stack([total] * self._replicas.count))
         results = self._replicas.run(self._model.get_metrics_result)
-        values = {name: float(self._replicas.results(value)[0]) for name, value in results.items() if name != "loss"}
+        own = {name: np.asarray(self._replicas.results(value)[0]) for name, value in results.items() if name != "loss"}
+        values: dict[str, Value] = {
+            name: value.astype(np.float64).tolist() if value.ndim else float(value) for name, value in own.items()
+        }
         self._model.reset_metrics()
         return values

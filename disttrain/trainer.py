@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from functools import partial
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 from keras.callbacks import CallbackList
 
 from disttrain.activity import activity, note_position
@@ -20,13 +21,15 @@ from disttrain.checkpoint import Checkpoint, Position
 from disttrain.commits import WorldChanged
 from disttrain.engine import Call, Engine, Placed
 from disttrain.errors import NonFiniteError, Stopped
+from disttrain.findings import Findings
 from disttrain.keeper import Keeper, Wishes
-from disttrain.located import describe_batch
+from disttrain.located import describe_batch, refuse_row
 from disttrain.plan import Pass
 from disttrain.sharding import shards_of_rank
 from disttrain.standing import EpochResult, Progress, Standing
 from disttrain.state import capture_state, restore_state
 from disttrain.stream import Superbatch
+from disttrain.totals import Value, as_logs, values_of_one_number
 from disttrain.world import Backend, together
 
 
@@ -63,6 +66,7 @@ class Trainer:
         keeper: Keeper,
         *,
         skips_nonfinite: bool = False,
+        findings: Findings | None = None,
     ) -> None:
         self._engine = engine
         self._backend = backend
@@ -72,6 +76,7 @@ class Trainer:
         self._validation = validation
         self._keeper = keeper
         self._skips_nonfinite = skips_nonfinite
+        self._findings = findings or Findings(engine.model, backend, training, validation, reporter.says)
         self._standing = Standing()
         self._begun_s = 0.0
         world = backend.world
@@ -124,7 +129,7 @@ class Trainer:
         while not standing.is_done(epochs):
             self._epoch(is_last=standing.epoch == epochs)
         self._engine.finalize()
-        self._callbacks.on_train_end(standing.results[-1].values)
+        self._callbacks.on_train_end(as_logs(standing.results[-1].values))
         return standing.results
 
     def _restore(self, checkpoint: Checkpoint, learning_rate: float | None) -> None:
@@ -153,6 +158,7 @@ class Trainer:
         standing = self._standing
         epoch, progress = standing.epoch, standing.progress
         self._reporter.epoch_begins(epoch, progress.rows)
+        self._findings.epoch_begins(whole=not progress.steps)
         if not progress.steps:
             self._callbacks.on_epoch_begin(epoch - 1)
             self._engine.totals.reset()
@@ -160,21 +166,25 @@ class Trainer:
         wishes = self._train_epoch(epoch, progress)
         totals = [self._backend.sum(total) for total in self._engine.totals.sums]
         progress.seconds = time.perf_counter() - self._begun_s
+        together(self._backend, self._check_any_applied)
         if self._validation is not None:
             self._keeper.keep(self._checkpoint, must=True)
             self._leave(wishes)
-        values = {"loss": progress.loss, **self._engine.totals.values_of(totals)}
+        values: dict[str, Value] = {"loss": progress.loss, **self._engine.totals.values_of(totals)}
         self._engine.average_state()
+        self._findings.epoch_ends(epoch, progress.loss, whole=progress.steps == self._training.num_steps)
         values.update({f"val_{name}": value for name, value in self._validate().items()})
         with activity("in the callbacks of an epoch's end"):
-            self._callbacks.on_epoch_end(epoch - 1, values)
+            self._callbacks.on_epoch_end(epoch - 1, as_logs(values))
         result = EpochResult(epoch, values, progress.rows, progress.seconds, progress.skipped_steps)
         standing.results.append(result)
         standing.progress = Progress()
         self._agree_to_stop()
         self._engine.totals.reset()
         self._reporter.epoch_ends(result)
-        self._keeper.keep(partial(self._checkpoint, Position(epoch, progress.steps)), must=True, values=values)
+        self._keeper.keep(
+            partial(self._checkpoint, Position(epoch, progress.steps)), must=True, values=values_of_one_number(values)
+        )
         if not is_last and not standing.stopped_early:
             self._leave(wishes)
 
@@ -193,6 +203,7 @@ class Trainer:
                     self._tell(call, progress)
                     wishes = Wishes.of(call.votes)
                     if progress.steps == superbatch.first_step + superbatch.num_steps:  # before it is kept as done
+                        self._findings.see(superbatch.data)
                         self._batch_ends(progress)
                     if self._standing.stopped_early:
                         return wishes
@@ -219,7 +230,8 @@ class Trainer:
         done = 0
         with closing(calls):
             while True:
-                with activity("training from step {}", progress.steps, waits_for_peers=waits):
+                training = activity("training from step {}", progress.steps, waits_for_peers=waits)
+                with training, self._refusals_located(self._training, superbatch):
                     call = next(calls, None)
                 if call is None:
                     return
@@ -227,11 +239,11 @@ class Trainer:
                 done += len(call.losses)
 
     def _batch_ends(self, progress: Progress) -> None:
-        logs = {"loss": progress.loss}
+        logs: dict[str, Value] = {"loss": progress.loss}
         if self._tells_training:
             logs.update(self._metrics())
         progress.batch = None
-        self._callbacks.on_train_batch_end(progress.steps - 1, logs)
+        self._callbacks.on_train_batch_end(progress.steps - 1, as_logs(logs))
         self._agree_to_stop()
 
     def _agree_to_stop(self) -> None:
@@ -241,7 +253,7 @@ class Trainer:
             asked = self._backend.sum(np.array([float(model.stop_training)]))
             model.stop_training = self._standing.stopped_early = bool(asked[0])
 
-    def _metrics(self) -> dict[str, float]:
+    def _metrics(self) -> dict[str, Value]:
         """What the metrics come to so far, over all workers; between two superbatches."""
         engine = self._engine
         return engine.totals.values_of([self._backend.sum(total) for total in engine.totals.sums])
@@ -301,6 +313,9 @@ class Trainer:
     def _check(self, call: Call, superbatch: Superbatch, progress: Progress) -> None:
         """Ends the run before a step whose numbers are not finite, unless such steps are to be skipped."""
         bad = np.flatnonzero(~call.applied)
+        if self._skips_nonfinite and self._engine.looks_up:
+            for number in np.flatnonzero(call.own_faults).tolist():
+                self._refuse_rows(superbatch, progress.steps + number)
         if not len(bad) or self._skips_nonfinite:
             return
         step, loss = progress.steps + int(bad[0]), call.losses[bad[0]]
@@ -309,6 +324,7 @@ class Trainer:
 
         def blame() -> None:
             if own or not owned:
+                self._refuse_rows(superbatch, step)
                 rows = superbatch.data[step - superbatch.first_step]
                 what = f"the loss became {loss}" if not np.isfinite(loss) else "a gradient is not finite"
                 where = describe_batch(self._training, self._shards, self._standing.epoch, step, rows)
@@ -320,7 +336,33 @@ class Trainer:
 
         together(self._backend, blame)
 
-    def _validate(self) -> dict[str, float]:
+    def _refuse_rows(self, superbatch: Superbatch, step: int) -> None:
+        """Raises DataError for a row of the step that the model refuses, if there is one."""
+        rows = superbatch.data[step - superbatch.first_step]
+        refuse_row(self._training, self._shards, self._standing.epoch, step, rows, self._engine.model)
+
+    @contextmanager
+    def _refusals_located(self, rows: Pass, superbatch: Superbatch) -> Iterator[None]:
+        """Makes what a kernel refuses of a superbatch a DataError that names the line."""
+        try:
+            yield
+        except tf.errors.InvalidArgumentError:
+            epoch = self._standing.epoch if rows is self._training else 1
+            for number, batch in enumerate(superbatch.data):
+                step = superbatch.first_step + number
+                refuse_row(rows, self._shards, epoch, step, batch, self._engine.model)
+            raise
+
+    def _check_any_applied(self) -> None:
+        """Raises NonFiniteError, on the leader, after an epoch of which every step was left out."""
+        epoch, progress = self._standing.epoch, self._standing.progress
+        if self._backend.world.is_leader and progress.skipped_steps == progress.steps:
+            raise NonFiniteError(
+                f"epoch {epoch}: each of its {progress.steps:,} steps was left out, as its loss or a gradient is not "
+                "finite: nothing was trained; look for extreme values in the data and lower --learning-rate"
+            )
+
+    def _validate(self) -> dict[str, Value]:
         if self._validation is None:
             return {}
         self._callbacks.on_test_begin()
@@ -337,15 +379,19 @@ class Trainer:
                 global_rows = self._validation.global_rows(superbatch.first_step, superbatch.num_steps)
                 num_rows += int(global_rows.sum())
                 if superbatch.data.shape[1]:
-                    loss_sum += self._engine.evaluate(superbatch.on_devices, global_rows)
+                    with self._refusals_located(self._validation, superbatch):
+                        loss = self._engine.evaluate(superbatch.on_devices, global_rows)
+                        if self._engine.looks_up and not np.isfinite(loss):
+                            raise tf.errors.InvalidArgumentError(None, None, "an index out of range")
+                    loss_sum += loss
                 if self._tells_validation:
                     last_step = superbatch.first_step + superbatch.num_steps - 1
-                    self._callbacks.on_test_batch_end(last_step, self._validated(loss_sum, num_rows))
+                    self._callbacks.on_test_batch_end(last_step, as_logs(self._validated(loss_sum, num_rows)))
         values = self._validated(loss_sum, num_rows)
-        self._callbacks.on_test_end(values)
+        self._callbacks.on_test_end(as_logs(values))
         return values
 
-    def _validated(self, loss_sum: float, num_rows: int) -> dict[str, float]:
+    def _validated(self, loss_sum: float, num_rows: int) -> dict[str, Value]:
         """What so many rows, of all workers, came to; Stopped on all of them where any is to stop."""
         summed = self._backend.sum(np.array([loss_sum, float(self._keeper.is_stopping)]))
         if summed[1]:

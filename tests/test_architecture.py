@@ -12,17 +12,18 @@ PACKAGE = ROOT / "disttrain"
 LAYERS = """
     disttrain errors activity config options
     reader remote storage header compiling newlines index sharding
-    decimals kernel parsing shuffle threads readahead source
+    decimals kernel parsing digits shuffle threads readahead source
     extents cache_room epoch_cache rows stream batches
     remote_files checkpoint checkpoint_store checkpoint_writer resume commits
     formatting makedata
     world
     watching watching.processes watching.starting watching.verdict watching.connections watching.heartbeat
     watching.watchers watching.watchdog
-    shared_index replicas totals optimizer small_network steps local_sgd engine
+    shared_index replicas totals optimizer small_network bounds steps local_sgd heads building engine
     backends.devices backends.local backends.mirrored backends.meeting backends.multiworker backends.horovod
     backends.sockets backends.rendezvous backends.start_over backends.elastic backends
-    user_code model callbacks callback_state plan located standing state stopping keeper trainer
+    user_code model callbacks callback_state plan refusals located labels standing state stopping keeper
+    constant findings trainer
     reporting reporting.results reporting.progress reporting.files
     resume_point inputs
     session native_messages unread run cli __main__

@@ -37,6 +37,13 @@ HEADERS = [
     (b"1.5,-2e3,nan,inf\n", {}, ("0", "1", "2", "3"), False, 0),  # Python's float grammar
     (b"1,,3\n", {}, ("0", "1", "2"), False, 0),  # an empty field does not decide
     (b"1\n2\n", {}, ("0",), False, 0),
+    (b"x,y,x\n1,2,3\n", {}, ("x", "y", "x"), True, 6),  # it matters only where x is chosen
+    (b'a "b",5" c,y\n', {}, ('a "b"', '5" c', "y"), True, 13),  # quotes within a name
+    (b"#x,y\n1,2\n", {}, ("#x", "y"), True, 5),  # as numpy.savetxt writes it
+    (b"1,1\n2,2\n", {}, ("0", "1"), False, 0),  # the job without its header
+    (b"3,5\n4,9\n1,2\n", {}, ("0", "1"), False, 0),  # any two numbers are equally spaced
+    (b"5,6\n7,8\n9,10\n", {}, ("0", "1"), False, 0),  # as are those that follow
+    (b"1,2,3\n5,6,7\n", {"mode": "no"}, ("0", "1", "2"), False, 0),
     (b"2019,2020\n1,2\n", {"mode": "yes"}, ("2019", "2020"), True, 10),  # numbers as names
     (b"a,b\n", {"mode": "no"}, ("0", "1"), False, 0),  # its faults are found where rows are parsed
     (b"x" * 100_000 + b",y\n1,2\n", {}, ("x" * 100_000, "y"), True, 100_003),  # longer than the first read
@@ -56,8 +63,15 @@ FAULTS = [
     (b"\n\r\n  \n", {}, DataError, "is empty"),
     (b"\nx,1\n", {}, DataError, "line 2: holds the number '1' and the text 'x'.*--header yes or --header no"),
     (b",,\n", {}, DataError, "only empty fields.*--header"),
-    (b"x,y,x\n", {}, DataError, "line 1: column 'x' is named more than once"),
-    (b'"x,y\n1,2\n', {}, DataError, "line 1: a quoted name must end on its line"),
+    (b"\t\n1\t2\n", {"delimiter": "\t"}, DataError, "line 1: has only empty fields"),  # and is no blank line
+    (b'"x,y\n1,2\n', {}, DataError, "line 1: a quote that begins a field must end on its line"),
+    (b"# made by hand\nx,y\n1,2\n", {}, DataError, "line 1: begins with '#', but comments are not skipped"),
+    (b"0,1,2\n5,6,7\n", {}, DataError, "line 1: holds the numbers 0 to 2: it may name.*--header yes or --header no"),
+    (b"1960,1961\n5,6\n", {}, DataError, "line 1: holds the equally spaced numbers 1960, 1961, …"),
+    (b"1960,1961\n5,6\n7,3\n", {}, DataError, "line 1: holds the equally spaced numbers 1960, 1961, …"),
+    (b"1990,2000,2010\n1500,2.5e3,1\n", {}, DataError, "line 1: holds the equally spaced numbers 1990, 2000, …"),
+    (b'"7","9"\n1,2\n', {}, DataError, "line 1: holds quoted numbers, as no line behind it does"),
+    (b"\0\0\n1,2\n", {}, DataError, "NUL"),
     (b"x,y\r1,2\r", {}, DataError, "bare CR"),  # the line ends of an old Mac
     (b"gr\xf6\xdfe,y\n", {}, DataError, "not UTF-8"),
     ("x,y\n".encode("utf-16"), {}, UsageError, "UTF-16"),

@@ -27,15 +27,17 @@ from disttrain.index import (
 )
 from disttrain.storage import open_reader
 
-BLANKS = bytes(range(0x21))
+
+def blanks(delimiter):
+    return b" \t\r".replace(delimiter, b"")
 
 
-def rows_of(content, rows_start):
+def rows_of(content, rows_start, delimiter=b","):
     """(offset, line number) of every row, found by splitting the bytes into lines."""
     found, offset = [], 0
     for number, line in enumerate(content.split(b"\n"), start=1):
-        if offset + len(line) > rows_start and line.strip(BLANKS):
-            found.append((offset + len(line) - len(line.lstrip(BLANKS)), number))
+        if offset + len(line) > rows_start and line.strip(blanks(delimiter)):
+            found.append((offset + len(line) - len(line.lstrip(blanks(delimiter))), number))
         offset += len(line) + 1
     return found
 
@@ -47,26 +49,44 @@ def assert_same(index, expected):
 
 
 LINES = st.sampled_from(
-    [b"1,2", b"", b" ", b"\r", b"\t1,2", b"3.25,-1e9\r", b"7" * 1920, b"5" * 2048, b" " * 2000, b"1" * 7, b"\xff" * 8]
+    [
+        b"1,2",
+        b"",
+        b" ",
+        b"\r",
+        b"\t1,2",
+        b"3.25,-1e9\r",
+        b"7" * 1920,
+        b"5" * 2048,
+        b" " * 2000,
+        b"1" * 7,
+        b"\xff" * 8,
+        b"\t",
+        b" \t 4",
+        b"\x1f",
+        b"\x1f5",
+        b"\0",
+        b"\0" * 64,
+    ]  # fields that are empty, and no blanks
 )
 
 
 @settings(deadline=None)
-@given(st.lists(LINES, max_size=40), st.booleans(), st.integers(0, 9))
-def test_the_compiled_loops_find_what_splitting_finds(lines, at_start, cut):
+@given(st.lists(LINES, max_size=40), st.booleans(), st.integers(0, 9), st.sampled_from([b",", b"\t", b" ", b"\x1f"]))
+def test_the_compiled_loops_find_what_splitting_finds(lines, at_start, cut, delimiter):
     content = b"\n".join(lines)
     content = content[: max(len(content) - cut, 0)]
-    expected = [offset for offset, _ in rows_of((b"" if at_start else b"x") + content, 0)]
+    expected = [offset for offset, _ in rows_of((b"" if at_start else b"x") + content, 0, delimiter)]
     if not at_start:
         expected = [offset - 1 for offset in expected if offset]
     buffer = np.zeros(-(-len(content) // 8) * 8, np.uint8)
     buffer[: len(content)] = np.frombuffer(content, np.uint8)
     last_line = content.rsplit(b"\n", 1)[-1]
-    state = not last_line.strip(BLANKS) and (at_start or b"\n" in content)
-    counted = newlines.count_rows()(buffer, buffer.view(np.uint64), len(content), at_start)
+    state = not last_line.strip(blanks(delimiter)) and (at_start or b"\n" in content)
+    counted = newlines.count_rows()(buffer, buffer.view(np.uint64), len(content), ord(delimiter), at_start)
     assert counted == (len(expected), content.count(b"\n"), state)
     for skip, offset in enumerate([*expected, -1]):
-        position, passed, feeds, _ = newlines.find_row()(buffer, 0, len(content), at_start, skip)
+        position, passed, feeds, _ = newlines.find_row()(buffer, 0, len(content), ord(delimiter), at_start, skip)
         assert (position, passed) == (offset, skip)
         assert feeds == content[: offset if offset >= 0 else None].count(b"\n")
 

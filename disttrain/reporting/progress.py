@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 
@@ -10,13 +11,14 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from disttrain.reporting.results import RunDirectory
 from disttrain.standing import EpochResult
+from disttrain.totals import Value
 
 LINE_EVERY_S = 5.0
 
 
-def show_number(value: float) -> str:
-    """Four significant digits."""
-    return f"{value:.4g}"
+def show_number(value: Value) -> str:
+    """Four significant digits; of a vector as many of each number."""
+    return f"[{' '.join(map(show_number, value))}]" if isinstance(value, list) else f"{value:.4g}"
 
 
 def show_rate(rows_per_s: float) -> str:
@@ -34,7 +36,7 @@ def show_time(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def show_values(values: Mapping[str, float]) -> str:
+def show_values(values: Mapping[str, Value]) -> str:
     """`loss 0.1234 · mse 0.05678`."""
     return " · ".join(f"{name} {show_number(value)}" for name, value in values.items())
 
@@ -107,15 +109,20 @@ class ProgressReporter:
         now_s = time.monotonic()
         rate = (rows - self._rows_before) / max(now_s - self._epoch_begun_s, 1e-9)
         left_s = (self._num_rows - rows + (self._epochs - self._epoch) * self._num_rows) / rate
-        state = (
-            f"step {step:,}/{self._num_steps:,} · loss {show_number(loss)} · {show_rate(rate)} · "
-            f"{show_time(left_s)} left"
-        )
+        has_loss = math.isfinite(loss)  # of no step if all were left out
+        parts = [f"step {step:,}/{self._num_steps:,}", *[f"loss {show_number(loss)}"] * has_loss, show_rate(rate)]
+        state = " · ".join([*parts, f"{show_time(left_s)} left"])
         if self._live is not None and self._task is not None:
             self._live.update(self._task, completed=step, state=state)
         if now_s >= self._next_line_s:
             self._next_line_s = now_s + LINE_EVERY_S
-            record = {"event": "steps", "epoch": self._epoch, "step": step, "rows": rows, "loss": loss}
+            record = {
+                "event": "steps",
+                "epoch": self._epoch,
+                "step": step,
+                "rows": rows,
+                "loss": loss if has_loss else None,
+            }
             self._directory.append_metrics({**record, "rows_per_s": round(rate)})
             if self._live is None:
                 self._console.print(f"epoch {self._epoch}/{self._epochs} · {state}")

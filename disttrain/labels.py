@@ -1,0 +1,115 @@
+"""What values the targets of a file have, for losses that take labels: one pass over them, kept with the index."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from disttrain.activity import activity
+from disttrain.errors import DataError
+from disttrain.index import keep_beside, load_beside
+from disttrain.located import line_of, step_rows
+from disttrain.plan import Pass
+from disttrain.source import Source, make_layout
+from disttrain.threads import num_cores
+from disttrain.world import Backend, together
+
+BATCH_ROWS = 1 << 14
+MAX_CLASSES = 65_536  # units of a last layer; a label beyond is that of no class
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The largest value of a file's targets, and the first that is no class's number, or no probability.
+
+    Each of these two is the row's number, the target's and the value; None where all are.
+    """
+
+    most: float
+    no_class: tuple[int, int, float] | None
+    no_share: tuple[int, int, float] | None
+
+    @classmethod
+    def join(cls, parts: Sequence[Labels]) -> Labels:
+        """Those of all parts of a file."""
+        return cls(
+            max(part.most for part in parts),
+            min((part.no_class for part in parts if part.no_class is not None), default=None),
+            min((part.no_share for part in parts if part.no_share is not None), default=None),
+        )
+
+
+def num_classes(backend: Backend, source: Source, cache_dir: Path, loss: str) -> int:
+    """How many classes a file's labels name, from 0 on; a collective.
+
+    Raises:
+        DataError: with line and value, for a label that is no whole number from 0 on, or that is too large for one.
+    """
+    labels = _labels(backend, source, cache_dir)
+    what = f"but {loss} takes whole numbers from 0 on, one for each class"
+    if labels.no_class is not None:
+        raise _refused(source, labels.no_class, what)
+    return int(labels.most) + 1
+
+
+def check_shares(backend: Backend, source: Source, cache_dir: Path, loss: str) -> None:
+    """Raises DataError, with line and value, for a label outside [0, 1]; a collective."""
+    labels = _labels(backend, source, cache_dir)
+    if labels.no_share is not None:
+        raise _refused(source, labels.no_share, f"but {loss} takes labels from 0 to 1")
+
+
+def _refused(source: Source, found: tuple[int, int, float], what: str) -> DataError:
+    row, target, value = found
+    column = source.target_names[target]
+    return DataError(f"{source.url}, line {line_of(source, row)}: column '{column}' holds {value:.9g}, {what}")
+
+
+def _labels(backend: Backend, source: Source, cache_dir: Path) -> Labels:
+    kind = "labels-" + "-".join(source.target_names)
+    kept = together(backend, lambda: load_beside(cache_dir, source.info, source.header, kind))
+    if all(backend.gather(kept is not None)) and kept is not None:
+        found = json.loads(kept)
+        return Labels(
+            found["most"], *(tuple(found[name]) if found[name] else None for name in ("no_class", "no_share"))
+        )
+    own = together(backend, lambda: _look(backend, source))
+    labels = Labels.join(backend.gather(own))
+    if backend.world.local_rank == 0:
+        keep_beside(cache_dir, source.info, source.header, kind, json.dumps(asdict(labels)).encode())
+    return labels
+
+
+def _look(backend: Backend, source: Source) -> Labels:
+    """This worker's part of the file, on as many threads as it may use; only the targets are parsed."""
+    world, names = backend.world, source.target_names
+    threads = num_cores(world.local_size)
+    rows = Pass(
+        replace(source, feature_names=(), layout=make_layout(source.header, names)),
+        num_shards=world.size * threads, batch_size=BATCH_ROWS, steps_per_execution=1, num_threads=threads,
+    )  # fmt: skip
+    shards = range(world.rank * threads, (world.rank + 1) * threads)
+    labels = Labels(-np.inf, None, None)
+    with activity("looking at the labels of {}", source.url, waits_for_threads=True), rows.stream(shards) as stream:
+        for superbatch in stream:
+            data = superbatch.data[0]  # [rows, targets]
+            if len(data):
+                no_class = ~((data >= 0) & (data < MAX_CLASSES) & (data == np.floor(data)))
+                no_share = ~((data >= 0) & (data <= 1))
+                numbers = step_rows(rows, shards, 1, superbatch.first_step)
+                found = (_first(data, numbers, is_odd) for is_odd in (no_class, no_share))
+                labels = Labels.join([labels, Labels(float(data.max()), *found)])
+    return labels
+
+
+def _first(
+    data: npt.NDArray[np.float32], numbers: npt.NDArray[np.int64], is_odd: npt.NDArray[np.bool_]
+) -> tuple[int, int, float] | None:
+    """The number of the first odd row in the file, and its target and value; data and is_odd are [rows, targets]."""
+    odd = [(int(numbers[row]), int(target), float(data[row, target])) for row, target in np.argwhere(is_odd)]
+    return min(odd, default=None)
