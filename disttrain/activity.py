@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from time import monotonic
 from types import FrameType, TracebackType
 
+from disttrain.redaction import redacted
+
 _LIBRARIES = ("<frozen", *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _OWN = __file__.rpartition("/")[0]
 
@@ -146,6 +148,10 @@ def waits_for_peers() -> bool:
 
 def describe() -> str:
     """What this process is doing, to follow "while": the main thread's activity, or that of whom it waits for."""
+    return redacted(_describe())
+
+
+def _describe() -> str:
     main = _main()
     named = _innermost(main)
     if named is None:

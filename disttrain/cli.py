@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import difflib
 import gc
 import os
 import signal
@@ -20,9 +21,10 @@ from typing import NoReturn
 
 from disttrain.activity import activity
 from disttrain.config import MakeDataConfig, TrainConfig
-from disttrain.errors import DisttrainError, PeerError, Stopped
+from disttrain.errors import DisttrainError, PeerError, Stopped, UsageError
 from disttrain.native_messages import native_messages_held
 from disttrain.options import build_parser, load
+from disttrain.redaction import redacted
 from disttrain.storage import local_path, stat
 from disttrain.unread import drop_unread_output
 from disttrain.watching.starting import StartTimer
@@ -88,6 +90,9 @@ def _termination_raised() -> Iterator[None]:
 
 def _run(command: str, words: list[str], rank: int | None) -> int:
     try:
+        is_word = command == "train" and bool(words) and not words[0].startswith("-")
+        if is_word and (close := difflib.get_close_matches(words[0], COMMANDS, n=1)):
+            raise UsageError(f"{words[0]}: there is no such command; did you mean {close[0]}?")
         work = COMMANDS[command](words, dict(os.environ))  # as it was given: TensorFlow and Horovod change it
     except DisttrainError as error:  # in the options, which are every rank's: said once
         if rank:
@@ -105,7 +110,7 @@ def _run(command: str, words: list[str], rank: int | None) -> int:
             _say(error, rank)
         return error.exit_code
     except Exception:
-        traceback.print_exc()
+        print(redacted(traceback.format_exc()), end="", file=sys.stderr)
         return 1
     return 0
 

@@ -32,6 +32,8 @@ def split_commas(value: Any) -> Any:
 
 def whole_number(value: Any) -> Any:
     """`"500e6"` and `5e8` as 500000000; anything else as it is, for pydantic to judge."""
+    if isinstance(value, int) or (isinstance(value, str) and value.strip().isdecimal()):
+        return int(value)  # exactly, whatever its size
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -99,13 +101,13 @@ class Every:
 
 
 Words = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
-Widths = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(split_commas)]
+Widths = Annotated[tuple[Annotated[int, Field(ge=1, lt=2**31)], ...], BeforeValidator(split_commas)]
 Delimiter = Annotated[str, BeforeValidator(written_out)]
-Count = Annotated[int, BeforeValidator(whole_number), Field(ge=1)]
+Count = Annotated[int, BeforeValidator(whole_number), Field(ge=1, lt=2**63)]
 Seconds = Annotated[float, BeforeValidator(duration_s), Field(ge=0, allow_inf_nan=False)]
 Directory = Annotated[Path, BeforeValidator(from_home)]
 Place = Annotated[str, BeforeValidator(from_home)]  # a path or a URL
-Bytes = Annotated[int, BeforeValidator(byte_count), Field(ge=1)]
+Bytes = Annotated[int, BeforeValidator(byte_count), Field(ge=1, lt=2**63)]
 
 
 def option(group: str, description: str, default: Any = ..., **rules: Any) -> Any:

@@ -29,6 +29,7 @@ from disttrain.decimals import (
     skip_pads,
 )
 from disttrain.kernel import skip_blanks, skip_field
+from disttrain.redaction import redacted
 
 WHOLE_TO = 1 << 24  # up to here float32 holds every whole number
 _U10 = np.uint64(10)
@@ -47,7 +48,7 @@ class DigitLoss:
     def describe(self, url: str) -> str:
         """What stands where, what becomes of it and what helps, as a sentence without its full stop."""
         return (
-            f"{url}, line {self.line}: column '{self.column}' holds {self.text}, which float32 rounds to "
+            f"{redacted(url)}, line {self.line}: column '{self.column}' holds {self.text}, which float32 rounds to "
             f"{_rounded(self.text)}: whole numbers above {WHOLE_TO:,} lose their last digits; subtract an offset "
             "from the column, scale it, or leave it out"
         )

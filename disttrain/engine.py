@@ -96,9 +96,7 @@ class Engine:
         skips_nonfinite: bool = False,
         compresses: bool = False,
     ) -> None:
-        """Builds the model's variables, optimizer and metrics; `synchronize` follows before the first step.
-
-        It is made, as the model is, in the scope of the backend's replicas, and used outside.
+        """Builds the variables, in the scope of the backend's replicas; `synchronize` follows before the first step.
 
         Args:
             model: takes float32 [rows, num_features].

@@ -15,11 +15,16 @@ DisttrainError          1   never raised itself
 
 from __future__ import annotations
 
+from disttrain.redaction import redacted
+
 
 class DisttrainError(Exception):
-    """The base of the tree; `exit_code` is what the command ends with."""
+    """The base of the tree; `exit_code` is what the command ends with. No message shows a secret of a URL."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redacted(message))
 
 
 class UsageError(DisttrainError):

@@ -21,6 +21,7 @@ from disttrain.activity import activity
 from disttrain.errors import DisttrainError, FileChanged
 from disttrain.header import Header
 from disttrain.reader import UNVERSIONED, FileInfo, Reader
+from disttrain.redaction import redacted
 from disttrain.storage import atomic_write, check_unchanged, local_path
 
 CHUNK_BYTES = 1 << 20
@@ -203,7 +204,7 @@ def keep_index(cache_dir: Path, info: FileInfo, header: Header, index: Index) ->
     try:
         save_index(cache_dir, info, header, index)
     except (OSError, DisttrainError) as error:
-        _log.warning("the index of %s is not kept and will be made again: %s", info.url, error)
+        _log.warning("the index of %s is not kept and will be made again: %s", redacted(info.url), error)
 
 
 def _scan_chunks(

@@ -16,6 +16,7 @@ from disttrain.makedata import SAMPLE_ROWS, make_sample
 from disttrain.newlines import count_rows, find_row
 from disttrain.parsing import compile_kernels
 from disttrain.plan import Pass, steps_per_superbatch
+from disttrain.rows import check_first_rows
 from disttrain.sharding import Range, shard_range, shards_of_rank
 from disttrain.shared_index import shared_index
 from disttrain.shuffle import EpochOrder, compile_permutation
@@ -25,6 +26,7 @@ from disttrain.world import Backend, World, together
 
 SLOW_COMPILE_S = 3.0  # loading what was compiled before takes one or two, numba's own start among them
 SLOW_INDEX_S = 2.0
+FIRST_ROWS = 1000  # of each worker's part of a file: what is wrong with them is said before the model is made
 
 
 class Inputs:
@@ -56,10 +58,16 @@ class Inputs:
         begun_s = time.monotonic()
         index = shared_index(self.backend, opened.reader, opened.header, self.cache_dir)
         source = together(self.backend, lambda: opened.indexed(index, is_strict=self.config.strict))
+        together(self.backend, lambda: check_first_rows(source, self._first_rows(source)))
         seconds = time.monotonic() - begun_s
         if seconds > SLOW_INDEX_S:
             self.console.print(f"Indexed {url}: {source.num_rows:,} rows in {seconds:.1f} s; kept for the next run")
         return source
+
+    def _first_rows(self, source: Source) -> Range:
+        """The first of this worker's part of the file."""
+        part = shard_range(source.num_rows, self.backend.world.size, self.backend.world.rank)
+        return Range(part.start, min(part.start + FIRST_ROWS, part.stop))
 
     def _open(self, url: str, like: Source | None) -> Unindexed:
         config = self.config

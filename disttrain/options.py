@@ -24,6 +24,52 @@ else:
 
 S = TypeVar("S", bound=Settings)
 ENVIRONMENT_PREFIX = "DISTTRAIN_"
+# What other programs call some options.
+OTHER_NAMES = {
+    "lr": "learning_rate",
+    "label": "targets",
+    "labels": "targets",
+    "y": "targets",
+    "x": "features",
+    "csv": "data",
+    "file": "data",
+    "gpus": "devices",
+    "num_gpus": "devices",
+    "n_epochs": "epochs",
+    "num_epochs": "epochs",
+    "o": "output",
+    "out": "output",
+    "output_dir": "output",
+    "sep": "delimiter",
+    "validation": "validation_data",
+    "val_data": "validation_data",
+    "validation_split": "validation_data",
+    "layers": "hidden",
+    "units": "hidden",
+    "bs": "batch_size",
+    "workers": "num_shards",
+}
+# How pydantic calls what is wrong with a value, and how we say what was expected.
+BOUNDS = {
+    "greater_than": "greater than",
+    "greater_than_equal": "greater than or equal to",
+    "less_than": "less than",
+    "less_than_equal": "less than or equal to",
+}
+KINDS = {
+    "int_parsing": "expected an integer",
+    "int_type": "expected an integer",
+    "int_from_float": "expected an integer",
+    "int_parsing_size": "expected a smaller number",
+    "float_parsing": "expected a number",
+    "float_type": "expected a number",
+    "finite_number": "expected a finite number",
+    "bool_parsing": "expected true or false",
+    "bool_type": "expected true or false",
+    "string_type": "expected a text",
+    "tuple_type": "expected a list, such as a,b",
+    "path_type": "expected a path",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -59,7 +105,11 @@ def load(settings: type[S], parser: argparse.ArgumentParser, arguments: Sequence
     Raises:
         UsageError: for an unknown flag or key and for every value that breaks a rule, naming where it came from.
     """
-    flags = vars(parser.parse_args(list(arguments)))
+    found, unknown = parser.parse_known_args(list(arguments))
+    if unknown:
+        hint = _hint(settings, unknown)
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{f'; did you mean {hint}?' if hint else ''}")
+    flags = vars(found)
     config_file = flags.pop("config") or environ.get(ENVIRONMENT_PREFIX + "CONFIG")
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -126,9 +176,31 @@ def _from_toml(settings: type[Settings], path: str | None) -> dict[str, Any]:
     return values
 
 
+def _hint(settings: type[Settings], unknown: Sequence[str]) -> str:
+    """What was meant by the first of some arguments that are none, if that can be guessed."""
+    word = unknown[0].partition("=")[0]
+    if not word.startswith("-"):
+        is_path = "data" in settings.model_fields and ("." in word or "/" in word)
+        return f"--data {word}, with one file into which you join the others" if is_path else ""
+    name = word.lstrip("-").replace("-", "_")
+    close = OTHER_NAMES.get(name) or next(iter(difflib.get_close_matches(name, settings.model_fields, n=1)), None)
+    return _flag(close) if close in settings.model_fields else ""
+
+
 def _explain(detail: ErrorDetails, origins: Mapping[str, str]) -> str:
-    message = detail["msg"].removeprefix("Value error, ")
     if not detail["loc"]:
-        return message
+        return detail["msg"].removeprefix("Value error, ")
     name = str(detail["loc"][0])
-    return f"{origins.get(name, name)}: {detail['input']!r} is not possible: {message[0].lower()}{message[1:]}"
+    return f"{origins.get(name, name)}: {detail['input']!r} is not possible: {_expected(detail)}"
+
+
+def _expected(detail: ErrorDetails) -> str:
+    """What a value should have been, in our words."""
+    bounds, kind = detail.get("ctx", {}), detail["type"]
+    for key, words in BOUNDS.items():
+        if kind == key:
+            return f"expected a number {words} {next(iter(bounds.values())):,.20g}"
+    if kind == "literal_error":
+        return f"expected {bounds['expected']}"
+    message = KINDS.get(kind) or detail["msg"].removeprefix("Value error, ")
+    return f"{message[0].lower()}{message[1:]}"

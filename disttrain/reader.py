@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
+Span = tuple[int, int]  # bytes [start, stop)
 UNVERSIONED = "unversioned"  # ends the fingerprint of a file of which a store tells no more than the size
 
 

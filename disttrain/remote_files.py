@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from disttrain.errors import UsageError
 from disttrain.reader import Patience
-from disttrain.remote import StoreCalls
+from disttrain.store_calls import StoreCalls
 
 SLOW_BYTES_PER_S = 2_000_000  # a link slower than this is given up, however large the object
 

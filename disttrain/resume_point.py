@@ -16,6 +16,7 @@ from disttrain.config import TrainConfig
 from disttrain.errors import UsageError
 from disttrain.model import top_learning_rate
 from disttrain.plan import Pass
+from disttrain.redaction import all_redacted, redacted
 from disttrain.reporting.results import CHECKPOINTS, HISTORY, MODEL
 from disttrain.resume import differences, refuse
 from disttrain.standing import Standing
@@ -69,7 +70,7 @@ def find_checkpoint(
             )
         if holds_some or (elsewhere is None and config.resume != "auto"):
             found = _newest(store, say)
-            if elsewhere is not None and found.about["run"]["options"]["resume"] != config.resume:
+            if elsewhere is not None and found.about["run"]["options"]["resume"] != redacted(config.resume):
                 raise UsageError(
                     f"{places.checkpoints}: holds checkpoints of a run that did not begin from {config.resume}; "
                     "name another place, or go on with that run without --resume"
@@ -149,7 +150,7 @@ def describe_run(
         "optimizer": describe_variables(model.optimizer.variables),
         "learning_rate": top_learning_rate(config, training.num_shards),
         "output": str(places.output),
-        "options": config.model_dump(mode="json"),
+        "options": all_redacted(config.model_dump(mode="json")),
     }
 
 
@@ -203,7 +204,7 @@ def metric_names(model: keras.Model, *, scalars: bool = False) -> list[str]:
 
 
 def _fingerprint(rows: Pass) -> dict[str, str]:
-    return {rows.source.url: rows.source.info.fingerprint}
+    return {redacted(rows.source.url): rows.source.info.fingerprint}
 
 
 def _loss_name(model: keras.Model) -> str:

@@ -22,6 +22,8 @@ from disttrain.source import Source
 from disttrain.storage import check_unchanged
 from disttrain.threads import DaemonPool
 
+FIRST_BLOCK_BYTES = 1 << 16
+
 Floats = npt.NDArray[np.float32]
 
 
@@ -138,6 +140,15 @@ class ParsedRows:
             f"{self._source.url}: the rows {self._rows.start} to {self._rows.stop} are {how} than when it was indexed; "
             "run again when nothing writes to the file"
         )
+
+
+def check_first_rows(source: Source, rows: Range) -> None:
+    """Parses rows that nobody needs yet, so that a file that cannot be used is refused at once; DataError if so."""
+    pool = DaemonPool(1, "first-rows")
+    try:
+        ParsedRows(source, [rows], pool, block_bytes=FIRST_BLOCK_BYTES).take(len(rows))
+    finally:
+        pool.close()
 
 
 class CachedRows:

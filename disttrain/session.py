@@ -13,7 +13,6 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from rich.console import Console
 
 import disttrain
 from disttrain.activity import activity
@@ -33,7 +32,14 @@ from disttrain.keeper import Keeper
 from disttrain.labels import check_shares, num_classes
 from disttrain.model import build_model
 from disttrain.plan import Pass
-from disttrain.reporting.progress import ProgressReporter, SilentReporter, show_number, show_rate, show_values
+from disttrain.reporting.progress import (
+    ProgressReporter,
+    SilentReporter,
+    open_console,
+    show_number,
+    show_rate,
+    show_values,
+)
 from disttrain.reporting.results import RunDirectory, default_directory
 from disttrain.resume_point import (
     Places,
@@ -86,7 +92,7 @@ class Session:
         self.elastic = elastic
         self._committed = elastic.commits.last if elastic is not None else None
         plain = False if launched_rank(environ) is not None else None  # mpirun gives rank 0 a terminal of its own
-        self.console = Console(quiet=not backend.world.is_leader, force_terminal=plain, highlight=False, soft_wrap=True)
+        self.console = open_console(is_quiet=not backend.world.is_leader, is_terminal=plain)
         cache_dir = config.cache_dir or default_cache_dir(environ)
         self.inputs = Inputs(config, backend, cache_dir, self.console, stack)
 

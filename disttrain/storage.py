@@ -52,7 +52,10 @@ def open_reader(url: str, *, patience: Patience = PATIENCE) -> Reader:
 
 def check_unchanged(info: FileInfo) -> None:
     """Raise FileChanged if the file is no longer the one that `info` describes."""
-    now = stat(info.url, patience=PATIENCE_AGAIN)
+    try:
+        now = stat(info.url, patience=PATIENCE_AGAIN)
+    except UsageError as error:
+        raise FileChanged(f"{error}, though it was there: put it back and run again") from error
     if now.fingerprint != info.fingerprint:
         raise FileChanged(
             f"{info.url}: the file changed while it was being read "

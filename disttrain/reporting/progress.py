@@ -5,15 +5,30 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from disttrain.redaction import redacted
 from disttrain.reporting.results import RunDirectory
 from disttrain.standing import EpochResult
 from disttrain.totals import Value
 
 LINE_EVERY_S = 5.0
+
+
+class _Console(Console):
+    """A console that prints no secret of a URL."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich's, with the secrets of texts left out."""
+        super().print(*(redacted(one) if isinstance(one, str) else one for one in objects), **options)
+
+
+def open_console(*, is_quiet: bool, is_terminal: bool | None) -> Console:
+    """Where the leader prints; `is_terminal` is None for rich to find out."""
+    return _Console(quiet=is_quiet, force_terminal=is_terminal, highlight=False, soft_wrap=True, markup=False)
 
 
 def show_number(value: Value) -> str:

@@ -20,6 +20,7 @@ import keras
 
 from disttrain.checkpoint_store import CheckpointStore
 from disttrain.errors import StorageError, UsageError
+from disttrain.redaction import all_redacted
 from disttrain.standing import EpochResult
 from disttrain.storage import FULL, atomic_write
 
@@ -32,7 +33,8 @@ RESULTS = (MODEL, "config.json", HISTORY, METRICS)
 
 def default_directory(data: str) -> Path:
     """`runs/NAME-TIME`, after the data's file name and the local time."""
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", re.sub(r"\.\w+$", "", data.rsplit("/", 1)[-1])).strip("-")
+    name = data.split("?")[0] if "://" in data else data  # what follows it may be a signature
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", re.sub(r"\.\w+$", "", name.rsplit("/", 1)[-1])).strip("-")
     return Path("runs") / f"{stem or 'data'}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
@@ -124,7 +126,7 @@ class RunDirectory:
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Keeps the resolved configuration as config.json."""
         with atomic_write(self.path / "config.json") as stream:
-            stream.write(json.dumps(config, indent=2).encode() + b"\n")
+            stream.write(json.dumps(all_redacted(dict(config)), indent=2).encode() + b"\n")
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Adds one line to metrics.jsonl, in a single write."""

@@ -27,17 +27,19 @@ tar -xzf "$work"/horovod-*.tar.gz -C "$work"
 source=$(cd "$work"/horovod-*/ && pwd)
 
 edit() { # edit FILE SED-SCRIPT: changes exactly one line of the file
-  sed -i.orig "$2" "$source/horovod/tensorflow/$1"
-  [ "$(diff "$source/horovod/tensorflow/$1"{.orig,} | grep -c '^<')" = 1 ] || fail "$1 of Horovod is not as expected"
+  sed -i.orig "$2" "$source/horovod/$1"
+  [ "$(diff "$source/horovod/$1"{.orig,} | grep -c '^<')" = 1 ] || fail "$1 of Horovod is not as expected"
 }
 # For XLA custom calls on GPUs only, and it includes headers that TensorFlow has moved.
-edit CMakeLists.txt '/xla_mpi_ops\.cc/d'
+edit tensorflow/CMakeLists.txt '/xla_mpi_ops\.cc/d'
 # TensorFlow 2.21 has no such function left: a stream tells its handle itself.
-edit mpi_ops.cc 's/^GpuStreamHandle AsGpuStreamValue(Stream\* stream);$/template <class S> GpuStreamHandle AsGpuStreamValue(S* stream) {\
+edit tensorflow/mpi_ops.cc 's/^GpuStreamHandle AsGpuStreamValue(Stream\* stream);$/template <class S> GpuStreamHandle AsGpuStreamValue(S* stream) {\
   return static_cast<GpuStreamHandle>(stream->platform_specific_handle().stream); }/'
 # NCCL's Python package lies beside Horovod where both are installed, and its library has no name for the linker.
 # shellcheck disable=SC2016 # $ORIGIN is for CMake
-edit CMakeLists.txt '/PROPERTIES PREFIX/s|"")|"" BUILD_RPATH "$ORIGIN/../../nvidia/nccl/lib")|'
+edit tensorflow/CMakeLists.txt '/PROPERTIES PREFIX/s|"")|"" BUILD_RPATH "$ORIGIN/../../nvidia/nccl/lib")|'
+# horovodrun asks an import of TensorFlow in a process of its own what was built, and mutes Python's output alone.
+edit common/util.py "s/^            sys.stderr = open(os.devnull, 'w')$/&; os.dup2(sys.stderr.fileno(), 2)/"
 library=${HOROVOD_NCCL_HOME:-}/lib/libnccl.so.2
 if [ -f "$library" ] && [ ! -e "${library%.2}" ]; then
   mkdir -p "$folder/nccl"
