@@ -12,9 +12,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import IO, Any, BinaryIO, Protocol, cast
 
@@ -110,18 +112,31 @@ def read_checkpoint(source: Readable | bytes, where: str) -> Checkpoint:
         CheckpointError: with the reason, for all that is not one whole checkpoint of a format that this version reads.
     """
     stream = _Source(source, where)
-    content = _read_content(stream)
-    marker = content["marker"]
-    if hashlib.sha256(stream.read(0, marker["stop"])).hexdigest() != marker["sha256"]:
-        raise stream.damaged("its first bytes do not have their digest")
-    arrays = {entry["name"]: _read_array(stream, entry) for entry in content["arrays"]}
-    return Checkpoint(Position(**content["position"]), content["about"], arrays)
+    with _foreign_content(stream):
+        content = _read_content(stream)
+        marker = content["marker"]
+        if hashlib.sha256(stream.read(0, marker["stop"])).hexdigest() != marker["sha256"]:
+            raise stream.damaged("its first bytes do not have their digest")
+        arrays = {entry["name"]: _read_array(stream, entry) for entry in content["arrays"]}
+        position = Position(int(content["position"]["epoch"]), int(content["position"]["step"]))
+        return Checkpoint(position, dict(content["about"]), arrays)
 
 
 def read_about(source: Readable | bytes, where: str) -> dict[str, Any]:
     """`about` of a checkpoint alone, checked, without reading its arrays; raises what `read_checkpoint` raises."""
-    about: dict[str, Any] = _read_content(_Source(source, where))["about"]
-    return about
+    stream = _Source(source, where)
+    with _foreign_content(stream):
+        return dict(_read_content(stream)["about"])
+
+
+@contextmanager
+def _foreign_content(stream: _Source) -> Iterator[None]:
+    """Makes what something else put under right digests raise a CheckpointError: it has other keys, types or sizes."""
+    try:
+        yield
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError, OverflowError, MemoryError) as error:
+        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise stream.refused(f"has its digests, but not what disttrain writes ({what})") from error
 
 
 class _Sink:
@@ -261,7 +276,11 @@ def _read_content(stream: _Source) -> dict[str, Any]:
 
 
 def _read_array(stream: _Source, entry: Mapping[str, Any]) -> npt.NDArray[Any]:
-    array = np.empty(entry["shape"], np.dtype(entry["dtype"]))
+    dtype = np.dtype(entry["dtype"])
+    num_bytes = math.prod(entry["shape"]) * dtype.itemsize
+    if dtype.hasobject or not 0 <= entry["data"] <= entry["data"] + num_bytes <= entry["stop"] <= stream.size_bytes:
+        raise ValueError(f"array {entry['name']} of {num_bytes} bytes does not lie where it should")
+    array = np.empty(entry["shape"], dtype)
     digest = hashlib.sha256(stream.read(entry["start"], entry["data"]))
     position = entry["data"]
     for chunk in _chunks(_bytes_of(array)):

@@ -7,10 +7,7 @@ import io
 import logging
 import math
 import os
-import re
-import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -28,13 +25,12 @@ from disttrain.checkpoint import (
 from disttrain.errors import CheckpointError, DisttrainError, FileChanged, NewerFormat, StorageError, UsageError
 from disttrain.reader import Patience, Reader
 from disttrain.remote_files import RemoteDirectory
-from disttrain.storage import atomic_write, local_path, open_reader
+from disttrain.storage import atomic_write, local_path, open_reader, remove_parts
 
 VALUES = "values"  # where `about` has the losses and metrics that a checkpoint was saved with
 # Tried again for as long as this: the training goes on meanwhile. A store that is restarted is back in half a minute.
 PATIENT = Patience(attempts=1000, attempt_s=30.0, total_s=90.0)
-ABANDONED_S = 3600.0  # a part that nothing was added to for so long has no writer any more
-_PART = re.compile(r"\.epoch-\d+-step-\d+\.ckpt\.(\d+)-[0-9a-f]+\.part")
+_NAMES = r"epoch-\d+-step-\d+\.ckpt"
 _log = logging.getLogger(__name__)
 
 Mode = Literal["min", "max"]
@@ -73,8 +69,7 @@ class CheckpointStore:
         self._keep = keep
         self._best_by = best_by
         self._patience = patience
-        path = local_path(self.url)
-        self._place: _Place = _LocalDirectory(path) if path is not None else RemoteDirectory(self.url, patience)
+        self._place = open_directory(self.url, patience)
         self._values: dict[str, float] = {}  # NaN where there is none
         self._refused: set[str] = set()
         self._has_warned = False
@@ -211,6 +206,12 @@ class _Place(Protocol):
         """Let go."""
 
 
+def open_directory(url: str, patience: Patience = PATIENT) -> _Place:
+    """A directory of this machine or, with this patience, of a store; it need not exist."""
+    path = local_path(url)
+    return _LocalDirectory(path) if path is not None else RemoteDirectory(url, patience)
+
+
 class _LocalDirectory:
     """A directory of this machine."""
 
@@ -229,7 +230,9 @@ class _LocalDirectory:
     def put(self, name: str, write: Callable[[BinaryIO], None]) -> None:
         try:
             if not self._is_clean:
-                self._remove_parts()
+                self.names()  # raises where there is no directory
+                remove_parts(self._path, _NAMES, with_living_writers=False)
+                self._is_clean = True
             with atomic_write(self._path / name) as stream:
                 write(stream)
             self._sync()
@@ -257,30 +260,6 @@ class _LocalDirectory:
                 raise
         finally:
             os.close(descriptor)
-
-    def _remove_parts(self) -> None:
-        """Removes what writers that were killed left behind; this process has not written here yet."""
-        for name in self.names():
-            match = _PART.fullmatch(name)
-            if match and not _is_being_written(self._path / name, int(match[1])):
-                with suppress(OSError):
-                    (self._path / name).unlink()
-        self._is_clean = True
-
-
-def _is_being_written(path: Path, writer: int) -> bool:
-    """Whether the process that began a part may still be at it. In a container it often has this one's number."""
-    if writer == os.getpid():
-        return False
-    try:
-        os.kill(writer, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass  # another user's
-    with suppress(OSError):
-        return time.time() - path.stat().st_mtime < ABANDONED_S
-    return False
 
 
 class _ReaderStream:

@@ -22,7 +22,7 @@ from disttrain.errors import DisttrainError, FileChanged
 from disttrain.header import Header
 from disttrain.reader import UNVERSIONED, FileInfo, Reader
 from disttrain.redaction import redacted
-from disttrain.storage import atomic_write, check_unchanged, local_path
+from disttrain.storage import atomic_write, check_unchanged, local_path, remove_parts
 
 CHUNK_BYTES = 1 << 20
 FORMAT = 2  # of the kept file; a file of another format is built anew
@@ -178,7 +178,9 @@ def save_index(cache_dir: Path, info: FileInfo, header: Header, index: Index) ->
     """Keep an index, whole or not at all. A file without a version to know it by is not kept."""
     if info.fingerprint.endswith(UNVERSIONED):
         return
-    with atomic_write(_kept_path(cache_dir, info, header)) as stream:
+    path = _kept_path(cache_dir, info, header)
+    remove_parts(path.parent, r"[0-9a-f]{20}\..+", with_living_writers=True)
+    with atomic_write(path) as stream:
         np.savez(
             stream,
             format=np.array(FORMAT),

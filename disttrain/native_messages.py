@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,7 +21,7 @@ def native_messages_held(wanted: bool) -> Iterator[None]:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
     sys.stderr.flush()
     screen = os.dup(2)
-    with tempfile.TemporaryFile() as held:
+    with open(os.memfd_create("messages"), "w+b") as held:
         os.dup2(held.fileno(), 2)
         try:
             yield

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from disttrain.checkpoint import Checkpoint, Position, file_name, position_of
 from disttrain.checkpoint_store import CheckpointStore, Mode
 from disttrain.config import TrainConfig
-from disttrain.errors import UsageError
+from disttrain.errors import CheckpointError, UsageError
 from disttrain.model import top_learning_rate
 from disttrain.plan import Pass
 from disttrain.redaction import all_redacted, redacted
@@ -94,6 +95,17 @@ def _newest(store: CheckpointStore, say: Callable[[str], None]) -> Checkpoint:
     return found
 
 
+@contextmanager
+def _foreign_content(where: str) -> Iterator[None]:
+    try:
+        yield
+    except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
+        raise CheckpointError(
+            f"{where}: is whole, but not of a run of disttrain's ({type(error).__name__}: {error}); --overwrite starts "
+            "anew"
+        ) from error
+
+
 def _is_same(place: str, other: str) -> bool:
     path, other_path = local_path(place), local_path(other)
     if path is None or other_path is None:
@@ -154,9 +166,19 @@ def describe_run(
     }
 
 
+def check_of_a_run(places: Places, checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError for a checkpoint that is whole, but tells nothing of a training run."""
+    about = checkpoint.about
+    with _foreign_content(f"{places.named_elsewhere or places.checkpoints}, {file_name(checkpoint.position)}"):
+        Standing.from_json(about["standing"])
+        list(about["callbacks"]), set(about["state"]), about["run"]["num_shards"], about["run"]["options"]["resume"]
+
+
 def check_same_run(places: Places, checkpoint: Checkpoint, run: Mapping[str, Any]) -> None:
     """Raises CheckpointError with what differs between the run of a checkpoint and this one, if anything does."""
-    found = differences(checkpoint.about["run"], run)
+    where = f"{places.named_elsewhere or places.checkpoints}, {file_name(checkpoint.position)}"
+    with _foreign_content(where):
+        found = differences(checkpoint.about["run"], run)
     if found:
         where = (places.named_elsewhere or places.checkpoints).rstrip("/")
         name = file_name(checkpoint.position)

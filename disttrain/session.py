@@ -45,6 +45,7 @@ from disttrain.resume_point import (
     Places,
     best_by,
     check_keep_best,
+    check_of_a_run,
     check_same_run,
     describe_run,
     find_checkpoint,
@@ -55,6 +56,7 @@ from disttrain.resume_point import (
     new_learning_rate,
     show_position,
 )
+from disttrain.run_lock import RunLock, launch_of
 from disttrain.sharding import shards_of_rank
 from disttrain.shuffle import FILE_ORDER, EpochOrder
 from disttrain.source import Source, listed, remarks
@@ -90,6 +92,7 @@ class Session:
         self.backend = backend
         self.stack = stack
         self.elastic = elastic
+        self._launch = launch_of(environ) if elastic is not None else ""
         self._committed = elastic.commits.last if elastic is not None else None
         plain = False if launched_rank(environ) is not None else None  # mpirun gives rank 0 a terminal of its own
         self.console = open_console(is_quiet=not backend.world.is_leader, is_terminal=plain)
@@ -101,7 +104,9 @@ class Session:
         config, world = self.config, self.backend.world
         data = self.inputs.training_data()
         beginning = self._beginning(data)
-        places, checkpoint = self._find_checkpoint(Places.of(config, Path(beginning.output)))
+        named = Places.of(config, Path(beginning.output))
+        together(self.backend, lambda: self._hold(named))
+        places, checkpoint = self._find_checkpoint(named)
         training_source = self.inputs.open(data)
         validation_data = config.validation_data
         validation_source = self.inputs.open(validation_data, like=training_source) if validation_data else None
@@ -159,14 +164,29 @@ class Session:
         commits.beginning = commits.beginning or self.backend.gather(own)[0]
         return commits.beginning
 
+    def _hold(self, places: Places) -> None:
+        """On the leader: lets no other run into the directories that this one writes to."""
+        if not self.backend.world.is_leader:
+            return
+        held = [str(places.output)]
+        if self.config.checkpoint_dir is not None and self.config.checkpoint_every != "never":
+            held.append(places.checkpoints)
+        for url in dict.fromkeys(held):
+            self.stack.enter_context(RunLock(url, self.console.print, self._launch))
+
     def _find_checkpoint(self, named: Places) -> tuple[Places, Checkpoint | None]:
         """Where to go on from: all workers get what it tells, and the leader its numbers too."""
         if self._committed is not None:
             return replace(named, named_elsewhere=None), self._committed
         is_leader, say = self.backend.world.is_leader, self.console.print
-        places, found = together(
-            self.backend, lambda: find_checkpoint(named, self.config, say) if is_leader else (named, None)
-        )
+
+        def find() -> tuple[Places, Checkpoint | None]:
+            places, found = find_checkpoint(named, self.config, say)
+            if found is not None:
+                check_of_a_run(places, found)
+            return places, found
+
+        places, found = together(self.backend, lambda: find() if is_leader else (named, None))
         places, told = self.backend.gather((places, (found.position, found.about) if found is not None else None))[0]
         return places, found if told is None or is_leader else Checkpoint(*told, arrays={})
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
+import shutil
 import stat as stat_module
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,11 +28,14 @@ __all__ = [
     "check_unchanged",
     "local_path",
     "open_reader",
+    "part_of",
+    "remove_parts",
     "stat",
 ]
 
 LOCAL_BLOCK_BYTES = 1 << 20  # stays in a core's cache between the read and the parse
 FULL = (errno.ENOSPC, errno.EDQUOT)  # what a disk without room for more says
+ABANDONED_S = 3600.0  # a part that nothing was added to for so long has no writer any more
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip", ".7z", ".br", ".snappy", ".tgz")
 
 
@@ -74,7 +80,7 @@ def local_path(url: str) -> Path | None:
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Write a file whole or not at all: beside the target, synced, renamed over it; removed if the block raises."""
-    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    part = part_of(path)
     try:  # from before it is made: a signal may come between its making and the next line
         with _create(path, part) as stream:
             yield stream
@@ -87,6 +93,43 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and error.errno in (*FULL, errno.EFBIG, errno.EIO):
             raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
         raise
+
+
+def part_of(path: Path) -> Path:
+    """A new name beside a path, under which it is written before it is renamed."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+
+
+def remove_parts(directory: Path, names: str, *, with_living_writers: bool) -> None:
+    """Removes what writers of some files that were killed left in a directory.
+
+    Args:
+        directory: may be missing.
+        names: a regular expression of the files' names.
+        with_living_writers: whether other runs, on any host, may be writing there: then only what was not touched for
+            ABANDONED_S goes.
+    """
+    with suppress(OSError):
+        for path in list(directory.iterdir()):
+            match = re.fullmatch(rf"\.(?:{names})\.(\d+)-[0-9a-f]+\.part", path.name)
+            if match and not _is_being_written(path, None if with_living_writers else int(match[1])):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _is_being_written(path: Path, writer: int | None) -> bool:
+    """Whether the process that began a part may still be at it. In a container it often has this one's number."""
+    if writer is not None:
+        if writer == os.getpid():
+            return False
+        try:
+            os.kill(writer, 0)
+        except ProcessLookupError:
+            return False
+        except OSError:
+            pass  # another user's
+    with suppress(OSError):
+        return time.time() - path.stat().st_mtime < ABANDONED_S
+    return False
 
 
 def _create(path: Path, part: Path) -> BinaryIO:

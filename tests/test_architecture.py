@@ -25,7 +25,7 @@ LAYERS = """
     user_code model callbacks callback_state plan refusals located labels standing state stopping keeper
     constant findings trainer
     reporting reporting.results reporting.progress reporting.files
-    resume_point inputs
+    resume_point run_lock inputs
     session native_messages unread run cli __main__
 """
 ORDER = LAYERS.split()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import itertools
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from disttrain.checkpoint_store import CheckpointStore
 from disttrain.errors import StorageError, UsageError
 from disttrain.redaction import all_redacted
 from disttrain.standing import EpochResult
-from disttrain.storage import FULL, atomic_write
+from disttrain.storage import FULL, atomic_write, part_of, remove_parts
 
 MODEL = "model.keras"
 CHECKPOINTS = "checkpoints"  # where a run's checkpoints lie, unless it was told otherwise
@@ -35,7 +36,9 @@ def default_directory(data: str) -> Path:
     """`runs/NAME-TIME`, after the data's file name and the local time."""
     name = data.split("?")[0] if "://" in data else data  # what follows it may be a signature
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", re.sub(r"\.\w+$", "", name.rsplit("/", 1)[-1])).strip("-")
-    return Path("runs") / f"{stem or 'data'}-{time.strftime('%Y%m%d-%H%M%S')}"
+    first = Path("runs") / f"{stem or 'data'}-{time.strftime('%Y%m%d-%H%M%S')}"
+    others = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
+    return next(path for path in itertools.chain([first], others) if not path.exists())
 
 
 def check_free(path: Path) -> None:
@@ -104,6 +107,7 @@ class RunDirectory:
         except OSError as error:
             kind = StorageError if error.errno in FULL else UsageError
             raise kind(f"--output {path}: cannot be written: {error.strerror}; name another directory") from error
+        remove_parts(path, "|".join(map(re.escape, RESULTS)), with_living_writers=False)
         for name in RESULTS if not goes_on else ():
             (path / name).unlink(missing_ok=True)
         self._epochs = list(earlier)
@@ -156,9 +160,14 @@ class RunDirectory:
     def write_model(self, model: keras.Model) -> Path:
         """Saves the model as Keras does, and returns where."""
         path = self.path / MODEL
-        with _disk_errors(path), tempfile.TemporaryDirectory() as scratch, atomic_write(path) as stream:
-            saved = Path(scratch) / MODEL
-            model.save(saved)
-            with saved.open("rb") as source:
-                shutil.copyfileobj(source, stream)
+        scratch = part_of(path)  # Keras wants a name that ends as it likes
+        with _disk_errors(path):
+            try:
+                scratch.mkdir()
+                model.save(scratch / MODEL)
+                with (scratch / MODEL).open("rb") as stream:
+                    os.fsync(stream.fileno())
+                os.replace(scratch / MODEL, path)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
         return path

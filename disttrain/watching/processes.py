@@ -44,6 +44,11 @@ def is_running(process: Process) -> bool:
     return _is_seen(process) and _stat(process.pid)[0] not in "TtZX"
 
 
+def is_there(process: Process) -> bool:
+    """Whether it is seen on this machine and has not ended; it may be stopped."""
+    return _is_seen(process) and _stat(process.pid)[0] not in "ZX"
+
+
 def kill(process: Process) -> bool:
     """Ends a process of this machine at once, stopped or not; False for one that is elsewhere, or no longer."""
     if not _is_seen(process):
