@@ -1,128 +1,105 @@
 """Where workers that no launcher starts wait for each other, before TensorFlow does.
 
 TensorFlow's own wait has no end, and hears no signal. So the first worker listens at its address of TF_CONFIG, others
-come there, and only when all have come does each start TensorFlow's server, at the same addresses.
+come there, and only when all have come does each start TensorFlow's server, at the same addresses. Both ends show that
+they know the cluster, or the secret that it was given, as the watchdog's do.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import closing
+from time import monotonic
 
 from disttrain.errors import HungError, UsageError
+from disttrain.watching.connections import BACKLOG, Address, Waiter, non_blocking
+from disttrain.watching.heartbeat import Link, Server
 
 POLL_S = 0.2
-HELLO, GO = b"disttrain worker ", b"go\n"
-ANSWER_S = 5.0  # for a line from whoever connects
+GO = {"go": True}
+ANSWER_S = 5.0  # for the first worker's proof
 RETRY_S = 0.5
 
 
-def meet(addresses: Sequence[str], rank: int, timeout_s: float) -> None:
+def meet(addresses: Sequence[str], rank: int, timeout_s: float, secret: str = "") -> None:
     """Returns on every worker once all are there.
 
     Args:
         addresses: `host:port` of every worker, in the order of ranks.
         rank: this worker's.
         timeout_s: how long to wait; 0 for as long as it takes.
+        secret: the same for all workers; without one, to know the addresses must do.
 
     Raises:
         UsageError: where this worker's own port is taken.
         HungError: where not all come in time.
     """
-    deadline_s = time.monotonic() + (timeout_s or float("inf"))
-    if rank:
-        _come(addresses[0], rank, deadline_s, timeout_s)
-    else:
-        _await(addresses, deadline_s, timeout_s)
+    deadline_s = monotonic() + (timeout_s or float("inf"))
+    token = hashlib.sha256("\n".join([secret, *addresses]).encode()).hexdigest()
+    with closing(Waiter()) as waiter:
+        if rank:
+            _come(waiter, addresses[0], rank, token, deadline_s, timeout_s)
+        else:
+            _await(waiter, addresses, token, deadline_s, timeout_s)
 
 
-def _await(addresses: Sequence[str], deadline_s: float, timeout_s: float) -> None:
+def _await(waiter: Waiter, addresses: Sequence[str], token: str, deadline_s: float, timeout_s: float) -> None:
     """The first worker's part: lets all others go on once each of them holds a connection."""
-    here: dict[int, socket.socket] = {}
-    try:
-        with _listen(addresses[0]) as server:
-            server.settimeout(POLL_S)
-            while len(here) < len(addresses) - 1:
-                missing = [address for rank, address in enumerate(addresses) if rank and rank not in here]
-                if time.monotonic() > deadline_s:
-                    raise HungError(f"TF_CONFIG: within {timeout_s:.0f} s nobody came from {', '.join(missing)}")
-                _accept(server, here, len(addresses))
-                for rank in [rank for rank, connection in here.items() if _is_closed(connection)]:
-                    here.pop(rank).close()
-        for connection in here.values():
-            connection.sendall(GO)
-    finally:
-        for connection in here.values():
-            connection.close()
+    with closing(Server(waiter, _listen(addresses[0]), token)) as server:
+        while missing := [address for rank, address in enumerate(addresses) if rank and rank not in server.ranks]:
+            if monotonic() > deadline_s:
+                raise HungError(f"TF_CONFIG: within {timeout_s:.0f} s nobody came from {', '.join(missing)}")
+            server.poll(monotonic() + POLL_S)
+        server.leave(GO)
 
 
 def _listen(address: str) -> socket.socket:
-    port = _split(address)[1]
+    """At a worker's address, or on all interfaces where that is another one's, behind which this machine stands."""
+    host, port = _split(address)
     try:
-        return socket.create_server(("", port))
+        return non_blocking(_server(_resolved(host, port), port))
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
         raise UsageError(f"TF_CONFIG: port {port} is taken on this machine; name another for this worker") from error
 
 
-def _accept(server: socket.socket, here: dict[int, socket.socket], size: int) -> None:
-    """Takes in one worker, if one is at the door; whoever else connects is sent away."""
-    try:
-        connection, _ = server.accept()
-    except TimeoutError:
-        return
-    try:
-        connection.settimeout(ANSWER_S)
-        said = connection.recv(64)
-    except OSError:
-        said = b""
-    number = said.removeprefix(HELLO).strip()
-    if said.startswith(HELLO) and number.isdigit() and 0 < int(number) < size:
-        connection.setblocking(False)
-        if before := here.pop(int(number), None):
-            before.close()
-        here[int(number)] = connection
-    else:
-        connection.close()
-
-
-def _is_closed(connection: socket.socket) -> bool:
-    try:
-        return connection.recv(1, socket.MSG_PEEK) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-
-
-def _come(leader: str, rank: int, deadline_s: float, timeout_s: float) -> None:
-    """Another worker's part: comes, again and again, and waits for the word."""
-    came = False
-    while time.monotonic() < deadline_s:
+def _server(addresses: Sequence[Address], port: int) -> socket.socket:
+    for family, host in addresses:
         try:
-            with socket.create_connection(_split(leader), timeout=ANSWER_S) as connection:
-                connection.sendall(HELLO + b"%d\n" % rank)
-                came = True
-                connection.settimeout(POLL_S)
-                if _hears_go(connection, deadline_s):
+            return socket.create_server((host, port), family=socket.AddressFamily(family), backlog=BACKLOG)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise
+    return socket.create_server(("", port), backlog=BACKLOG)
+
+
+def _come(waiter: Waiter, leader: str, rank: int, token: str, deadline_s: float, timeout_s: float) -> None:
+    """Another worker's part: comes, again and again, and waits for the word."""
+    host, port = _split(leader)
+    came, number = False, time.time_ns()  # larger than that of a process that came before in this one's place
+    while monotonic() < deadline_s:
+        with closing(Link(waiter, _resolved(host, port), port, token, rank, number)) as link:
+            came = link.connect(min(ANSWER_S, max(0.0, deadline_s - monotonic())))
+            while link.is_open and monotonic() < deadline_s:
+                if GO in link.poll(monotonic() + POLL_S):
                     return
-        except OSError:
-            came = False
+        number += 1
         time.sleep(RETRY_S)
     what = "waits for others still" if came else "does not answer"
     raise HungError(f"TF_CONFIG: after {timeout_s:.0f} s the first worker, {leader}, {what}")
 
 
-def _hears_go(connection: socket.socket, deadline_s: float) -> bool:
-    while time.monotonic() < deadline_s:
-        try:
-            return connection.recv(len(GO)) == GO
-        except TimeoutError:
-            continue
-    return False
+def _resolved(host: str, port: int) -> list[Address]:
+    """The addresses of a host; none while its name is not known yet."""
+    try:
+        return [(int(info[0]), str(info[4][0])) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    except OSError:
+        return []
 
 
 def _split(address: str) -> tuple[str, int]:

@@ -56,7 +56,8 @@ def open_multiworker(options: BackendOptions) -> MultiworkerBackend:
         configure_device(World(rank, size), options)
     cluster = json.loads(os.environ["TF_CONFIG"])["cluster"]
     with activity("meeting the other workers", waits_for_peers=True):
-        meet([*cluster.get("chief", ()), *cluster.get("worker", ())], rank, options.timeout_s)
+        addresses = [*cluster.get("chief", ()), *cluster.get("worker", ())]
+        meet(addresses, rank, options.timeout_s, os.environ.get("DISTTRAIN_SECRET", ""))
         try:
             strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=communication(num_gpus()))
         except tf.errors.UnknownError as error:

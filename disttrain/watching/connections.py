@@ -5,10 +5,11 @@ from __future__ import annotations
 import fcntl
 import hmac
 import json
+import os
 import selectors
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
@@ -32,6 +33,7 @@ class Lines:
         self.socket = connection
         self.is_closed = False
         self.rank = -1  # of who is at the other end, once that is known
+        self.put_back: list[Message] = []  # messages that the next `receive` begins with
         self._incoming = b""
         self._outgoing = b""
 
@@ -58,7 +60,7 @@ class Lines:
             self._incoming += data
         *lines, self._incoming = self._incoming.split(b"\n")
         self.is_closed |= len(self._incoming) > MAX_LINE_BYTES
-        messages = []
+        messages, self.put_back = self.put_back, []
         for line in lines:
             try:
                 message = json.loads(line)
@@ -142,17 +144,53 @@ def _ipv6_hosts() -> Iterable[str]:
                 yield socket.inet_ntop(socket.AF_INET6, bytes.fromhex(digits))
 
 
-def listen() -> socket.socket:
-    """On all interfaces, on any free port."""
+def network() -> str:
+    """The network that this process is in: that of its machine, or of its container. Empty where that is not told."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/net')}"
+    except OSError:
+        return ""
+
+
+def address_for(others: Sequence[Sequence[Address]]) -> Address | None:
+    """The one of this machine's addresses from which it reaches each of some others; None where several may be it.
+
+    Args:
+        others: each other machine's addresses.
+    """
+    ways = [{way for address in addresses if (way := _way_to(address)) is not None} for addresses in others]
+    common = set.intersection(*ways) if ways else set()
+    return common.pop() if len(common) == 1 else None
+
+
+def _way_to(address: Address) -> Address | None:
+    """The own address from which packets to another go; sends none."""
+    family, host = address
+    if host.startswith("127.") or host == "::1":
+        return None
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((host, 9))
+            return family, str(probe.getsockname()[0])
+    except OSError:
+        return None
+
+
+def listen(address: Address | None) -> socket.socket:
+    """At an address, or on all interfaces; on any port that is free."""
+    if address is not None:
+        family, host = address
+        return non_blocking(socket.create_server((host, 0), family=socket.AddressFamily(family), backlog=BACKLOG))
     if socket.has_dualstack_ipv6():
         with suppress(OSError):  # compiled in, but switched off
-            return _non_blocking(
+            return non_blocking(
                 socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG)
             )
-    return _non_blocking(socket.create_server(("0.0.0.0", 0), backlog=BACKLOG))
+    return non_blocking(socket.create_server(("0.0.0.0", 0), backlog=BACKLOG))
 
 
-def _non_blocking(listener: socket.socket) -> socket.socket:
+def non_blocking(listener: socket.socket) -> socket.socket:
+    """The same, whose `accept` never waits."""
     listener.setblocking(False)
     return listener
 
@@ -178,9 +216,13 @@ def first_to_prove(
                     lines.send(hello)
                     trying[lines] = True
                     selector.modify(lines.socket, selectors.EVENT_READ, lines)
-                elif any(_is_proof(message, proof) for message in lines.receive()):
-                    chosen = lines
-                    break
+                else:
+                    messages = lines.receive()
+                    proofs = [number for number, message in enumerate(messages) if _is_proof(message, proof)]
+                    if proofs:
+                        chosen = lines
+                        lines.put_back = messages[proofs[0] + 1 :]
+                        break
                 if lines.is_closed:
                     selector.unregister(lines.socket)
     for lines in trying:
@@ -190,15 +232,24 @@ def first_to_prove(
 
 
 def _is_proof(message: Message, proof: bytes) -> bool:
-    return hmac.compare_digest(str(message.get("proof")).encode(), proof)
+    said = message.get("proof")
+    return isinstance(said, str) and said.isascii() and hmac.compare_digest(said.encode(), proof)
 
 
-def hello_proof(token: str, rank: object, number: object, nonce: object) -> bytes:
+def hello_of(message: Message, token: str) -> tuple[int, int, str] | None:
+    """Rank, number and nonce of a stranger's first message, if it proves to know the token; it may be anything."""
+    rank, number, nonce = (message.get(name) for name in ("rank", "number", "nonce"))
+    if type(rank) is not int or type(number) is not int or not isinstance(nonce, str) or not nonce.isascii():
+        return None
+    return (rank, number, nonce) if _is_proof(message, hello_proof(token, rank, number, nonce)) else None
+
+
+def hello_proof(token: str, rank: int, number: int, nonce: str) -> bytes:
     """What shows that a worker knows the token, which itself is never sent."""
     return _digest(token, f"hello {rank} {number} {nonce}")
 
 
-def welcome_proof(token: str, nonce: object) -> bytes:
+def welcome_proof(token: str, nonce: str) -> bytes:
     """What shows that the leader knows it."""
     return _digest(token, f"welcome {nonce}")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hmac
 import secrets
+import socket
 from time import monotonic
 
 from disttrain.watching.connections import (
@@ -12,6 +12,7 @@ from disttrain.watching.connections import (
     Message,
     Waiter,
     first_to_prove,
+    hello_of,
     hello_proof,
     listen,
     welcome_proof,
@@ -35,15 +36,21 @@ def is_parting(message: Message | None) -> bool:
 class Server:
     """The leader's side: a link to every worker that knows the token; used by one thread."""
 
-    def __init__(self, waiter: Waiter) -> None:
-        self.token = secrets.token_hex(16)
+    def __init__(self, waiter: Waiter, listener: socket.socket | None = None, token: str | None = None) -> None:
+        """By default it listens on all interfaces, and makes a token of its own."""
+        self.token = token or secrets.token_hex(16)
         self._waiter = waiter
-        self._listener = listen()
+        self._listener = listener or listen(None)
         self.port = int(self._listener.getsockname()[1])
         self._strangers: dict[Lines, float] = {}  # until when they may introduce themselves
         self._links: dict[int, Lines] = {}
         self._numbers: dict[int, int] = {}  # of each rank's latest connection
         waiter.add(self._listener, None)
+
+    @property
+    def ranks(self) -> set[int]:
+        """Of those that are there."""
+        return set(self._links)
 
     def poll(self, until_s: float) -> list[tuple[int, Message | None]]:
         """What came from which rank, at the latest when it is time; None where a link closed."""
@@ -101,11 +108,9 @@ class Server:
 
     def _introduce(self, lines: Lines, came: list[tuple[int, Message | None]]) -> None:
         messages = lines.receive()
-        if messages:
-            hello = messages[0]
-            rank, number, nonce = (hello.get(name) for name in ("rank", "number", "nonce"))
-            known = hmac.compare_digest(str(hello.get("proof")).encode(), hello_proof(self.token, rank, number, nonce))
-            if known and isinstance(rank, int) and isinstance(number, int) and number > self._numbers.get(rank, 0):
+        if messages and (hello := hello_of(messages[0], self.token)) is not None:
+            rank, number, nonce = hello
+            if number > self._numbers.get(rank, 0):
                 del self._strangers[lines]
                 if (before := self._links.pop(rank, None)) is not None:
                     self._close(before)
@@ -140,13 +145,16 @@ class Server:
 class Link:
     """A follower's side: one connection to the leader at a time; used by one thread."""
 
-    def __init__(self, waiter: Waiter, addresses: list[Address], port: int, token: str, rank: int) -> None:
+    def __init__(
+        self, waiter: Waiter, addresses: list[Address], port: int, token: str, rank: int, number: int = 0
+    ) -> None:
+        """`number` is below that of the first connection; each rank's must grow."""
         self._waiter = waiter
         self._addresses = addresses
         self._port = port
         self._token = token
         self._rank = rank
-        self._number = 0
+        self._number = number
         self._lines: Lines | None = None
 
     @property
@@ -178,7 +186,8 @@ class Link:
 
     def poll(self, until_s: float) -> list[Message | None]:
         """What came, at the latest when it is time; None where the link closed."""
-        if not self._waiter.wait(until_s) or self._lines is None:
+        is_ready = bool(self._lines is not None and self._lines.put_back) or bool(self._waiter.wait(until_s))
+        if not is_ready or self._lines is None:
             return []
         came: list[Message | None] = list(self._lines.receive())
         if self._lines.is_closed:

@@ -7,6 +7,7 @@ all-reduce. The leader judges the workers; the workers judge the leader by its s
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import threading
 import traceback
@@ -17,7 +18,15 @@ from typing import Any
 
 from disttrain import activity
 from disttrain.errors import DisttrainError, PeerError
-from disttrain.watching.connections import Message, Waiter, own_addresses
+from disttrain.watching.connections import (
+    Address,
+    Message,
+    Waiter,
+    address_for,
+    listen,
+    network,
+    own_addresses,
+)
 from disttrain.watching.heartbeat import Server, parting
 from disttrain.watching.processes import Process, end_at_once, is_running, kill, this_process, within
 from disttrain.watching.verdict import Beat, Judge, Verdict
@@ -54,7 +63,8 @@ class Watchdog:
         """
         Args:
             world: this worker's place.
-            exchange: gives every worker's value, in the order of ranks; called once, on start.
+            exchange: gives every worker's value, in the order of ranks; called on start: for where all are, and for
+                where the leader listens.
             timeout_s: without progress for so long, a worker hangs; None or 0 on any worker switches all watching off.
             on_hang: called in the watching thread, after the verdict was printed and a silent process of this machine
                 was killed. None, and always on a worker that the verdict condemns: the process ends with its exit code.
@@ -73,13 +83,17 @@ class Watchdog:
         self._parting: Message | None = None
 
     def __enter__(self) -> Watchdog:
-        world, waiter = self._world, Waiter()
-        server = Server(waiter) if world.size > 1 and world.is_leader else None
+        world, waiter, server = self._world, Waiter(), None
+        place = (own_addresses(), 0, network())
         try:
-            facts: Sequence[Any] = [(self._timeout_s, this_process(), None)]
+            facts: Sequence[Any] = [(self._timeout_s, this_process(), place)]
             if world.size > 1:
-                offer = (own_addresses(), server.port, server.token) if server else None
-                facts = self._exchange((self._timeout_s, this_process(), offer))
+                facts = self._exchange(facts[0])
+                if world.is_leader:
+                    address = _address_of_run([(addresses, there) for _, _, (addresses, _, there) in facts[1:]])
+                    server = Server(waiter, listen(address))
+                    place = ([address] if address is not None else own_addresses(), server.port, server.token)
+                facts = self._exchange((self._timeout_s, this_process(), place))
             self._timeout_s = min(timeout_s for timeout_s, _, _ in facts)
             self._processes = {rank: process for rank, (_, process, _) in enumerate(facts)}
             if self._timeout_s:
@@ -210,6 +224,20 @@ class Watchdog:
         start = "\n" if sys.stderr is not None and sys.stderr.isatty() else ""  # below a line of progress
         line = f"{start}disttrain:{where} {text}\n".encode(errors="replace")
         within(SPEAK_S, lambda: os.write(2, line))
+
+
+def _address_of_run(others: Sequence[tuple[Sequence[Address], str]]) -> Address | None:
+    """Where the leader listens: on the loopback if all are in its network, else where it reaches all others from.
+
+    Args:
+        others: each other worker's addresses, and its network.
+
+    Returns:
+        None for all interfaces, where there are several ways to the others.
+    """
+    here = network()
+    away = [addresses for addresses, there in others if not here or there != here]
+    return address_for(away) if away else (int(socket.AF_INET), "127.0.0.1")
 
 
 def _parting_with(error: BaseException | None) -> Message | None:
