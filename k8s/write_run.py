@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -63,7 +64,13 @@ def main(folder: Path, arguments: Sequence[str], environ: Mapping[str, str]) -> 
         f" value: disttrain-results{suffix}}}\n",
     }
     if "pvc" in components:
-        texts["data"] = shared + f"resources: [{up}/data]\n"
+        rows = environ.get("DISTTRAIN_ROWS") or "500e6"
+        texts["data"] = (
+            shared
+            + f"resources: [{up}/data]\npatches:\n"
+            + "\n".join(patch("Job", "/spec/template/spec/containers/0/args/2", rows, name="disttrain-data"))
+            + "\n"
+        )
     if store:
         del texts["fetch"]
         shutil.rmtree(folder / "fetch", ignore_errors=True)
@@ -88,6 +95,8 @@ def check(overlay: str, components: Sequence[str], store: str, environ: Mapping[
             sys.exit(f"k8s: {name} must be a whole number from 1, not '{value}'")
     if overlay == "single-node" and environ.get("DISTTRAIN_PODS", "1") != "1":
         sys.exit("k8s: single-node is one pod; DISTTRAIN_PODS is for indexed, mpijob and elastic")
+    if not re.fullmatch(r"[1-9][0-9]*m?", environ.get("DISTTRAIN_CPUS") or "1"):
+        sys.exit(f"k8s: DISTTRAIN_CPUS must be a number such as 1 or 500m, not '{environ['DISTTRAIN_CPUS']}'")
     least, most = (int(environ.get(name) or 0) for name in LIMITS)
     if (least or most) and overlay != "elastic":
         sys.exit(f"k8s: {' and '.join(LIMITS)} are for elastic, not {overlay}")
@@ -117,6 +126,7 @@ def body(
     """The overlay, its components, their settings, and what disttrain is given."""
     used = [name for name in COMPONENTS if name in components]
     pods, gpus = sizes(overlay, components, environ)
+    kind = OVERLAYS[overlay][0]
     settings = {"WORKERS": str(pods), "GPUS": str(gpus)}
     patches = []
     if overlay == "elastic":
@@ -124,6 +134,10 @@ def body(
         settings |= {name: environ[name] for name in LIMITS if environ.get(name)}
         kept = math.ceil(int(settings.get("DISTTRAIN_MIN_NP", 1)) / gpus)
         patches += patch("PodDisruptionBudget", "/spec/minAvailable", kept)
+    if cpus := environ.get("DISTTRAIN_CPUS"):
+        place = "/spec" if kind == "Job" else "/spec/mpiReplicaSpecs/Worker"
+        for name in ("requests", "limits"):
+            patches += patch(kind, f"{place}/template/spec/containers/0/resources/{name}/cpu", cpus)
     if store:
         settings |= {"RESULTS_URL": store, "DISTTRAIN_CHECKPOINT_DIR": f"{store}/checkpoints"}
     if overlay != "single-node":
@@ -134,16 +148,15 @@ def body(
     lines += [f"      - {json.dumps(f'{name}={value}')}" for name, value in settings.items()]
     lines += ["generatorOptions:", "  disableNameSuffixHash: true"]
     if arguments:
-        kind = OVERLAYS[overlay][0]
         values = [argument.replace("$(", "$$(") for argument in arguments]  # Kubernetes expands $(NAME)
         patches += patch(kind, ARGUMENTS[kind], values)
     return "\n".join([*lines, *(["patches:", *patches] if patches else [])]) + "\n"
 
 
-def patch(kind: str, path: str, value: int | Sequence[str]) -> list[str]:
+def patch(kind: str, path: str, value: int | str | Sequence[str], name: str = "disttrain") -> list[str]:
     """Lines that replace what stands there in the object of a kind."""
     operation = f"{{op: replace, path: {path}, value: {json.dumps(value)}}}"
-    return [f"  - target: {{kind: {kind}, name: disttrain}}", "    patch: |-", f"      - {operation}"]
+    return [f"  - target: {{kind: {kind}, name: {name}}}", "    patch: |-", f"      - {operation}"]
 
 
 def image_of(image: str) -> str:

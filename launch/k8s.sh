@@ -17,6 +17,8 @@ environment: DISTTRAIN_RUN, the run's name (1), DISTTRAIN_NAMESPACE, and to rend
   DISTTRAIN_OVERLAY     single-node (the default), indexed, mpijob or elastic
   DISTTRAIN_COMPONENTS  of gpu, pvc, object-store, tensorboard (default: none)
   DISTTRAIN_PODS, _GPUS pods that train (default: 2), GPUs of each with gpu (1)
+  DISTTRAIN_CPUS        CPUs that each of these pods asks for (2; with gpu 8)
+  DISTTRAIN_ROWS        rows of the file that k8s/runs/RUN/data makes (500e6)
   DISTTRAIN_MIN_NP      elastic: fewer workers wait for more (1); _MAX_NP: no more
   DISTTRAIN_STORE       with object-store: the URL where the results go"
 fail() { echo "k8s: $*" >&2 && exit 2; }
@@ -37,23 +39,18 @@ kubectl=(kubectl ${DISTTRAIN_NAMESPACE:+--namespace "$DISTTRAIN_NAMESPACE"})
 case $step in
   render) kubectl kustomize "$folder/run" ;;
   validate) run "${kubectl[@]}" apply --dry-run=server --validate=strict --kustomize "$folder/run" ;;
-  apply) run "${kubectl[@]}" apply --kustomize "$folder/run" ;;
-  delete) run "${kubectl[@]}" delete --ignore-not-found --kustomize "$folder/delete" ;;
+  apply) # what cannot be changed of a run that is there would be told on a page
+    errors=$(mktemp) && trap 'rm -f "$errors"' EXIT
+    run "${kubectl[@]}" apply --kustomize "$folder/run" 2>"$errors" || {
+      ! grep -q 'field is immutable' "$errors" ||
+        fail "run $name is there with other settings: launch/k8s.sh delete removes it, or name another in DISTTRAIN_RUN"
+      cat "$errors" >&2 && exit 1
+    }
+    cat "$errors" >&2 ;;
+  # The pods too: another run's would find theirs on the volume.
+  delete) run "${kubectl[@]}" delete --ignore-not-found --cascade=foreground --kustomize "$folder/delete" ;;
   fetch)
     [ -d "$folder/fetch" ] || fail "the results are in $(about store)"
-    run "${kubectl[@]}" apply --kustomize "$folder/fetch"
-    run "${kubectl[@]}" wait --for=condition=Ready --timeout=10m "pod/disttrain-fetch-$name"
-    run "${kubectl[@]}" cp "disttrain-fetch-$name:/results/run" "runs/$name"
-    run "${kubectl[@]}" delete --kustomize "$folder/fetch" ;;
-  follow) # the log of one pod after another, where some were preempted
-    logs=(logs --follow --tail -1 --selector "$(about leader)" --container "$(about container)" --max-log-requests 99)
-    while state=$(run "${kubectl[@]}" get "$(about kind)" "disttrain-$name" -o 'jsonpath={.status.conditions}') || exit; do
-      run "${kubectl[@]}" "${logs[@]}" || true # no pod yet
-      case $state in
-        *'"status":"True","type":"Complete"'* | *'"status":"True","type":"Succeeded"'*) exit ;;
-        *'"status":"True","type":"Failed"'*) echo "k8s: failed: $state" >&2 && exit 1 ;;
-      esac
-      [ -z "$dry_run" ] || { echo "$state" && exit; } # the first round
-      sleep 2 && logs=("${logs[@]:0:10}" --since-time "$(date -u +%FT%TZ)")
-    done ;;
+    k8s/fetch.sh "$name" "$folder" ${dry_run:+--dry-run} "${kubectl[@]}" ;;
+  follow) k8s/follow.sh "$name" "$(about kind)" "$(about leader)" "$(about container)" ${dry_run:+--dry-run} "${kubectl[@]}" ;;
 esac

@@ -1,5 +1,6 @@
 """launch/k8s.sh: what it writes from the environment, and what it tells kubectl, which is a stand-in here."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from command import ROOT
 from manifests import KUBECTL, OVERLAYS, copy_of_the_repository, k8s_sh, needs_kubectl, render
 
 pytestmark = needs_kubectl
+# A stand-in for what runs in the pod that holds the results.
+IN_POD = "[[ $* != *' tar '* ]] || tar -C {results} -cf - ."
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +114,9 @@ def test_a_dry_run_tells_what_a_run_does(cluster):
         assert (done.returncode, done.stderr) == (0, "")
         dry[step] = [line.removeprefix("kubectl ").replace("\\", "") for line in done.stdout.splitlines()]
     assert told() == []
-    cluster("")
+    (place / "results").mkdir()
+    (place / "results/model.keras").touch()
+    cluster(IN_POD.format(results=place / "results"))
     for step in ("validate", "apply", "fetch", "delete"):
         (place / "told").unlink(missing_ok=True)
         assert k8s_sh(place, step, overlay="indexed", namespace="team", run="b").returncode == 0
@@ -138,6 +143,96 @@ def test_following_ends_as_the_run_does(cluster, overlay):
         assert k8s_sh(place, "follow").returncode == code
         logs = [line for line in told() if line.startswith("logs")]
         assert ["--since-time" in line for line in logs] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("in_pod", "said"),
+    [
+        ("exit 0", "not copied whole"),  # of which kubectl cp would say nothing
+        ("[ $4 = env ] || tar -C $(mktemp -d) -cf - .", "there is nothing to fetch"),
+        ("head -c 5000 {tar}", "not copied whole"),  # broken off
+        ("[ $4 = env ] || cat {tar}; [ $4 = tar ] || echo ./b", "not copied: ./b"),
+        ("exit 7", "not copied whole"),
+    ],
+)
+def test_results_that_were_not_copied_whole_are_no_success(cluster, in_pod, said):
+    place, told = cluster()
+    (place / "results").mkdir()
+    (place / "results/a").write_bytes(bytes(20_000))
+    tar = place / "results.tar"
+    subprocess.run(["tar", "-C", place / "results", "-cf", tar, "."], check=True)
+    cluster("[ $1 != exec ] || { " + in_pod.format(tar=tar) + "; }")
+    k8s_sh(place, "render")
+    done = k8s_sh(place, "fetch")
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert not list((place / "runs").glob("1*"))
+    deleted = [line for line in told() if line.startswith("delete")]
+    assert len(deleted) == 2  # what an earlier one left, and its own
+
+
+def test_what_keeps_pods_waiting_is_told_once(cluster):
+    pending = {"metadata": {"name": "disttrain-1-a"}, "status": {"phase": "Pending"}}
+    pending["status"]["conditions"] = [
+        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes: Insufficient cpu"}
+    ]
+    image = {"name": "disttrain", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}
+    killed = {"name": "disttrain", "lastState": {"terminated": {"reason": "OOMKilled", "exitCode": 137}}, "state": {}}
+    pods = [
+        pending,
+        {"metadata": {"name": "disttrain-1-b"}, "status": {"phase": "Pending", "containerStatuses": [image]}},
+        {"metadata": {"name": "disttrain-1-c"}, "status": {"phase": "Failed", "containerStatuses": [killed]}},
+        {"metadata": {"name": "disttrain-1-d"}, "status": {"phase": "Running"}},
+    ]
+    place, _ = cluster()
+    (place / "pods.json").write_text(json.dumps({"items": pods}))
+    (place / "none.json").write_text(json.dumps({"items": []}))
+    cluster(
+        f'case "$*" in *conditions*) if [ -e {place}/seen ]; then echo \'"status":"True","type":"Failed"\'; '
+        f"else touch {place}/seen; fi ;; *json) cat {place}/pods.json ;; *tail\\ 20*) echo the cause ;; "
+        "*events*) echo FailedScheduling because ;; logs*) echo No resources found in default namespace. >&2 ;; esac"
+    )
+    k8s_sh(place, "render")
+    done = k8s_sh(place, "follow")
+    assert done.returncode == 1
+    for said in (
+        "disttrain-1-a: Pending; Unschedulable: 0/1 nodes: Insufficient cpu (FailedScheduling because)",
+        "disttrain-1-b: Pending; disttrain waits: ImagePullBackOff (no such image)",
+        "disttrain-1-c: Failed; disttrain ended: OOMKilled, exit code 137",
+        "the end of disttrain-1-c:\nthe cause",
+    ):
+        assert done.stderr.count(said) == 1, done.stderr
+    assert "No resources found" not in done.stderr
+    assert "disttrain-1-d" not in done.stderr
+
+
+def test_a_run_that_is_there_with_other_arguments_is_one_line(cluster):
+    place, _ = cluster("[ $1 != apply ] || { echo 'The Job is invalid: a page: field is immutable' >&2; exit 1; }")
+    done = k8s_sh(place, "apply", run="b")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "run b is there with other settings: launch/k8s.sh delete removes it" in done.stderr
+
+
+def test_deleting_waits_for_the_pods(cluster):
+    place, told = cluster()
+    k8s_sh(place, "render")
+    assert k8s_sh(place, "delete").returncode == 0
+    assert "--cascade=foreground" in told()[-1]
+
+
+def test_one_setting_fits_pods_to_a_small_node_and_one_makes_less_data(cluster):
+    place, _ = cluster()
+    for overlay in OVERLAYS:
+        run = render(place, overlay, "pvc", cpus="500m", rows="1e6")
+        role = "worker"
+        resources = run.pods()[role]["spec"]["containers"][0]["resources"]
+        assert (resources["requests"]["cpu"], resources["limits"]["cpu"]) == ("500m", "500m")
+        text = subprocess.run([KUBECTL, "kustomize", place / "k8s/runs/1/data"], capture_output=True, text=True)
+        assert "--rows\n        - 1e6\n" in text.stdout.replace('"', "")
+        assert all(
+            one["imagePullPolicy"] == "IfNotPresent" for _, _, one in run.containers() if "disttrain" in one["image"]
+        )
+    assert "DISTTRAIN_CPUS must be" in k8s_sh(place, "render", cpus="two").stderr
 
 
 def test_deleting_leaves_the_results(cluster):
