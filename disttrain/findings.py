@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
@@ -120,15 +121,15 @@ class Findings:
 
     def _outputs(self) -> list[tuple[str | None, npt.NDArray[Any]]]:
         """Each inner layer's name and output where the model tells them, then the model's own; [rows, ...] each."""
+        outputs: list[tuple[str | None, npt.NDArray[Any]]] = []
         model = self._model
-        try:
+        with suppress(ValueError, AttributeError, TypeError):  # of a model that is code alone
             layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)][:-1]
-            if self._layers is None:
-                self._layers = keras.Model(model.input, [*(layer.output for layer in layers), *model.outputs])
-            *inner, last = map(np.asarray, self._layers(self._rows, training=False))
-        except (ValueError, AttributeError, TypeError):  # a model that is code alone
-            return [(None, np.asarray(model(self._rows, training=False)))]
-        return [*zip([layer.name for layer in layers], inner, strict=True), (None, last)]
+            if layers:
+                (rows,) = model.inputs
+                self._layers = self._layers or keras.Model(rows, {layer.name: layer.output for layer in layers})
+                outputs += [(name, np.asarray(one)) for name, one in self._layers(self._rows, training=False).items()]
+        return [*outputs, (None, np.asarray(model(self._rows, training=False)))]
 
     def _judge_loss(self, epoch: int, loss: float) -> None:
         if self._weights is not None and all(map(np.array_equal, self._some_weights(), self._weights)):

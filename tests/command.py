@@ -75,9 +75,11 @@ def finished(directory: Path, command: list[str], **extra: str) -> Finished:
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
-def trained(directory: Path, name: str, *arguments, processes: int | None = None, **extra: str) -> Path:
+def trained(
+    directory: Path, name: str, *arguments, processes: int | None = None, cold: bool = False, **extra: str
+) -> Path:
     """Trains into `directory / name`, which it returns; the command must succeed."""
-    done = disttrain(directory, *arguments, "--output", name, processes=processes, **extra)
+    done = disttrain(directory, *arguments, "--output", name, processes=processes, cold=cold, **extra)
     assert done.returncode == 0, done.stdout + done.stderr
     return directory / name
 
