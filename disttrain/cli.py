@@ -178,7 +178,12 @@ COMMANDS = {"train": _train, "make-data": _make_data}
 
 def _say(error: DisttrainError, rank: int | None) -> None:
     where = "" if rank is None else f" rank {rank}:"
-    for line in str(error).splitlines():
+    lines = str(error).splitlines()
+    if "--overwrite" in str(error) and "KUBERNETES_SERVICE_HOST" in os.environ:
+        lines.append(
+            "in a pod, which may be made again, --overwrite would start anew each time: take another DISTTRAIN_RUN"
+        )
+    for line in lines:
         print(f"disttrain:{where} {line}", file=sys.stderr)
 
 

@@ -128,3 +128,13 @@ def test_a_checkpoint_of_something_else_starts_no_run(place, about):
     assert done.returncode == 2, done.stderr
     assert "is whole, but not of a run of disttrain's" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_in_a_pod_nothing_is_advised_that_would_start_anew_with_each_pod(place):
+    (place / "held").mkdir()
+    (place / "held/model.keras").touch()
+    for environ in ({}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}):
+        done = disttrain(place, "--data", "a.csv", "--output", "held", **environ)
+        assert done.returncode == 2
+        assert ("take another DISTTRAIN_RUN" in done.stderr) == bool(environ), done.stderr
