@@ -17,6 +17,7 @@ Mode = Literal["auto", "yes", "no"]
 FIRST_READ_BYTES = 1 << 16
 MAX_LINE_BYTES = 1 << 24  # a first line beyond this is not a CSV's
 MAX_LINES_COMPARED = 1000  # with a first line of numbers
+APART = 10  # times the largest number of a column: how far away a name must be, such as a year
 BOM = b"\xef\xbb\xbf"
 # The first bytes of files that are often named for a CSV and cannot be read as one.
 FOREIGN = (
@@ -189,10 +190,10 @@ def _spacing(numbers: Sequence[int]) -> int | None:
 
 
 def _is_apart(first: Sequence[int], rows: Sequence[Sequence[int] | None]) -> bool:
-    """Whether each number is further from those in its column than these are from each other."""
+    """Whether each number is much further from those in its column than these are from each other and from 0."""
     columns = list(zip(*(row for row in rows if row is not None and len(row) == len(first)), strict=True))
     return bool(columns) and all(
-        max(number - max(column), min(column) - number) > max(column) - min(column)
+        max(number - max(column), min(column) - number) > max(max(column) - min(column), APART * max(map(abs, column)))
         for number, column in zip(first, columns, strict=True)
     )
 

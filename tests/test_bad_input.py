@@ -129,7 +129,16 @@ CASES_OF_ROWS = {
     "text in the last line": data(rows("0.5,abc", 99), DATA, "data.csv, line 101", "'y'", "'abc'"),
     "an empty field": data(rows("0.5,", 40), DATA, "data.csv, line 42", "'y'"),
     "text in the validation file": good(
-        "--validation-data v.csv", DATA, "v.csv, line 4", "'y'", "'abc'", keeps=True, **{"v.csv": rows("0.5,abc", 2)}
+        "--validation-data v.csv",
+        DATA,
+        "v.csv, line 1502",
+        "'y'",
+        "'abc'",
+        keeps=True,
+        **{"v.csv": rows("0.5,abc", 1500, of=1600)},
+    ),  # the first thousand are looked at before the training
+    "text in the first rows of the validation file": good(
+        "--validation-data v.csv", DATA, "v.csv, line 4", "'y'", "'abc'", **{"v.csv": rows("0.5,abc", 2)}
     ),
 }
 

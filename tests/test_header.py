@@ -41,6 +41,8 @@ HEADERS = [
     (b'a "b",5" c,y\n', {}, ('a "b"', '5" c', "y"), True, 13),  # quotes within a name
     (b"#x,y\n1,2\n", {}, ("#x", "y"), True, 5),  # as numpy.savetxt writes it
     (b"1,1\n2,2\n", {}, ("0", "1"), False, 0),  # the job without its header
+    (b"1,2\n3,4\n", {}, ("0", "1"), False, 0),
+    (b"10,20\n1,2\n", {}, ("0", "1"), False, 0),
     (b"3,5\n4,9\n1,2\n", {}, ("0", "1"), False, 0),  # any two numbers are equally spaced
     (b"5,6\n7,8\n9,10\n", {}, ("0", "1"), False, 0),  # as are those that follow
     (b"1,2,3\n5,6,7\n", {"mode": "no"}, ("0", "1", "2"), False, 0),
