@@ -74,9 +74,9 @@ class Findings:
         """Rows that were trained on, float32 [steps, rows_per_step, columns]; the leader tells what it noticed."""
         if self._samples and self._is_whole:
             self._sample.add(data)
-        if data.shape[1]:
-            self._rows = data[-1, :MAX_ROWS_LOOKED_AT, : self._num_features]
         if self._backend.world.is_leader:
+            if data.shape[1]:
+                self._rows = data[-1, :MAX_ROWS_LOOKED_AT, : self._num_features].copy()  # a view would keep all alive
             self._tell_digits([source.digit_losses.untold() for source in self._sources])
 
     def epoch_ends(self, epoch: int, loss: float, *, whole: bool) -> None:

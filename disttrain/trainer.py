@@ -356,7 +356,7 @@ class Trainer:
     def _check_any_applied(self) -> None:
         """Raises NonFiniteError, on the leader, after an epoch of which every step was left out."""
         epoch, progress = self._standing.epoch, self._standing.progress
-        if self._backend.world.is_leader and progress.skipped_steps == progress.steps:
+        if self._backend.world.is_leader and 0 < progress.steps == progress.skipped_steps:
             raise NonFiniteError(
                 f"epoch {epoch}: each of its {progress.steps:,} steps was left out, as its loss or a gradient is not "
                 "finite: nothing was trained; look for extreme values in the data and lower --learning-rate"
