@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from disttrain.batches import batches
+from disttrain import batches
 from disttrain.parsing import Layout, ParseFault, parse_rows
 
 DELIMITERS = [",", ";", "|", "\t", " ", ":", "\x1f", "/"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from command import disttrain
 
-from disttrain.batches import batches
+from disttrain import batches
 from disttrain.errors import FileChanged, StorageError, UsageError
 from disttrain.reader import Patience
 from disttrain.redaction import all_redacted, redacted

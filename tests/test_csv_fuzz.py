@@ -4,7 +4,7 @@ import csv_fuzz
 import numpy as np
 import pytest
 
-from disttrain.batches import batches
+from disttrain import batches
 from disttrain.errors import DataError
 
 
