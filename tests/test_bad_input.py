@@ -135,7 +135,7 @@ CASES_OF_ROWS = {
         "'y'",
         "'abc'",
         keeps=True,
-        **{"v.csv": rows("0.5,abc", 1500, of=1600)},
+        **{"v.csv": rows("0.5,abc", 1500, of=4000)},
     ),  # the first thousand are looked at before the training
     "text in the first rows of the validation file": good(
         "--validation-data v.csv", DATA, "v.csv, line 4", "'y'", "'abc'", **{"v.csv": rows("0.5,abc", 2)}
