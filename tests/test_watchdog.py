@@ -72,7 +72,7 @@ class Ranks:
 
     def offer(self):
         """The leader's addresses, port and token."""
-        path = self.directory / "0-0"
+        path = self.directory / "1-0"  # of the second exchange: the first one tells where all are
         deadline_s = time.monotonic() + 60
         while not path.exists() and time.monotonic() < deadline_s:
             time.sleep(0.01)
