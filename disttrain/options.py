@@ -197,9 +197,8 @@ def _explain(detail: ErrorDetails, origins: Mapping[str, str]) -> str:
 def _expected(detail: ErrorDetails) -> str:
     """What a value should have been, in our words."""
     bounds, kind = detail.get("ctx", {}), detail["type"]
-    for key, words in BOUNDS.items():
-        if kind == key:
-            return f"expected a number {words} {next(iter(bounds.values())):,.20g}"
+    if kind in BOUNDS:
+        return f"expected a number {BOUNDS[kind]} {next(iter(bounds.values())):,.20g}"
     if kind == "literal_error":
         return f"expected {bounds['expected']}"
     message = KINDS.get(kind) or detail["msg"].removeprefix("Value error, ")

@@ -197,6 +197,7 @@ class RunLock:
     def _beat(self) -> None:
         """Writes the record anew until closed; a store that does not answer for a while changes nothing."""
         while not self._closed.wait(self._pace.beat_s):
+            other = None
             with self._lock, contextlib.suppress(DisttrainError, OSError):
                 if not self._is_ours:
                     return
@@ -204,10 +205,10 @@ class RunLock:
                 if found is None or found.token == self._own.token:
                     self._own = replace(self._own, beat=self._own.beat + 1)
                     self._write()
-                    continue
-                self._is_ours = False
-            if not self._is_ours and found is not None:
-                self._on_loss(found)
+                else:
+                    other, self._is_ours = found, False
+            if other is not None:
+                self._on_loss(other)
                 return
 
     def _end(self, holder: Holder) -> None:
