@@ -71,6 +71,7 @@ def work(repeats):
     from disttrain.backends import open_backend
     from disttrain.engine import Engine
     from disttrain.model import dense_network
+    from disttrain.stream import Superbatch
     from disttrain.world import BackendOptions
 
     backend = open_backend("auto", os.environ, BackendOptions(num_devices=1, threads=1))
@@ -80,10 +81,11 @@ def work(repeats):
     engine.synchronize()
     shape = (LARGE["steps"], LARGE["batch_size"], LARGE["features"] + 1)
     data = np.random.default_rng(0).random(shape, np.float32)
-    rows = np.full(LARGE["steps"], LARGE["batch_size"] * backend.world.size)
+    global_rows = np.full(LARGE["steps"], LARGE["batch_size"] * backend.world.size)
+    rows = Superbatch(data, 0, global_rows, (LARGE["batch_size"],))
 
     def steps():
-        return list(engine.train(engine.place(data, full=True), rows, steps_per_call=LARGE["steps"]))
+        return list(engine.train(engine.copy_to_devices(rows), steps_per_call=LARGE["steps"]))
 
     step_s = median_s(steps, repeats) / LARGE["steps"]
     reduce_s = median_s(reductions(tf, backend), repeats) / REDUCTIONS

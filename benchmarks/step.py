@@ -70,14 +70,15 @@ def disttrain_call(data):
     from disttrain.backends.local import open_local
     from disttrain.engine import Engine
     from disttrain.model import dense_network
+    from disttrain.stream import Superbatch
     from disttrain.world import BackendOptions
 
     backend = open_local(BackendOptions(threads=1))
     model = dense_network(1, (16, 8), 1)
     model.compile(keras.optimizers.Adam(), loss="mae")
     engine = Engine(model, backend, 1, rows_per_step=data.shape[1])
-    rows = np.full(len(data), data.shape[1])
-    return lambda: list(engine.train(engine.place(data, full=True), rows, steps_per_call=len(data)))
+    rows = Superbatch(data, 0, np.full(len(data), data.shape[1]), data.shape[1:2])
+    return lambda: list(engine.train(engine.copy_to_devices(rows), steps_per_call=len(data)))
 
 
 def jax_call(data):

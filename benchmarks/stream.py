@@ -19,7 +19,8 @@ from benchmarks.measure import print_table, write_json
 from disttrain.epoch_cache import open_cache
 from disttrain.makedata import Recipe, make_data
 from disttrain.parsing import compile_kernels
-from disttrain.plan import SUPERBATCH_BYTES
+from disttrain.plan import SUPERBATCH_BYTES, EpochPlan
+from disttrain.sharding import Sharding
 from disttrain.shuffle import EpochOrder, compile_permutation
 from disttrain.source import Source
 from disttrain.stream import superbatches
@@ -81,15 +82,9 @@ def one_epoch(source, order, cache, options):
     steps = max(SUPERBATCH_BYTES // batch_bytes, 1)
     copy = np.empty((steps, options.batch_size * options.shards, source.num_columns), np.float32)
     begun_s, begun_cpu_s = time.perf_counter(), time.process_time()
-    with superbatches(
-        source,
-        shards=range(options.shards),
-        num_shards=options.shards,
-        batch_size=options.batch_size,
-        steps_per_superbatch=steps,
-        order=order,
-        cache=cache,
-    ) as stream:
+    sharding = Sharding(source.num_rows, options.shards, options.batch_size)
+    plan = EpochPlan(sharding, range(options.shards), steps, order)
+    with superbatches(source, plan, cache=cache) as stream:
         for superbatch in stream:
             num_steps, num_rows, _ = superbatch.data.shape
             np.copyto(copy[:num_steps, :num_rows], superbatch.data)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from time import monotonic
 from types import FrameType, TracebackType
 
-from disttrain.redaction import redacted
+from disttrain.errors import redacted
 
 _LIBRARIES = ("<frozen", *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _OWN = __file__.rpartition("/")[0]

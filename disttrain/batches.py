@@ -16,13 +16,14 @@ import numpy.typing as npt
 from disttrain.config import default_cache_dir
 from disttrain.epoch_cache import RowCache, open_cache
 from disttrain.errors import UsageError
-from disttrain.header import Mode as HeaderMode
-from disttrain.sharding import shard_range
-from disttrain.shuffle import EpochOrder, Mode
+from disttrain.header import HeaderMode
+from disttrain.plan import EpochPlan
+from disttrain.sharding import Sharding, shard_range
+from disttrain.shuffle import EpochOrder, ShuffleMode
 from disttrain.source import Source
 from disttrain.stream import superbatches
 
-SUPERBATCH_BYTES = 1 << 20  # parsed at a time: large enough that handing it over costs nothing, small enough to cache
+PARSED_BYTES = 1 << 20  # parsed at a time: large enough that handing it over costs nothing, small enough to cache
 
 Batch = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
@@ -36,7 +37,7 @@ def batches(
     shard: int = 0,
     num_shards: int = 1,
     epochs: int | None = 1,
-    shuffle: Mode = "none",
+    shuffle: ShuffleMode = "none",
     seed: int = 0,
     cache: str | Path | None = None,
     header: HeaderMode = "auto",
@@ -66,8 +67,8 @@ def batches(
     _check(batch_size, shard, num_shards)
     if epochs is not None and epochs < 1:
         raise UsageError(f"epochs is {epochs}, expected at least 1, or None for no end")
-    if shuffle not in get_args(Mode):
-        raise UsageError(f"shuffle is {shuffle!r}, expected one of {', '.join(get_args(Mode))}")
+    if shuffle not in get_args(ShuffleMode):
+        raise UsageError(f"shuffle is {shuffle!r}, expected one of {', '.join(get_args(ShuffleMode))}")
 
     def generate() -> Iterator[Batch]:
         with ExitStack() as stack:
@@ -103,18 +104,11 @@ def num_batches(
 def _epoch(
     source: Source, batch_size: int, shard: int, num_shards: int, order: EpochOrder, cache: RowCache | None
 ) -> Iterator[Batch]:
-    batch_bytes = 4 * batch_size * source.num_columns
-    stream = superbatches(
-        source,
-        shards=range(shard, shard + 1),
-        num_shards=num_shards,
-        batch_size=batch_size,
-        steps_per_superbatch=max(SUPERBATCH_BYTES // batch_bytes, 1),
-        order=order,
-        cache=cache,
-    )
+    sharding = Sharding(source.num_rows, num_shards, batch_size)
+    num_steps = max(PARSED_BYTES // (4 * batch_size * source.num_columns), 1)
+    plan = EpochPlan(sharding, range(shard, shard + 1), num_steps, order)
     num_features = len(source.feature_names)
-    with stream:
+    with superbatches(source, plan, cache=cache) as stream:
         for superbatch in stream:
             for loss in source.digit_losses.tell(source.digit_losses.untold()):
                 warnings.warn(loss.describe(source.url), stacklevel=3)

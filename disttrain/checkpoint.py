@@ -37,6 +37,7 @@ _END_TEXT = "disttrain checkpoint format {} tail {:015d} about {:015d}+{:015d} s
 _END = re.compile(rb"disttrain checkpoint format (\d+) tail (\d{15}) about (\d{15})\+(\d{15}) sha256 ([0-9a-f]{64})\Z")
 _ANY_END = re.compile(rb"disttrain checkpoint format (\d+) ")
 _DIGEST_CHARS = 64
+_FOREIGN = "has its digests, but not what disttrain writes ({})"
 _FILE_NAME = re.compile(r"epoch-(\d{5,})-step-(\d{9,})\.ckpt")
 
 
@@ -112,7 +113,7 @@ def read_checkpoint(source: Readable | bytes, where: str) -> Checkpoint:
         CheckpointError: with the reason, for all that is not one whole checkpoint of a format that this version reads.
     """
     stream = _Source(source, where)
-    with _foreign_content(stream):
+    with foreign_content(stream.where, _FOREIGN):
         content = _read_content(stream)
         marker = content["marker"]
         if hashlib.sha256(stream.read(0, marker["stop"])).hexdigest() != marker["sha256"]:
@@ -125,18 +126,23 @@ def read_checkpoint(source: Readable | bytes, where: str) -> Checkpoint:
 def read_about(source: Readable | bytes, where: str) -> dict[str, Any]:
     """`about` of a checkpoint alone, checked, without reading its arrays; raises what `read_checkpoint` raises."""
     stream = _Source(source, where)
-    with _foreign_content(stream):
+    with foreign_content(stream.where, _FOREIGN):
         return dict(_read_content(stream)["about"])
 
 
 @contextmanager
-def _foreign_content(stream: _Source) -> Iterator[None]:
-    """Makes what something else put under right digests raise a CheckpointError: it has other keys, types or sizes."""
+def foreign_content(where: str, message: str) -> Iterator[None]:
+    """Makes what something else put under right digests raise a CheckpointError: it has other keys, types or sizes.
+
+    Args:
+        where: names the checkpoint.
+        message: says what is wrong with it, with `{}` for the error.
+    """
     try:
         yield
     except (TypeError, ValueError, KeyError, AttributeError, IndexError, OverflowError, MemoryError) as error:
         what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise stream.refused(f"has its digests, but not what disttrain writes ({what})") from error
+        raise CheckpointError(f"{where}: {message.format(what)}") from error
 
 
 class _Sink:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import logging
 import math
-import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Literal, Protocol
+from typing import Literal
 
 from disttrain.checkpoint import (
     Checkpoint,
@@ -23,21 +20,18 @@ from disttrain.checkpoint import (
     write_checkpoint,
 )
 from disttrain.errors import CheckpointError, DisttrainError, FileChanged, NewerFormat, StorageError, UsageError
-from disttrain.reader import Patience, Reader
-from disttrain.remote_files import RemoteDirectory
-from disttrain.storage import atomic_write, local_path, open_reader, remove_parts
+from disttrain.reader import PATIENCE_AGAIN, Patience, Reader
+from disttrain.storage import open_directory, open_reader
 
 VALUES = "values"  # where `about` has the losses and metrics that a checkpoint was saved with
-# Tried again for as long as this: the training goes on meanwhile. A store that is restarted is back in half a minute.
-PATIENT = Patience(attempts=1000, attempt_s=30.0, total_s=90.0)
 _NAMES = r"epoch-\d+-step-\d+\.ckpt"
 _log = logging.getLogger(__name__)
 
-Mode = Literal["min", "max"]
+BestMode = Literal["min", "max"]
 
 
 def names_to_remove(
-    names: Collection[str], just_written: str, *, keep: int, values: Mapping[str, float], mode: Mode = "min"
+    names: Collection[str], just_written: str, *, keep: int, values: Mapping[str, float], mode: BestMode = "min"
 ) -> list[str]:
     """Which checkpoints go: all but the newest `keep`, the best by value (of equal ones the first) and the one written.
 
@@ -55,7 +49,7 @@ class CheckpointStore:
     """A directory, local or of any fsspec URL, with a file for each checkpoint that is kept."""
 
     def __init__(
-        self, url: str, *, keep: int, best_by: tuple[str, Mode] | None = None, patience: Patience = PATIENT
+        self, url: str, *, keep: int, best_by: tuple[str, BestMode] | None = None, patience: Patience = PATIENCE_AGAIN
     ) -> None:
         """Opens nothing yet: the directory is made when the first checkpoint is saved.
 
@@ -69,7 +63,7 @@ class CheckpointStore:
         self._keep = keep
         self._best_by = best_by
         self._patience = patience
-        self._place = open_directory(self.url, patience)
+        self._directory = open_directory(self.url, patience, file_names=_NAMES)
         self._values: dict[str, float] = {}  # NaN where there is none
         self._refused: set[str] = set()
         self._has_warned = False
@@ -89,7 +83,7 @@ class CheckpointStore:
         if values is not None:
             kept = {key: float(value) for key, value in values.items()}
             checkpoint = replace(checkpoint, about={**checkpoint.about, VALUES: kept})
-        self._place.put(name, lambda stream: write_checkpoint(checkpoint, stream))
+        self._directory.put(name, lambda stream: write_checkpoint(checkpoint, stream))
         self._refused.discard(name)
         self._values[name] = self._monitored(checkpoint.about)
         try:
@@ -139,7 +133,7 @@ class CheckpointStore:
 
     def names(self) -> list[str]:
         """The names of the checkpoints, the furthest last; whether they are whole shows when they are read."""
-        found = [name for name in self._place.names() if position_of(name)]
+        found = [name for name in self._directory.names() if position_of(name)]
         return sorted(found, key=position_of)  # type: ignore[arg-type]
 
     def url_of(self, name: str) -> str:
@@ -150,11 +144,11 @@ class CheckpointStore:
         """Remove what is further than `position` (None: all), as when a run goes on from an earlier checkpoint."""
         for name in self.names():
             if position is None or position_of(name) > position:  # type: ignore[operator]
-                self._place.remove(name)
+                self._directory.remove(name)
 
     def close(self) -> None:
         """Cancel what is being sent; a second call does nothing."""
-        self._place.close()
+        self._directory.close()
 
     def __enter__(self) -> CheckpointStore:
         return self
@@ -172,7 +166,7 @@ class CheckpointStore:
                     self._values[name] = self._read_value(name)
         mode = self._best_by[1] if self._best_by is not None else "min"
         for name in names_to_remove(names, just_written, keep=self._keep, values=self._values, mode=mode):
-            self._place.remove(name)
+            self._directory.remove(name)
 
     def _read_value(self, name: str) -> float:
         """The monitored value of a checkpoint that an earlier process saved."""
@@ -188,78 +182,6 @@ class CheckpointStore:
         if self._best_by is None or not isinstance(values, Mapping):
             return math.nan
         return float(values.get(self._best_by[0], math.nan))
-
-
-class _Place(Protocol):
-    """What a store of files must do; RemoteDirectory does it elsewhere."""
-
-    def names(self) -> list[str]:
-        """The names of all files; none where there is no directory."""
-
-    def put(self, name: str, write: Callable[[BinaryIO], None]) -> None:
-        """Write a file whole or not at all."""
-
-    def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
-
-    def close(self) -> None:
-        """Let go."""
-
-
-def open_directory(url: str, patience: Patience = PATIENT) -> _Place:
-    """A directory of this machine or, with this patience, of a store; it need not exist."""
-    path = local_path(url)
-    return _LocalDirectory(path) if path is not None else RemoteDirectory(url, patience)
-
-
-class _LocalDirectory:
-    """A directory of this machine."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._is_clean = False
-
-    def names(self) -> list[str]:
-        try:
-            return os.listdir(self._path)
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise UsageError(f"{self._path}: cannot be listed: {error.strerror}; name another directory") from error
-
-    def put(self, name: str, write: Callable[[BinaryIO], None]) -> None:
-        try:
-            if not self._is_clean:
-                self.names()  # raises where there is no directory
-                remove_parts(self._path, _NAMES, with_living_writers=False)
-                self._is_clean = True
-            with atomic_write(self._path / name) as stream:
-                write(stream)
-            self._sync()
-        except UsageError as error:
-            raise StorageError(str(error)) from error
-        except OSError as error:
-            raise StorageError(f"{self._path / name}: cannot be written: {error.strerror}") from error
-
-    def remove(self, name: str) -> None:
-        try:
-            (self._path / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise StorageError(f"{self._path / name}: cannot be removed: {error.strerror}") from error
-
-    def close(self) -> None:
-        pass
-
-    def _sync(self) -> None:
-        """Has the directory's new entry outlive a power cut too."""
-        descriptor = os.open(self._path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot
-                raise
-        finally:
-            os.close(descriptor)
 
 
 class _ReaderStream:

@@ -50,7 +50,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Beginning:
+class RunDefaults:
     """What a run's first world settles for those that follow it, where no option does."""
 
     output: str
@@ -62,7 +62,7 @@ class Commits:
 
     def __init__(self) -> None:
         self.last: Checkpoint | None = None
-        self.beginning: Beginning | None = None  # the same on all workers, or None on all
+        self.defaults: RunDefaults | None = None  # the same on all workers, or None on all
         self.change: Change | None = None  # that led to the present world; the same on all workers
         self.abandon: Callable[[], None] = lambda: None
         """Ends the connections of this world's workers: what waits for another one fails at once, on both sides."""

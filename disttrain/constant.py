@@ -14,10 +14,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from disttrain.index import keep_beside, load_beside
-from disttrain.source import Source
-
-Floats = npt.NDArray[np.float32]
+from disttrain.row_source import Floats, RowSource
 
 MAX_SAMPLED = 1 << 16  # rows of all workers together: the mean of so many is known to some 0.4% of its spread
 
@@ -57,21 +54,21 @@ class TargetSample:
         return np.concatenate([np.zeros((0, self._num_targets), np.float32), *self._parts])
 
 
-def load_targets(cache_dir: Path, source: Source) -> Floats | None:
+def load_targets(cache_dir: Path, source: RowSource) -> Floats | None:
     """The sample that an earlier run kept of this very file's targets, float32 `[rows, targets]`, or None."""
-    kept = load_beside(cache_dir, source.info, source.header, _kind(source))
+    kept = source.load_finding(cache_dir, _name(source))
     num_targets = len(source.target_names)
     if kept is None or len(kept) % (4 * num_targets):
         return None
     return np.frombuffer(kept, np.float32).reshape(-1, num_targets)
 
 
-def keep_targets(cache_dir: Path, source: Source, targets: Floats) -> None:
+def keep_targets(cache_dir: Path, source: RowSource, targets: Floats) -> None:
     """Keeps the sample, float32 `[rows, targets]`, with the file's index."""
-    keep_beside(cache_dir, source.info, source.header, _kind(source), targets.tobytes())
+    source.keep_finding(cache_dir, _name(source), targets.tobytes())
 
 
-def _kind(source: Source) -> str:
+def _name(source: RowSource) -> str:
     return "targets-" + "-".join(source.target_names)
 
 

@@ -13,14 +13,11 @@ Positions are addresses. The `quick` functions read up to `REACH` bytes on; the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import numba
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba.core import types
-from numba.extending import intrinsic
+
+from disttrain.native import byte_at, called, inlined, pair_at, trailing_zeros, word_at
 
 SETTLED, UNSETTLED, BAD = 0, 1, 2  # how one field was read
 
@@ -55,89 +52,6 @@ _PAIR_1 = np.uint64(100 + (1000000 << 32))
 _PAIR_2 = np.uint64(1 + (10000 << 32))
 _LOW_HALF = np.uint64(0xFFFFFFFF)
 
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-
-def inlined(function: _F) -> _F:
-    """Compile a function into each of its callers: what the quick way is made of."""
-    return cast(_F, numba.njit(error_model="numpy", forceinline=True)(function))
-
-
-def called(function: _F) -> _F:
-    """Compile a function; LLVM decides whether it stands alone."""
-    return cast(_F, numba.njit(error_model="numpy")(function))
-
-
-def _intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
-    return cast(Callable[..., Any], intrinsic(function))
-
-
-@_intrinsic
-def address(_typing: Any, array: Any) -> Any:
-    """Where an array's first element lies. A number, unlike an array, costs no reference count when passed on."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        return builder.ptrtoint(data, ir.IntType(64))
-
-    return types.int64(array), code
-
-
-def _load(builder: Any, address: Any, bits: int) -> Any:
-    """Code for an unaligned load, without bounds check or wrap-around."""
-    value = builder.load(builder.inttoptr(address, ir.IntType(bits).as_pointer()))
-    value.align = 1
-    return value
-
-
-@_intrinsic
-def byte_at(_typing: Any, address: Any) -> Any:
-    """The byte at an address, as an int64."""
-
-    def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return builder.zext(_load(builder, args[0], 8), ir.IntType(64))
-
-    return types.int64(types.int64), code
-
-
-@_intrinsic
-def _pair_at(_typing: Any, address: Any) -> Any:
-    def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return builder.zext(_load(builder, args[0], 16), ir.IntType(64))
-
-    return types.int64(types.int64), code
-
-
-@_intrinsic
-def _word_at(_typing: Any, address: Any) -> Any:
-    def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return _load(builder, args[0], 64)
-
-    return types.uint64(types.int64), code
-
-
-@_intrinsic
-def prefetch(_typing: Any, address: Any) -> Any:
-    """Ask for the cache line at an address that need not exist."""
-
-    def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        int32, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
-        function_type = ir.FunctionType(ir.VoidType(), [pointer, int32, int32, int32])
-        function = builder.module.declare_intrinsic("llvm.prefetch", [pointer], function_type)
-        to_read, keep, as_data = int32(0), int32(3), int32(1)
-        builder.call(function, [builder.inttoptr(args[0], pointer), to_read, keep, as_data])
-        return ir.Constant(ir.IntType(64), 0)
-
-    return types.int64(types.int64), code
-
-
-@_intrinsic
-def _trailing_zeros(_typing: Any, word: Any) -> Any:
-    def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))  # 64 for no bit at all
-
-    return types.uint64(types.uint64), code
-
 
 @inlined
 def is_digit(byte: Any) -> Any:
@@ -154,7 +68,7 @@ def _non_digits(word: Any) -> Any:
 @inlined
 def _count_digits(word: Any) -> Any:
     """How many of a word's first bytes are digits."""
-    return _trailing_zeros(_non_digits(word)) >> _U3
+    return trailing_zeros(_non_digits(word)) >> _U3
 
 
 @inlined
@@ -197,7 +111,7 @@ def _rounded_exactly(mantissa: Any, power: Any) -> Any:
 def usual_width(position: Any) -> Any:
     """Of a number with one digit before its dot and one to eight after it, those eight or less; 0 for other forms."""
     position += np.int64(byte_at(position) == MINUS)
-    count = np.int64(_count_digits(_word_at(position + 2) ^ _ASCII_ZEROS))
+    count = np.int64(_count_digits(word_at(position + 2) ^ _ASCII_ZEROS))
     return count if is_digit(byte_at(position)) and byte_at(position + 1) == DOT else np.int64(0)
 
 
@@ -210,9 +124,9 @@ def usual_number(position: Any, width: Any) -> Any:
     """
     negative = byte_at(position) == MINUS
     position += np.int64(negative)
-    first = _pair_at(position) ^ _ZERO_DOT  # over 9 unless a digit and a dot stand there
+    first = pair_at(position) ^ _ZERO_DOT  # over 9 unless a digit and a dot stand there
     half = (_U8 - np.uint64(width)) * _U4
-    word = ((_word_at(position + 2) ^ _ASCII_ZEROS) << half) << half
+    word = ((word_at(position + 2) ^ _ASCII_ZEROS) << half) << half
     fits = first <= 9 and _non_digits(word) == 0
     integer = np.int64(np.uint64(first) * _SHIFTS[np.uint64(width)] + _eight_digits(word))
     value = np.float32(np.float64(integer) / _TENS[np.uint64(width + _MAX_POWER)])
@@ -232,7 +146,7 @@ def quick_number(position: Any) -> Any:
         mantissa = np.uint64(first)
         whole_digits = np.int64(1)
     else:
-        word = _word_at(position) ^ _ASCII_ZEROS
+        word = word_at(position) ^ _ASCII_ZEROS
         count = _count_digits(word)
         mantissa = _first_digits(word, count)
         whole_digits = np.int64(count)
@@ -241,15 +155,15 @@ def quick_number(position: Any) -> Any:
     if byte_at(position) == DOT:
         position += 1
         start = position
-        word = _word_at(position) ^ _ASCII_ZEROS
+        word = word_at(position) ^ _ASCII_ZEROS
         if _non_digits(word) == 0:
             mantissa = mantissa * _E8 + _eight_digits(word)
             position += 8
-            word = _word_at(position) ^ _ASCII_ZEROS
+            word = word_at(position) ^ _ASCII_ZEROS
             if _non_digits(word) == 0:
                 mantissa = mantissa * _E8 + _eight_digits(word)
                 position += 8
-                word = _word_at(position) ^ _ASCII_ZEROS
+                word = word_at(position) ^ _ASCII_ZEROS
         if word & _U255 <= _U9:
             count = _count_digits(word)
             mantissa = mantissa * _SHIFTS[count] + _first_digits(word, count)
@@ -259,7 +173,7 @@ def quick_number(position: Any) -> Any:
     if (byte_at(position) | LOWER) == LETTER_E:
         sign = byte_at(position + 1)
         position += 1 + np.int64(sign in (MINUS, PLUS))
-        word = _word_at(position) ^ _ASCII_ZEROS
+        word = word_at(position) ^ _ASCII_ZEROS
         count = _count_digits(word)
         exponent = np.int64(_first_digits(word, count))
         power += -exponent if sign == MINUS else exponent

@@ -19,13 +19,13 @@ from disttrain.bounds import UncheckedError
 from disttrain.building import build
 from disttrain.errors import UsageError
 from disttrain.local_sgd import LocalRounds
+from disttrain.metric_sums import MetricSums, Sums, Value
 from disttrain.optimizer import AllReduceOptimizer
-from disttrain.small_network import is_small, products_as_loops, tell_xla
+from disttrain.row_source import Floats
+from disttrain.small_network import is_small, products_as_loops, set_xla_flags
 from disttrain.steps import NO_FAULT, OWN_FAULT, Steps, sums_over_rows
-from disttrain.totals import Totals
+from disttrain.stream import Superbatch
 from disttrain.world import Backend
-
-Floats = npt.NDArray[np.float32]
 
 # A call that takes longer is cut into shorter ones, so that progress, callbacks and signals are not kept waiting.
 CALL_TARGET_S = 0.5
@@ -35,24 +35,25 @@ CALL_GROWTH = 8  # how much longer than the one before a call may be while nothi
 
 
 @dataclass(frozen=True, eq=False)
-class Placed:
-    """A superbatch's rows on this worker's devices: `batches`, of which the first `before` steps are not taken.
+class OnDevices:
+    """A superbatch's rows on this worker's devices: `batches`, of which the steps [start, stop) are taken.
 
-    `parts` are the rows of a step on each replica; `full` says whether their shape is the compiled one, whose steps,
-    `capacity`, may be more than the superbatch has.
+    `batches` has room for `capacity` steps, which may be more than the superbatch has where the shape is the compiled
+    one. `rows_of_replicas` and `global_rows` are the superbatch's.
     """
 
     batches: Any
-    num_steps: int
-    before: int
+    start: int
+    stop: int
     capacity: int
-    parts: tuple[int, ...]
-    full: bool
+    is_full: bool
+    rows_of_replicas: tuple[int, ...]
+    global_rows: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Call:
-    """What one compiled call came to: `losses` and `faults` of the steps that it took, float32 [steps] each.
+class Superstep:
+    """The result of one compiled call: `losses` and `faults` of the steps that it took, float32 [steps] each.
 
     The losses are those of the global batch before each update; with `votes`, float32 [votes] summed over all
     workers, they are the same on every worker.
@@ -125,7 +126,7 @@ class Engine:
         self._read_kept = tf.function(lambda: [tf.identity(v.value) for v in self._kept])
         settings: dict[str, Any] = {"skips_nonfinite": skips_nonfinite, "chooses": not self._kept}
         make_steps = partial(Steps, model, optimizer, backend, num_features, **settings)
-        as_loops = not reduces and is_small(model, rows_per_step) and tell_xla()
+        as_loops = not reduces and is_small(model, rows_per_step) and set_xla_flags()
         fused = make_steps(is_fused=True, tracing=products_as_loops if as_loops else nullcontext)
         self._steps = steps, _ = make_steps(), fused
         rounds = LocalRounds(steps, backend.reduce, sync_every) if self._sync_every > 1 else None
@@ -142,7 +143,7 @@ class Engine:
             use_xla=self._replicas.count == 1,
         )
         self._evaluate_short = tf.function(steps.evaluate_steps)
-        self.totals = Totals(model, self._replicas)
+        self.totals = MetricSums(model, self._replicas)
 
     @property
     def looks_up(self) -> bool:
@@ -154,7 +155,7 @@ class Engine:
         self._backend.broadcast([*self.model.variables, *self.model.optimizer.variables])
 
     def compile(
-        self, shape: tuple[int, int, int], *, training: bool, num_votes: int = 0, parts: Sequence[int] = ()
+        self, shape: tuple[int, int, int], *, training: bool, num_votes: int = 0, rows_of_replicas: Sequence[int] = ()
     ) -> None:
         """Compiles the superstep of full batches without taking a step.
 
@@ -162,78 +163,78 @@ class Engine:
             shape: of those, (steps, rows_per_step, columns).
             training: whether of training or of evaluation.
             num_votes: as many as `train` is given.
-            parts: as for `train`.
+            rows_of_replicas: as a Superbatch has them; all rows go to the one replica where there are none.
         """
         none = tf.constant(0)
         self._capacity["train" if training else "evaluate"] = shape[0]
-        batches = self.place(np.zeros(shape, np.float32), full=True, parts=parts, training=training).batches
+        parts = tuple(rows_of_replicas) or shape[1:2]
+        nothing = Superbatch(np.zeros(shape, np.float32), 0, np.ones(shape[0], np.int64), parts)
+        batches = self.copy_to_devices(nothing, training=training).batches
         if training:
             start = tf.constant(-self._sync_every if self._sync_every > 1 else 0)
-            shares = self._replicas.place([np.zeros(shape[0], np.float32)] * self._replicas.count)
+            shares = self._replicas.copy([np.zeros(shape[0], np.float32)] * self._replicas.count)
             self._train(batches, start, none, shares, tf.zeros([num_votes + 1]))
         else:
             self._evaluate(batches, none)
 
-    def place(
-        self, data: Floats, *, full: bool, parts: Sequence[int] = (), before: int = 0, training: bool = True
-    ) -> Placed:
+    def copy_to_devices(self, superbatch: Superbatch, *, training: bool = True) -> OnDevices:
         """Copies a superbatch to this worker's devices; another thread may do so while steps are taken.
 
+        Where it begins with `steps_before` steps that an earlier process took, and the totals that this one left were
+        put back, the metrics come out as if this process had taken them.
+
         Args:
-            data: float32 [steps, rows_per_step, columns], features before targets.
-            full: whether every held shard gives a whole batch, so that the shape is the compiled one.
-            parts: how many of a step's rows, one after the other, go to each of this worker's replicas; with one, all.
-            before: steps of the same superbatch that an earlier process took; where the totals that it left were put
-                back, the metrics come out as if this process had taken them.
+            superbatch: its rows, and what is to become of them.
             training: whether for `train` or for `evaluate`.
         """
-        parts = tuple(parts) or data.shape[1:2]
-        num_steps = before + len(data)
-        capacity = max(self._capacity["train" if training else "evaluate"], num_steps) if full else num_steps
+        data, start = superbatch.data, superbatch.steps_before
+        stop = start + len(data)
+        capacity = stop
+        if superbatch.is_full:
+            capacity = max(self._capacity["train" if training else "evaluate"], stop)
         if len(data) < capacity:
             whole = np.zeros((capacity, *data.shape[1:]), np.float32)
-            whole[before:num_steps] = data
+            whole[start:stop] = data
             data = whole
+        parts = superbatch.rows_of_replicas
         split = np.split(data, np.cumsum(parts[:-1]), axis=1) if len(parts) > 1 else [data]
-        return Placed(self._replicas.place(split), num_steps, before, capacity, parts, full)
+        batches = self._replicas.copy(split)
+        return OnDevices(batches, start, stop, capacity, superbatch.is_full, parts, superbatch.global_rows)
 
     def train(
         self,
-        placed: Placed,
-        global_rows: npt.NDArray[np.int64],
+        rows: OnDevices,
         *,
         votes: Callable[[], Floats] = lambda: np.zeros(0, np.float32),
         steps_per_call: int | None = None,
-    ) -> Generator[Call, None, None]:
+    ) -> Generator[Superstep, None, None]:
         """Takes one optimizer step for each of a superbatch's batches.
 
         Args:
-            placed: what `place` gave.
-            global_rows: int64 [steps], the rows that all workers together give to each step.
-            votes: asked before each call for float32 [votes], which is summed over all workers with the gradients;
-                as many on every worker, in every call.
-            steps_per_call: steps of one compiled call; None for as many as CALL_TARGET_S allows.
+            rows: what `copy_to_devices` gave.
+            votes: asked before each superstep for float32 [votes], which is summed over all workers with the gradients;
+                as many on every worker, each time.
+            steps_per_call: steps of one superstep; None for as many as CALL_TARGET_S allows.
 
         Yields:
-            For each compiled call, what it came to; after one with a fault, unless those are skipped, no other follows.
+            The result of each superstep; after one with a fault, unless those are skipped, no other follows.
         """
-        if not placed.before:
+        if not rows.start:
             self.totals.fold()
-        num_steps = placed.num_steps
-        run = partial(self._train if placed.full else self._train_short, placed.batches)
-        weights = self._replicas.place([_filled(s, placed) for s in self._shares(placed.parts, global_rows)])
-        start = placed.before
-        while start < num_steps:
-            stop = min(start + (steps_per_call or self._steps_per_call), num_steps)
+        run = partial(self._train if rows.is_full else self._train_short, rows.batches)
+        weights = self._replicas.copy([_filled(shares, rows) for shares in self._shares(rows)])
+        start = rows.start
+        while start < rows.stop:
+            stop = min(start + (steps_per_call or self._steps_per_call), rows.stop)
             ballot = tf.constant(np.append(votes(), np.float32(self._step_s)), tf.float32)
             begun_s = time.perf_counter()
             losses, faults, summed, states = self._call(run, start, stop, weights, ballot)
             self._time_calls((time.perf_counter() - begun_s) / (stop - start), float(summed[-1]))
             self.totals.see(states)
-            if stop == num_steps:
+            if stop == rows.stop:
                 self.totals.fold()
             start = stop
-            yield Call(losses, faults, summed[:-1])
+            yield Superstep(losses, faults, summed[:-1])
 
     def _call(
         self, run: Callable[..., Any], start: int, stop: int, *others: Any
@@ -251,18 +252,29 @@ class Engine:
             *_, states = run(tf.constant(start), tf.constant(start + int(np.flatnonzero(faults)[0])), *others)
         return losses, faults, summed.numpy(), states
 
-    def evaluate(self, placed: Placed, global_rows: npt.NDArray[np.int64]) -> float:
+    def evaluate(self, rows: OnDevices) -> float:
         """The sum, over a superbatch's batches, of this worker's part of the loss times the rows in the global batch.
 
-        The arguments are those of `train`.
+        Args:
+            rows: what `copy_to_devices` gave.
         """
-        run = self._evaluate if placed.full else self._evaluate_short
-        losses, states = run(placed.batches, tf.constant(placed.num_steps))
+        run = self._evaluate if rows.is_full else self._evaluate_short
+        losses, states = run(rows.batches, tf.constant(rows.stop))
         self.totals.see(states)
         self.totals.fold()
-        shares = self._shares(placed.parts, global_rows)
-        own_losses = [own.numpy()[: placed.num_steps].astype(np.float64) for own in self._replicas.results(losses)]
-        return sum(float(np.dot(own, share * global_rows)) for own, share in zip(own_losses, shares, strict=True))
+        own_losses = [own.numpy()[: rows.stop].astype(np.float64) for own in self._replicas.results(losses)]
+        return sum(
+            float(np.dot(own, share * rows.global_rows))
+            for own, share in zip(own_losses, self._shares(rows), strict=True)
+        )
+
+    def summed_totals(self) -> Sums:
+        """The metrics' sums so far, over all workers; a collective."""
+        return [self._backend.sum(total) for total in self.totals.sums]
+
+    def metric_values(self) -> dict[str, Value]:
+        """The metrics' values so far, over all workers; a collective."""
+        return self.totals.values_of(self.summed_totals())
 
     def average_state(self) -> None:
         """Averages over the workers what training changed besides weights: the statistics of batch normalization."""
@@ -286,16 +298,16 @@ class Engine:
             wanted = min(wanted, int(CALL_TARGET_S * self._backend.world.size / summed_step_s))
         self._steps_per_call = max(wanted // self._sync_every, 1) * self._sync_every
 
-    def _shares(self, parts: Sequence[int], global_rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.float64]]:
+    def _shares(self, rows: OnDevices) -> list[npt.NDArray[np.float64]]:
         """Each replica's part of each step's loss: its part of the rows, or all where the loss is a sum over rows."""
         if sums_over_rows(self.model):
-            return [np.full(len(global_rows), float(num_rows > 0)) for num_rows in parts]
-        return [num_rows / global_rows for num_rows in parts]
+            return [np.full(len(rows.global_rows), float(own > 0)) for own in rows.rows_of_replicas]
+        return [own / rows.global_rows for own in rows.rows_of_replicas]
 
 
-def _filled(shares: npt.NDArray[np.float64], placed: Placed) -> Floats:
-    """`shares` of the steps that are taken, for all of the compiled call's."""
-    return np.pad(shares, (placed.before, placed.capacity - placed.num_steps)).astype(np.float32)
+def _filled(shares: npt.NDArray[np.float64], rows: OnDevices) -> Floats:
+    """`shares` of the steps that are taken, for all that there is room for."""
+    return np.pad(shares, (rows.start, rows.capacity - rows.stop)).astype(np.float32)
 
 
 class _Compiled:

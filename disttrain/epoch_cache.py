@@ -36,11 +36,10 @@ import numpy.typing as npt
 
 from disttrain.cache_room import ABOUT, RECORDS, ROWS, entry, is_unused, locked, make_room, remove_entry
 from disttrain.errors import StorageError, UsageError
-from disttrain.extents import Extents
+from disttrain.local_files import local_path
+from disttrain.ranges import Range, RangeSet
 from disttrain.reader import UNVERSIONED
-from disttrain.sharding import Range
-from disttrain.source import Source
-from disttrain.storage import local_path
+from disttrain.row_source import RowSource
 from disttrain.threads import DaemonPool
 
 FORMAT = 1
@@ -66,8 +65,8 @@ class RowCache:
         self._row_bytes = 4 * num_columns
         self._num_columns = num_columns
         self._lock = threading.Lock()
-        self._there = Extents()
-        self._unrecorded = Extents()
+        self._there = RangeSet()
+        self._unrecorded = RangeSet()
         self._records_read = 0
         self._syncs: list[Future[None]] = []
         self._closed = False
@@ -162,7 +161,7 @@ class RowCache:
     def flush(self) -> None:
         """Have the rows written so far synced and recorded, in the background."""
         with self._lock:
-            written, self._unrecorded = self._unrecorded.ranges(), Extents()
+            written, self._unrecorded = self._unrecorded.ranges(), RangeSet()
             self._syncs = [sync for sync in self._syncs if not sync.done()]
             if written and self.usable:
                 self._syncs.append(self._syncer.submit(lambda: self._record(written)))
@@ -236,7 +235,7 @@ class RowCache:
 
 def open_cache(
     directory: Path,
-    source: Source,
+    source: RowSource,
     *,
     limit_bytes: int | None = None,
     planned: Range | None = None,
@@ -252,14 +251,14 @@ def open_cache(
     path = directory / _key(identity)
     cache: RowCache | None = None
     reason: str | None = "its store does not tell when the file changes"
-    if not source.info.fingerprint.endswith(UNVERSIONED):
+    if not source.fingerprint.endswith(UNVERSIONED):
         try:
             directory.mkdir(parents=True, exist_ok=True)
             with locked(directory):
                 rows = _kept_rows(path, identity)
                 if rows is None:
                     remove_entry(path)
-                    rows = Extents()
+                    rows = RangeSet()
                 rows.add(Range(0, source.num_rows) if planned is None else planned)
                 planned_bytes = len(rows) * source.num_columns * 4
                 reason = make_room(directory, path, planned_bytes, limit_bytes)
@@ -297,31 +296,29 @@ def _write_about(path: Path, identity: dict[str, Any], planned_bytes: int) -> No
     (path / ABOUT).write_text(json.dumps({"planned_bytes": planned_bytes, **identity}), encoding="utf-8")
 
 
-def _identity(source: Source) -> dict[str, Any]:
+def _identity(source: RowSource) -> dict[str, Any]:
     """What the kept rows are of: all that they depend on."""
     path = local_path(source.url)
     return {
         "format": FORMAT,
         "byte_order": sys.byteorder,
         "file": source.url if path is None else os.path.abspath(path),
-        "fingerprint": source.info.fingerprint,
-        "rows_start": source.header.rows_start,
-        "delimiter": source.header.delimiter,
+        "fingerprint": source.fingerprint,
         "columns": [*source.feature_names, *source.target_names],
-        "take": source.layout.take.tolist(),
         "num_rows": source.num_rows,
+        **source.how_read(),
     }
 
 
 def _key(identity: dict[str, Any]) -> str:
     """The entry's name. A changed file has the same, so that the old rows go when the new ones are wanted."""
-    named = {name: identity[name] for name in ("file", "rows_start", "delimiter", "columns", "take")}
+    named = {name: identity[name] for name in set(identity) - {"format", "byte_order", "fingerprint", "num_rows"}}
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def _kept_rows(path: Path, identity: dict[str, Any]) -> Extents | None:
+def _kept_rows(path: Path, identity: dict[str, Any]) -> RangeSet | None:
     """The rows that an entry has; None unless it is there, of just these rows, and its files are whole."""
-    kept = Extents()
+    kept = RangeSet()
     try:
         about = json.loads((path / ABOUT).read_bytes())
         size_bytes = os.stat(path / ROWS).st_size

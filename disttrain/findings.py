@@ -12,11 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from disttrain.constant import Constant, TargetSample, best_constant
-from disttrain.digits import DigitLoss
-from disttrain.plan import Pass
+from disttrain.digit_losses import DigitLoss
+from disttrain.row_source import Floats, RowSource
 from disttrain.world import Backend
-
-Floats = npt.NDArray[np.float32]
 
 MAX_ROWS_LOOKED_AT = 1024  # of one batch: what the layers are asked about
 MAX_WEIGHTS = 1 << 16  # of one variable: compared to find out whether any changed
@@ -31,8 +29,8 @@ class Findings:
         self,
         model: keras.Model,
         backend: Backend,
-        training: Pass,
-        validation: Pass | None,
+        training: RowSource,
+        validation: RowSource | None,
         say: Callable[[str], None],
         constant: Constant | None = None,
         keep: Callable[[Floats], None] = lambda targets: None,
@@ -49,9 +47,9 @@ class Findings:
         """
         self._model = model
         self._backend = backend
-        self._sources = [rows.source for rows in (training, validation) if rows is not None]
-        self._sample = TargetSample(training.source.num_rows, len(training.source.target_names))
-        self._num_features = len(training.source.feature_names)
+        self._sources = [source for source in (training, validation) if source is not None]
+        self._sample = TargetSample(training.num_rows, len(training.target_names))
+        self._num_features = len(training.feature_names)
         self._say = say
         self._keep = keep
         self._rows = np.zeros((0, self._num_features), np.float32)

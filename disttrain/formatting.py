@@ -14,7 +14,7 @@ import numba
 import numpy as np
 from numba.core import types
 
-from disttrain.compiling import compiled
+from disttrain.native import compiled
 
 DECIMALS = 8
 SCALE = 10**DECIMALS

@@ -12,7 +12,7 @@ from typing import Literal
 from disttrain.errors import DataError, UsageError
 from disttrain.reader import Reader
 
-Mode = Literal["auto", "yes", "no"]
+HeaderMode = Literal["auto", "yes", "no"]
 
 FIRST_READ_BYTES = 1 << 16
 MAX_LINE_BYTES = 1 << 24  # a first line beyond this is not a CSV's
@@ -66,7 +66,7 @@ class _Line:
     followers: Sequence[bytes]
 
 
-def read_header(reader: Reader, *, mode: Mode = "auto", delimiter: str = ",") -> Header:
+def read_header(reader: Reader, *, mode: HeaderMode = "auto", delimiter: str = ",") -> Header:
     """Read the first line that is not blank.
 
     With `auto`, a line of numbers (Python's float grammar; empty fields are neutral) is a row, and the columns are
@@ -145,7 +145,7 @@ def _refuse_comment(line: _Line, fields: Sequence[str], delimiter: str, where: s
         raise DataError(f"{where}: begins with '#', but comments are not skipped; remove such lines from the file")
 
 
-def _is_header(line: _Line, fields: Sequence[str], mode: Mode, delimiter: str, where: str) -> bool:
+def _is_header(line: _Line, fields: Sequence[str], mode: HeaderMode, delimiter: str, where: str) -> bool:
     if mode != "auto":
         return mode == "yes"
     numbers = [field for field in fields if _is_number(field)]

@@ -18,11 +18,11 @@ import numpy.typing as npt
 
 from disttrain import newlines
 from disttrain.activity import activity
-from disttrain.errors import DisttrainError, FileChanged
+from disttrain.errors import DisttrainError, FileChanged, redacted
 from disttrain.header import Header
+from disttrain.local_files import atomic_write, local_path, remove_parts
 from disttrain.reader import UNVERSIONED, FileInfo, Reader
-from disttrain.redaction import redacted
-from disttrain.storage import atomic_write, check_unchanged, local_path, remove_parts
+from disttrain.storage import check_unchanged
 
 CHUNK_BYTES = 1 << 20
 FORMAT = 2  # of the kept file; a file of another format is built anew

@@ -15,17 +15,20 @@ from disttrain.epoch_cache import RowCache, open_cache
 from disttrain.makedata import SAMPLE_ROWS, make_sample
 from disttrain.newlines import count_rows, find_row
 from disttrain.parsing import compile_kernels
-from disttrain.plan import Pass, steps_per_superbatch
-from disttrain.rows import check_first_rows
-from disttrain.sharding import Range, shard_range, shards_of_rank
+from disttrain.plan import EpochPlan, steps_per_superbatch
+from disttrain.ranges import Range
+from disttrain.row_source import RowSource
+from disttrain.sharding import Sharding, shard_range, shards_of_rank
 from disttrain.shared_index import shared_index
 from disttrain.shuffle import EpochOrder, compile_permutation
-from disttrain.source import Source, Unindexed
-from disttrain.threads import num_cores
+from disttrain.source import OpenCsv, Source
+from disttrain.stream import Feed
+from disttrain.threads import DaemonPool, num_cores
 from disttrain.world import Backend, World, together
 
 SLOW_COMPILE_S = 3.0  # loading what was compiled before takes one or two, numba's own start among them
 SLOW_INDEX_S = 2.0
+FIRST_BLOCK_BYTES = 1 << 16
 FIRST_ROWS = 1000  # of each worker's part of a file: what is wrong with them is said before the model is made
 
 
@@ -58,20 +61,25 @@ class Inputs:
         begun_s = time.monotonic()
         index = shared_index(self.backend, opened.reader, opened.header, self.cache_dir)
         source = together(self.backend, lambda: opened.indexed(index, is_strict=self.config.strict))
-        together(self.backend, lambda: check_first_rows(source, self._first_rows(source)))
+        together(self.backend, lambda: self._check_first_rows(source))
         seconds = time.monotonic() - begun_s
         if seconds > SLOW_INDEX_S:
             self.console.print(f"Indexed {url}: {source.num_rows:,} rows in {seconds:.1f} s; kept for the next run")
         return source
 
-    def _first_rows(self, source: Source) -> Range:
-        """The first of this worker's part of the file."""
+    def _check_first_rows(self, source: RowSource) -> None:
+        """Parses the first rows of this worker's part, so that a file that cannot be used is refused at once."""
         part = shard_range(source.num_rows, self.backend.world.size, self.backend.world.rank)
-        return Range(part.start, min(part.start + FIRST_ROWS, part.stop))
+        rows = Range(part.start, min(part.start + FIRST_ROWS, part.stop))
+        pool = DaemonPool(1, "first-rows")
+        try:
+            source.rows([rows], pool, block_bytes=FIRST_BLOCK_BYTES).take(len(rows))
+        finally:
+            pool.close()
 
-    def _open(self, url: str, like: Source | None) -> Unindexed:
+    def _open(self, url: str, like: Source | None) -> OpenCsv:
         config = self.config
-        opened = Unindexed.open(
+        opened = OpenCsv.open(
             url,
             features=like.feature_names if like else config.features or None,
             targets=like.target_names if like else config.targets or None,
@@ -94,18 +102,23 @@ class Inputs:
         if seconds > SLOW_COMPILE_S:
             self.console.print(f"Compiled the parser in {seconds:.1f} s; kept for the next run")
 
-    def plan(self, source: Source, num_shards: int, order: EpochOrder) -> Pass:
-        """One way through a file, for these shards, in this order."""
-        config = self.config
-        most_held = len(shards_of_rank(num_shards, self.backend.world.size, 0))
+    def feed(self, source: RowSource, num_shards: int, order: EpochOrder) -> Feed:
+        """What feeds this worker with the rows of its shards, in this order."""
+        config, world = self.config, self.backend.world
+        most_held = len(shards_of_rank(num_shards, world.size, 0))
         steps = steps_per_superbatch(
-            source, most_held, config.batch_size, config.steps_per_execution, multiple_of=config.sync_every
+            source.num_columns, most_held, config.batch_size, config.steps_per_execution, multiple=config.sync_every
         )
-        cache = self._cache(source, num_shards, order)
-        num_threads = num_cores(self.backend.world.local_size)
-        return Pass(source, num_shards, config.batch_size, steps, order, cache, num_threads)
+        plan = EpochPlan(
+            Sharding(source.num_rows, num_shards, config.batch_size),
+            shards_of_rank(num_shards, world.size, world.rank),
+            steps,
+            order,
+            num_replicas=world.num_devices,
+        )
+        return Feed(source, plan, self._cache(source, num_shards, order), num_cores(world.local_size))
 
-    def _cache(self, source: Source, num_shards: int, order: EpochOrder) -> RowCache | None:
+    def _cache(self, source: RowSource, num_shards: int, order: EpochOrder) -> RowCache | None:
         config, world = self.config, self.backend.world
         if config.cache is None:
             return None

@@ -16,7 +16,6 @@ import numpy as np
 from numba.core import types
 
 from disttrain import decimals
-from disttrain.compiling import compiled
 from disttrain.decimals import (
     BAD,
     CR,
@@ -31,19 +30,15 @@ from disttrain.decimals import (
     SPACE,
     TAB,
     UNSETTLED,
-    address,
-    byte_at,
     byte_or_lf,
-    called,
-    inlined,
     named_number,
     plain_number,
-    prefetch,
     quick_number,
     skip_pads,
     usual_number,
     usual_width,
 )
+from disttrain.native import address, byte_at, called, compiled, inlined, prefetch
 
 DONE, PENDING_FULL, FAULT = 0, 1, 2  # how a scan ended
 

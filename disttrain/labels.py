@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from disttrain.activity import activity
 from disttrain.errors import DataError
-from disttrain.index import keep_beside, load_beside
-from disttrain.located import line_of, step_rows
-from disttrain.plan import Pass
-from disttrain.source import Source, make_layout
+from disttrain.located import step_rows
+from disttrain.plan import EpochPlan
+from disttrain.row_source import RowSource
+from disttrain.sharding import Sharding
+from disttrain.stream import Feed
 from disttrain.threads import num_cores
 from disttrain.world import Backend, together
 
@@ -44,7 +45,7 @@ class Labels:
         )
 
 
-def num_classes(backend: Backend, source: Source, cache_dir: Path, loss: str) -> int:
+def num_classes(backend: Backend, source: RowSource, cache_dir: Path, loss: str) -> int:
     """How many classes a file's labels name, from 0 on; a collective.
 
     Raises:
@@ -57,51 +58,49 @@ def num_classes(backend: Backend, source: Source, cache_dir: Path, loss: str) ->
     return int(labels.most) + 1
 
 
-def check_shares(backend: Backend, source: Source, cache_dir: Path, loss: str) -> None:
+def check_shares(backend: Backend, source: RowSource, cache_dir: Path, loss: str) -> None:
     """Raises DataError, with line and value, for a label outside [0, 1]; a collective."""
     labels = _labels(backend, source, cache_dir)
     if labels.no_share is not None:
         raise _refused(source, labels.no_share, f"but {loss} takes labels from 0 to 1")
 
 
-def _refused(source: Source, found: tuple[int, int, float], what: str) -> DataError:
+def _refused(source: RowSource, found: tuple[int, int, float], what: str) -> DataError:
     row, target, value = found
     column = source.target_names[target]
-    return DataError(f"{source.url}, line {line_of(source, row)}: column '{column}' holds {value:.9g}, {what}")
+    return DataError(f"{source.url}, line {source.line_of(row)}: column '{column}' holds {value:.9g}, {what}")
 
 
-def _labels(backend: Backend, source: Source, cache_dir: Path) -> Labels:
-    kind = "labels-" + "-".join(source.target_names)
-    kept = together(backend, lambda: load_beside(cache_dir, source.info, source.header, kind))
+def _labels(backend: Backend, source: RowSource, cache_dir: Path) -> Labels:
+    name = "labels-" + "-".join(source.target_names)
+    kept = together(backend, lambda: source.load_finding(cache_dir, name))
     if all(backend.gather(kept is not None)) and kept is not None:
         found = json.loads(kept)
         return Labels(
-            found["most"], *(tuple(found[name]) if found[name] else None for name in ("no_class", "no_share"))
+            found["most"], *(tuple(found[kind]) if found[kind] else None for kind in ("no_class", "no_share"))
         )
     own = together(backend, lambda: _look(backend, source))
     labels = Labels.join(backend.gather(own))
     if backend.world.local_rank == 0:
-        keep_beside(cache_dir, source.info, source.header, kind, json.dumps(asdict(labels)).encode())
+        source.keep_finding(cache_dir, name, json.dumps(asdict(labels)).encode())
     return labels
 
 
-def _look(backend: Backend, source: Source) -> Labels:
+def _look(backend: Backend, source: RowSource) -> Labels:
     """This worker's part of the file, on as many threads as it may use; only the targets are parsed."""
-    world, names = backend.world, source.target_names
+    world = backend.world
     threads = num_cores(world.local_size)
-    rows = Pass(
-        replace(source, feature_names=(), layout=make_layout(source.header, names)),
-        num_shards=world.size * threads, batch_size=BATCH_ROWS, steps_per_execution=1, num_threads=threads,
-    )  # fmt: skip
-    shards = range(world.rank * threads, (world.rank + 1) * threads)
+    sharding = Sharding(source.num_rows, world.size * threads, BATCH_ROWS)
+    plan = EpochPlan(sharding, range(world.rank * threads, (world.rank + 1) * threads), steps_per_superbatch=1)
+    feed = Feed(source.targets_only(), plan, num_threads=threads)
     labels = Labels(-np.inf, None, None)
-    with activity("looking at the labels of {}", source.url, waits_for_threads=True), rows.stream(shards) as stream:
+    with activity("looking at the labels of {}", source.url, waits_for_threads=True), feed.stream() as stream:
         for superbatch in stream:
             data = superbatch.data[0]  # [rows, targets]
             if len(data):
                 no_class = ~((data >= 0) & (data < MAX_CLASSES) & (data == np.floor(data)))
                 no_share = ~((data >= 0) & (data <= 1))
-                numbers = step_rows(rows, shards, 1, superbatch.first_step)
+                numbers = step_rows(source, plan, superbatch.first_step)
                 found = (_first(data, numbers, is_odd) for is_odd in (no_class, no_share))
                 labels = Labels.join([labels, Labels(float(data.max()), *found)])
     return labels

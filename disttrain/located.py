@@ -1,41 +1,29 @@
-"""Where in the file a step's rows stand: what an error about a batch names."""
+"""Finds the file lines of a batch's rows, for error messages."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import keras
 import numpy as np
-import numpy.typing as npt
 
-from disttrain.errors import DataError
-from disttrain.plan import Pass
-from disttrain.refusals import refused_row
-from disttrain.sharding import shard_range, shard_step
-from disttrain.shuffle import block_bounds, permutation, shard_windows, window_blocks
-from disttrain.source import Source
+from disttrain.plan import EpochPlan
+from disttrain.row_source import Floats, Int64s, RowSource
+from disttrain.shuffle import permutation
 
-Int64s = npt.NDArray[np.int64]
 MOST_NAMED = 3  # values that are not finite
 
 
-def step_rows(training: Pass, shards: range, epoch: int, step: int) -> Int64s:
-    """The numbers in the file of the rows that these shards give to a step, int64 [rows], in the batch's order."""
-    return np.concatenate([_shard_rows(training, shard, epoch, step) for shard in shards] or [np.zeros(0, np.int64)])
+def step_rows(source: RowSource, plan: EpochPlan, step: int) -> Int64s:
+    """The numbers of the rows that a worker gives to a step of an epoch, int64 [rows], in the batch's order."""
+    return np.concatenate([_shard_rows(source, plan, shard, step) for shard in plan.shards] or [np.zeros(0, np.int64)])
 
 
-def _shard_rows(training: Pass, shard: int, epoch: int, step: int) -> Int64s:
-    source, num_shards = training.source, training.num_shards
-    places = shard_step(source.num_rows, num_shards, training.batch_size, shard, step)
-    if training.order.mode == "none":
-        return np.arange(places.start, places.stop)
-    order = replace(training.order, epoch=epoch)
-    bounds = block_bounds(source.index.rows, source.num_rows)
-    num_blocks = window_blocks(bounds, num_shards, source.num_columns)
-    start = places.start - shard_range(source.num_rows, num_shards, shard).start
-    stop = start + len(places)
+def _shard_rows(source: RowSource, plan: EpochPlan, shard: int, step: int) -> Int64s:
+    own = plan.sharding.shard_step(shard, step)
+    if plan.order.mode == "none":
+        return np.arange(own.start, own.stop)
+    start = own.start - plan.sharding.shard(shard).start
+    stop = start + len(own)
     rows = [np.zeros(0, np.int64)]
-    for window in shard_windows(order, bounds, num_shards, shard, num_blocks, start):
+    for window in plan.windows(shard, source.block_bounds, source.num_columns, start):
         if window.first_row >= stop:
             break
         numbers = np.concatenate([np.arange(part.start, part.stop) for part in window.ranges])
@@ -44,37 +32,25 @@ def _shard_rows(training: Pass, shard: int, epoch: int, step: int) -> Int64s:
     return np.concatenate(rows)
 
 
-def describe_batch(training: Pass, shards: range, epoch: int, step: int, batch: npt.NDArray[np.float32]) -> str:
+def describe_batch(source: RowSource, plan: EpochPlan, step: int, batch: Floats) -> str:
     """In words: the lines of the file that a step's `batch`, float32 [rows, columns], is made of.
 
     Names the values in it that are not finite, each with its line and column.
     """
-    source = training.source
-    numbers = step_rows(training, shards, epoch, step)
+    numbers = step_rows(source, plan, step)
     if not len(numbers):
         return ""
     names = (*source.feature_names, *source.target_names)
     odd = [
-        f"line {line_of(training.source, int(numbers[row]))} holds {batch[row, column]} in column '{names[column]}'"
+        f"line {source.line_of(int(numbers[row]))} holds {batch[row, column]} in column '{names[column]}'"
         for row, column in np.argwhere(~np.isfinite(batch))[:MOST_NAMED]
     ]
-    return f"; the batch is of {source.url}, {_line_ranges(training, numbers)}{''.join(f'; {text}' for text in odd)}"
+    return (
+        f"; the batch is of {source.url}, {_line_ranges(source, plan, numbers)}{''.join(f'; {text}' for text in odd)}"
+    )
 
 
-def refuse_row(
-    training: Pass, shards: range, epoch: int, step: int, batch: npt.NDArray[np.float32], model: keras.Model
-) -> None:
-    """Raises DataError, with line and column, for a row of a step's `batch` that the model refuses, if it does one."""
-    source = training.source
-    refusal = refused_row(model, batch, len(source.feature_names))
-    if refusal is not None:
-        row = int(step_rows(training, shards, epoch, step)[refusal.row])
-        names = (*source.feature_names, *source.target_names)
-        column = "" if refusal.column is None else f"column '{names[refusal.column]}' "
-        raise DataError(f"{source.url}, line {line_of(source, row)}: {column}{refusal.what}")
-
-
-def _line_ranges(training: Pass, numbers: Int64s) -> str:
+def _line_ranges(source: RowSource, plan: EpochPlan, numbers: Int64s) -> str:
     """`lines 2 to 251 and 1002 to 1251`, or from the first to the last where rows were drawn from many places."""
     ordered = np.sort(numbers)
     breaks = np.flatnonzero(np.diff(ordered) > 1)
@@ -83,13 +59,8 @@ def _line_ranges(training: Pass, numbers: Int64s) -> str:
     starts = [0, *(breaks + 1)]
     stops = [*breaks, len(ordered) - 1]
     parts = [
-        f"{line_of(training.source, int(ordered[first]))} to {line_of(training.source, int(ordered[last]))}"
+        f"{source.line_of(int(ordered[first]))} to {source.line_of(int(ordered[last]))}"
         for first, last in zip(starts, stops, strict=True)
     ]
-    drawn = "" if training.order.mode == "none" else "drawn from "
+    drawn = "" if plan.order.mode == "none" else "drawn from "
     return f"{drawn}lines {' and '.join(parts)}"
-
-
-def line_of(source: Source, row: int) -> int:
-    """The physical line, from 1, on which a row stands."""
-    return source.index.line_number(source.reader, source.row_offset(row))

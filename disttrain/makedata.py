@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from disttrain import formatting, storage
+from disttrain import formatting, local_files
 from disttrain.errors import StorageError, UsageError
 from disttrain.threads import num_cores
 
@@ -80,7 +80,7 @@ def make_data(
     _check_space(target, recipe)
     written = 0
     try:
-        with storage.atomic_write(target) as file:
+        with local_files.atomic_write(target) as file:
             written = file.write(recipe.header)
             for (_, rows_done), text in _blocks_in_order(recipe, num_threads or num_cores()):
                 _write_all(file, text)
@@ -113,7 +113,7 @@ def _require(condition: bool, message: str) -> None:
 
 def _check_target(path: str | Path, overwrite: bool) -> Path:
     """The path as one to write to; raise UsageError where that can't be."""
-    target = storage.local_path(str(path))
+    target = local_files.local_path(str(path))
     if target is None:
         raise UsageError(f"{path}: make-data writes to local files only; make it here, then copy it to the store")
     if target.is_dir():

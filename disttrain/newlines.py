@@ -19,7 +19,7 @@ import numba
 import numpy as np
 from numba.core import types
 
-from disttrain.compiling import compiled
+from disttrain.native import compiled
 
 BLOCK_WORDS = 240  # at most 255, so that counters of one byte cannot overflow; a multiple of the widest SIMD register
 

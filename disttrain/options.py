@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from disttrain import __version__
-from disttrain.config import Settings, from_home
+from disttrain.config import Settings
 from disttrain.errors import UsageError
+from disttrain.option_types import from_home
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -70,6 +72,26 @@ KINDS = {
     "tuple_type": "expected a list, such as a,b",
     "path_type": "expected a path",
 }
+
+
+@dataclass(frozen=True)
+class Command(Generic[S]):
+    """A subcommand: its options, what its help says around them, and what it does with them.
+
+    `run` gets the checked options and the environment as the process was given it.
+    """
+
+    prog: str
+    settings: type[S]
+    description: str
+    run: Callable[[S, Mapping[str, str]], None]
+    epilog: str = ""
+
+
+def load_command(command: Command[S], arguments: Sequence[str], environ: Mapping[str, str]) -> S:
+    """A subcommand's options; see `load`."""
+    parser = build_parser(command.settings, command.prog, command.description, command.epilog)
+    return load(command.settings, parser, arguments, environ)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -154,7 +154,7 @@ def _fault(rest: bytes, offset: int, layout: Layout) -> ParseFault:
     line = rest.partition(b"\n")[0]
     if b"\0" in line:
         return fault("nul", line.strip())
-    fields, whole = _split(line, layout.delimiter)
+    fields, whole = _fields_of(line, layout.delimiter)
     if not whole:
         return fault("quote", fields[-1], field=len(fields) - 1)
     if len(fields) != layout.num_fields:
@@ -170,7 +170,7 @@ def _fault(rest: bytes, offset: int, layout: Layout) -> ParseFault:
     return fault("text", line.strip(), field=0)
 
 
-def _split(line: bytes, delimiter: int) -> tuple[list[bytes], bool]:
+def _fields_of(line: bytes, delimiter: int) -> tuple[list[bytes], bool]:
     """A line's fields without the blanks around them, and whether every quote that begins one ends.
 
     Where one does not, that field is the last and holds all that is left of the line.

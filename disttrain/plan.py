@@ -1,115 +1,108 @@
-"""The plan of one pass over a file: its steps, their rows, and the superbatches in which they come."""
+"""The plan of an epoch: its steps, their rows, and the superbatches in which a worker gets them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from disttrain.epoch_cache import RowCache
-from disttrain.sharding import num_full_steps, num_steps, rank_rows_in_step, rows_in_step, shards_of_rank
-from disttrain.shuffle import FILE_ORDER, EpochOrder
-from disttrain.source import Source
-from disttrain.stream import Superbatch, superbatches
+from disttrain.ranges import Range
+from disttrain.sharding import Sharding, shards_of_rank
+from disttrain.shuffle import FILE_ORDER, EpochOrder, Window, shard_windows, window_blocks
 
 # A superbatch of 2 MiB is about 1,000 steps of the job: 18 ms of work for one trip from Python into TensorFlow.
 SUPERBATCH_BYTES = 2 << 20
-MAX_STEPS_PER_EXECUTION = 4096
+MAX_STEPS_PER_SUPERBATCH = 4096
 
 
 @dataclass(frozen=True)
-class Pass:
-    """One way through one file: the same shards and steps in every epoch; `order` says how their rows are drawn.
+class EpochPlan:
+    """Which rows one worker trains on, step by step, from `start_step` of an epoch on.
 
-    `cache`, if there is one, keeps the parsed rows from one epoch to the next. Up to `num_threads` shards are parsed at
-    a time.
+    The worker holds `shards`, and deals the rows of each step to `num_replicas` of the model, shard by shard. Steps are
+    handed over in superbatches of up to `steps_per_superbatch`. `order` says how the epoch's rows are drawn, and which
+    epoch it is.
     """
 
-    source: Source
-    num_shards: int
-    batch_size: int
-    steps_per_execution: int
+    sharding: Sharding
+    shards: range
+    steps_per_superbatch: int
     order: EpochOrder = FILE_ORDER
-    cache: RowCache | None = None
-    num_threads: int = 2
+    start_step: int = 0
+    num_replicas: int = 1
+
+    def of_epoch(self, epoch: int, start_step: int = 0) -> EpochPlan:
+        """The plan of another epoch, counted from 1."""
+        return replace(self, order=replace(self.order, epoch=epoch), start_step=start_step)
 
     @property
-    def num_steps(self) -> int:
-        """Steps of an epoch, the same on every rank."""
-        return num_steps(self.source.num_rows, self.num_shards, self.batch_size)
+    def rows_per_step(self) -> int:
+        """Rows that this worker gives to a full step."""
+        return len(self.shards) * self.sharding.batch_size
 
-    def stream(
-        self,
-        shards: range,
-        epoch: int = 1,
-        start_step: int = 0,
-        place: Callable[[Superbatch], Any] | None = None,
-    ) -> AbstractContextManager[Iterator[Superbatch]]:
-        """The superbatches of these shards from a step of an epoch on, read and placed ahead.
+    @property
+    def superbatch_steps(self) -> int:
+        """Steps of a full superbatch."""
+        return min(self.steps_per_superbatch, self.sharding.num_steps)
 
-        Its threads stop when it is left.
+    @property
+    def full_steps(self) -> int:
+        """Steps of a superbatch of full steps: 0 where the file is too short to give one."""
+        return min(self.superbatch_steps, self.sharding.num_full_steps)
+
+    def packs(self) -> Iterator[tuple[int, int]]:
+        """(first step, number of steps) of each superbatch.
+
+        The same on every rank: full steps are packed; the step in which any shard of the file is short stands alone.
+        Wherever it starts, superbatches end where those from step 0 on do.
         """
-        return superbatches(
-            self.source,
-            shards=shards,
-            num_shards=self.num_shards,
-            batch_size=self.batch_size,
-            steps_per_superbatch=self._steps_per_superbatch,
-            start_step=start_step,
-            order=replace(self.order, epoch=epoch),
-            cache=self.cache,
-            place=place,
-            num_threads=self.num_threads,
-        )
+        size, full = self.superbatch_steps, self.sharding.num_full_steps
+        first = self.start_step
+        while first < full:
+            stop = min(first - first % size + size, full)
+            yield first, stop - first
+            first = stop
+        for step in range(max(full, self.start_step), self.sharding.num_steps):
+            yield step, 1
 
-    def global_rows(self, first_step: int, count: int) -> npt.NDArray[np.int64]:
-        """Rows in the global batch of each of `count` steps, int64 [count]."""
-        rows = np.full(count, self.num_shards * self.batch_size, np.int64)
-        num_full = num_full_steps(self.source.num_rows, self.num_shards, self.batch_size)
-        for step in range(max(first_step, num_full), first_step + count):
-            rows[step - first_step] = rows_in_step(self.source.num_rows, self.num_shards, self.batch_size, step)
-        return rows
+    def steps_before(self, first_step: int) -> int:
+        """Steps between where a superbatch would begin in a whole epoch and where it does begin."""
+        return first_step % self.superbatch_steps if first_step < self.sharding.num_full_steps else 0
 
-    def full_shape(self, shards: range) -> tuple[int, int, int] | None:
-        """The shape of these shards' full superbatches, or None if the file is too short to give one."""
-        num_full = num_full_steps(self.source.num_rows, self.num_shards, self.batch_size)
-        steps = min(self.steps_per_execution, self.num_steps, num_full)
-        return (steps, len(shards) * self.batch_size, self.source.num_columns) if steps else None
+    def rows_of_shards(self, step: int) -> list[int]:
+        """How many rows each of the held shards gives to a step."""
+        return [len(self.sharding.shard_step(shard, step)) for shard in self.shards]
 
-    def rows_of_replicas(self, shards: range, num_replicas: int, step: int) -> tuple[int, ...]:
-        """How many rows of a step each of one worker's replicas gets: those of its part of the worker's shards."""
-        held = (shards_of_rank(len(shards), num_replicas, replica) for replica in range(num_replicas))
-        num_rows = self.source.num_rows
-        return tuple(
-            rank_rows_in_step(num_rows, self.num_shards, self.batch_size, (shards[n] for n in numbers), step)
-            for numbers in held
-        )
+    def rows_of_replicas(self, step: int) -> tuple[int, ...]:
+        """How many rows of a step each of this worker's replicas gets: those of its part of the worker's shards."""
+        held = (shards_of_rank(len(self.shards), self.num_replicas, replica) for replica in range(self.num_replicas))
+        return tuple(self.sharding.rows_of((self.shards[number] for number in numbers), step) for numbers in held)
 
-    def steps_before(self, superbatch: Superbatch) -> int:
-        """Steps between where this superbatch would begin in a whole epoch and where it does begin."""
-        num_full = num_full_steps(self.source.num_rows, self.num_shards, self.batch_size)
-        return superbatch.first_step % self._steps_per_superbatch if superbatch.first_step < num_full else 0
+    def rows_left(self, shard: int) -> Range:
+        """A shard's rows from `start_step` on, as they are counted in the epoch's order."""
+        return Range(self.sharding.shard_step(shard, self.start_step).start, self.sharding.shard(shard).stop)
 
-    @property
-    def _steps_per_superbatch(self) -> int:
-        return min(self.steps_per_execution, self.num_steps)
+    def windows(
+        self, shard: int, block_bounds: npt.NDArray[np.int64], num_columns: int, first_row: int
+    ) -> Iterator[Window]:
+        """The windows of a shuffled shard, from the one on that holds row `first_row` of the shard."""
+        num_shards = self.sharding.num_shards
+        num_blocks = window_blocks(block_bounds, num_shards, num_columns)
+        return shard_windows(self.order, block_bounds, num_shards, shard, num_blocks, first_row)
 
-    def is_full(self, shards: range, superbatch: Superbatch) -> bool:
-        """Whether each of these shards gives a whole batch to each of the superbatch's steps."""
-        return bool(superbatch.data.shape[1] == len(shards) * self.batch_size)
+    def max_window_rows(self, block_bounds: npt.NDArray[np.int64], num_columns: int) -> int:
+        """Rows of the longest window at most."""
+        num_blocks = window_blocks(block_bounds, self.sharding.num_shards, num_columns)
+        return min(num_blocks * int(np.diff(block_bounds).max()), len(self.sharding.shard(0)))
 
 
-def steps_per_superbatch(
-    source: Source, shards_held: int, batch_size: int, wanted: int | None, multiple_of: int
-) -> int:
+def steps_per_superbatch(num_columns: int, shards_held: int, batch_size: int, wanted: int | None, multiple: int) -> int:
     """Steps that are handed to the engine together: `wanted`, or what SUPERBATCH_BYTES hold, rounded up to a multiple.
 
     The same on every rank if `shards_held` is the most that any rank holds.
     """
-    bytes_per_step = batch_size * shards_held * source.num_columns * 4
-    steps = wanted or min(max(SUPERBATCH_BYTES // bytes_per_step, 1), MAX_STEPS_PER_EXECUTION)
-    return -(-steps // multiple_of) * multiple_of
+    bytes_per_step = batch_size * shards_held * num_columns * 4
+    steps = wanted or min(max(SUPERBATCH_BYTES // bytes_per_step, 1), MAX_STEPS_PER_SUPERBATCH)
+    return -(-steps // multiple) * multiple

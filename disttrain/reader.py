@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 Span = tuple[int, int]  # bytes [start, stop)
 UNVERSIONED = "unversioned"  # ends the fingerprint of a file of which a store tells no more than the size
@@ -57,3 +58,19 @@ class Reader(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+class Directory(Protocol):
+    """A directory of files, local or of a store, each written whole or not at all."""
+
+    def names(self) -> list[str]:
+        """The names of all files; none where there is no directory."""
+
+    def put(self, name: str, write: Callable[[BinaryIO], None]) -> None:
+        """Write a file whole or not at all."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+
+    def close(self) -> None:
+        """Let go."""

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 import keras
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
+from disttrain.errors import DataError
+from disttrain.located import step_rows
+from disttrain.plan import EpochPlan
+from disttrain.row_source import Floats, RowSource
+from disttrain.stream import Superbatch
+
 T = TypeVar("T")
-Floats = npt.NDArray[np.float32]
 
 _INDEX = re.compile(r"= (-?\d+) is not in \[0, (\d+)\)")
 _LABEL = re.compile(r"label value of (-?\d+) which is outside the valid range of \[0, (\d+)\)")
@@ -26,6 +31,27 @@ class Refusal:
     row: int
     column: int | None
     what: str
+
+
+def refuse_row(source: RowSource, plan: EpochPlan, step: int, batch: Floats, model: keras.Model) -> None:
+    """Raises DataError, with line and column, for a row of a step's `batch` that the model refuses, if it does one."""
+    refusal = refused_row(model, batch, len(source.feature_names))
+    if refusal is not None:
+        row = int(step_rows(source, plan, step)[refusal.row])
+        names = (*source.feature_names, *source.target_names)
+        column = "" if refusal.column is None else f"column '{names[refusal.column]}' "
+        raise DataError(f"{source.url}, line {source.line_of(row)}: {column}{refusal.what}")
+
+
+@contextmanager
+def refusals_located(source: RowSource, plan: EpochPlan, superbatch: Superbatch, model: keras.Model) -> Iterator[None]:
+    """Makes what a kernel refuses of a superbatch a DataError that names the line."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError:
+        for number, batch in enumerate(superbatch.data):
+            refuse_row(source, plan, superbatch.first_step + number, batch, model)
+        raise
 
 
 def refused_row(model: keras.Model, rows: Floats, num_features: int) -> Refusal | None:

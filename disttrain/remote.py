@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
+from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from disttrain.activity import touch
 from disttrain.answers import Asked, http_info, http_range, s3_range
@@ -69,7 +72,7 @@ class _Object:
             self.fs.invalidate_cache(self.path)
             return dict(self.calls.run("info", timeout_s, self.path))
 
-        info = self._info = self.calls.patiently("give the file's size", attempt)
+        info = self._info = self.calls.with_retries("give the file's size", attempt)
         self.calls.has_answered = True
         if info.get("type") == "directory":
             raise UsageError(f"{self.url}: is a directory, expected a file")
@@ -90,7 +93,7 @@ class _Object:
                     raise ConnectionError(f"asked for {stop - start} bytes, got {len(piece)}")
             return list(pieces)
 
-        return self.calls.patiently(f"give bytes {ranges[0][0]} to {ranges[-1][1]} of {size_bytes}", attempt)
+        return self.calls.with_retries(f"give bytes {ranges[0][0]} to {ranges[-1][1]} of {size_bytes}", attempt)
 
     async def _gather(self, ranges: list[Span]) -> list[bytes]:
         return list(await asyncio.gather(*map(self._range, ranges)))
@@ -113,3 +116,65 @@ def _version(info: dict[str, Any]) -> str:
             if info.get(field):
                 return str(info[field]).strip('"')
     return UNVERSIONED
+
+
+SLOW_BYTES_PER_S = 2_000_000  # a link slower than this is given up, however large the object
+
+
+class RemoteDirectory:
+    """The objects right below a URL; every call waits and tries again as its patience says."""
+
+    def __init__(self, url: str, patience: Patience) -> None:
+        self._url = url.rstrip("/")
+        self._patience = patience
+        self._calls = StoreCalls(self._url, patience)
+
+    def names(self) -> list[str]:
+        """The names of its objects, in no order; none where the directory does not exist."""
+
+        def attempt(timeout_s: float) -> list[str]:
+            self._calls.fs.invalidate_cache(self._calls.path)
+            try:
+                paths = self._calls.run("ls", timeout_s, self._calls.path, detail=False)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+            return [str(path).rstrip("/").rsplit("/", 1)[-1] for path in paths]
+
+        return self._calls.with_retries("list the directory", attempt)
+
+    def put(self, name: str, write: Callable[[BinaryIO], None]) -> None:
+        """Store what `write` writes as one object, whole or not at all, in place of one of that name."""
+        stream = io.BytesIO()
+        write(stream)
+        content = stream.getvalue()
+
+        def attempt(timeout_s: float) -> None:
+            try:
+                self._calls.run("pipe_file", timeout_s, f"{self._calls.path}/{name}", content)
+            except FileNotFoundError as error:
+                raise UsageError(f"{self._url}: there is no such bucket or directory; make it first") from error
+            except NotImplementedError as error:
+                raise UsageError(f"{self._url}: cannot be written to; name a directory or a bucket") from error
+
+        extra_s = len(content) / SLOW_BYTES_PER_S
+        patience = replace(
+            self._patience,
+            attempt_s=self._patience.attempt_s + extra_s,
+            total_s=self._patience.total_s + 2 * extra_s,
+        )
+        self._calls.with_retries(f"take {name} ({len(content):,} bytes)", attempt, patience)
+
+    def remove(self, name: str) -> None:
+        """Remove an object; one that is not there is removed."""
+
+        def attempt(timeout_s: float) -> None:
+            try:
+                self._calls.run("rm_file", timeout_s, f"{self._calls.path}/{name}")
+            except FileNotFoundError:
+                return
+
+        self._calls.with_retries(f"remove {name}", attempt)
+
+    def close(self) -> None:
+        """Cancel what is running; a second call does nothing."""
+        self._calls.close()

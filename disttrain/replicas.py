@@ -40,8 +40,8 @@ class Replicas(Protocol):
     def results(self, value: Any) -> list[Any]:
         """Each replica's part of a value."""
 
-    def place(self, arrays: Sequence[npt.NDArray[Any]]) -> Any:
-        """A value of one tensor for each replica, on its device."""
+    def copy(self, arrays: Sequence[npt.NDArray[Any]]) -> Any:
+        """A value of one tensor for each replica, copied to its device."""
 
     def read(self, variable: Any) -> npt.NDArray[Any]:
         """What each replica holds of a Keras variable, [replicas, ...]."""
@@ -76,7 +76,7 @@ class OneReplica:
         """The value."""
         return [value]
 
-    def place(self, arrays: Sequence[npt.NDArray[Any]]) -> tf.Tensor:
+    def copy(self, arrays: Sequence[npt.NDArray[Any]]) -> tf.Tensor:
         """The one array, on TensorFlow's first device."""
         (array,) = arrays
         return tf.constant(array)

@@ -1,172 +1,148 @@
-"""What differs between the run that wrote a checkpoint and this one, side by side, with the remedy for each."""
+"""Where a run goes on from: the newest checkpoint of its directory, or one that was named, if it fits."""
 
 from __future__ import annotations
 
-import re
-import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from disttrain.errors import CheckpointError
+from disttrain.checkpoint import Checkpoint, Position, file_name, foreign_content, position_of
+from disttrain.checkpoint_store import BestMode, CheckpointStore
+from disttrain.checkpointing import Contents
+from disttrain.config import TrainConfig
+from disttrain.differences import refuse
+from disttrain.errors import UsageError, redacted
+from disttrain.local_files import local_path
+from disttrain.record import RunRecord
+from disttrain.results import CHECKPOINTS, HISTORY, MODEL
 
-ANEW = "start anew with --overwrite"
-MOST_WEIGHTS = 5  # of those that differ are shown
+FOREIGN = "is whole, but not of a run of disttrain's ({}); --overwrite starts anew"
 
 
 @dataclass(frozen=True)
-class Difference:
-    """One thing that is not as it was: both sides as text of one or more lines, and what to do about it."""
+class RunPaths:
+    """Where a run's results and its checkpoints go, and where it is to resume from, if that is elsewhere."""
 
-    name: str
-    kept: str
-    now: str
-    remedy: str
+    output: Path
+    checkpoints: str
+    resume_from: str | None = None
+
+    @classmethod
+    def of(cls, config: TrainConfig, default_output: Path) -> RunPaths:
+        """The paths that the options name; `--resume RUN` alone goes on in that run's own directory."""
+        named = None if config.resume in ("auto", "never") else config.resume.rstrip("/")
+        output, path = config.output, local_path(named) if named is not None else None
+        if path is not None and (path / CHECKPOINTS).is_dir():
+            output, named = output or path, str(path / CHECKPOINTS)
+        output = output or default_output
+        checkpoints = (config.checkpoint_dir or str(output / CHECKPOINTS)).rstrip("/")
+        return cls(output, checkpoints, None if named is None or _is_same(named, checkpoints) else named)
 
 
-def differences(kept: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
-    """What keeps a run from going on where a checkpoint ends, in the order of the table below.
+def find_checkpoint(
+    paths: RunPaths, config: TrainConfig, say: Callable[[str], None]
+) -> tuple[RunPaths, Checkpoint | None]:
+    """The checkpoint to go on from, None to start anew, and the paths of the run that goes on.
 
-    Args:
-        kept: of the run that wrote the checkpoint, as JSON gives it back; these keys, of which any may be missing on
-            either side and is then not compared:
+    These are its own alone where a run that began from a checkpoint elsewhere has checkpoints already: it goes on from
+    those. Whatever is passed over is said, with the reason.
 
-            data, validation_data: mapping of each file's URL to its fingerprint. A file that only moved is the same.
-            num_rows, num_shards, batch_size, seed: integers; warmup_epochs: a number.
-            features, targets, metrics: lists of names.
-            shuffle, precision, compression, loss: strings.
-            model, optimizer: lists of [name, shape, dtype], one for each variable, in order.
-            optimizer_class: a string.
-        now: the same of this run; tuples count as lists.
+    Raises:
+        UsageError: if there are checkpoints, but none can be taken, or they are of a run that is not to go on here.
+        StorageError: if a store or a disk does not answer.
     """
-    found: list[Difference] = []
-    for name, compare in _COMPARED.items():
-        follows = name == "optimizer" and any(difference.name == "model" for difference in found)
-        if name in kept and name in now and not follows:
-            difference = compare(name, _plain(kept[name]), _plain(now[name]))
-            if difference is not None:
-                found.append(difference)
+    if config.overwrite:
+        return paths, None
+    if config.resume in ("auto", "never") and config.checkpoint_dir is None and not paths.output.is_dir():
+        return paths, None
+    elsewhere = paths.resume_from
+    starts_anew = config.resume == "never" or (config.resume == "auto" and config.checkpoint_every == "never")
+    with CheckpointStore(paths.checkpoints, keep=config.keep) as store:
+        holds_some = bool(store.names())
+        if holds_some and starts_anew:
+            raise UsageError(
+                f"{paths.checkpoints}: holds checkpoints of an earlier run; name another place or add --overwrite"
+            )
+        if holds_some or (elsewhere is None and config.resume != "auto"):
+            found = _newest(store, say)
+            if elsewhere is not None and RunRecord.of(found).resumed_from != redacted(config.resume):
+                raise UsageError(
+                    f"{paths.checkpoints}: holds checkpoints of a run that did not begin from {config.resume}; "
+                    "name another place, or go on with that run without --resume"
+                )
+            return replace(paths, resume_from=None), found
+    return paths, None if elsewhere is None else _load(elsewhere, config, say)
+
+
+def _load(path: str, config: TrainConfig, say: Callable[[str], None]) -> Checkpoint:
+    """The checkpoint of this path or URL, or the newest of a directory."""
+    directory, _, name = path.rpartition("/")
+    is_one = position_of(name) is not None
+    with CheckpointStore((directory or ".") if is_one else path, keep=config.keep) as store:
+        return store.load(name) if is_one else _newest(store, say)
+
+
+def _newest(store: CheckpointStore, say: Callable[[str], None]) -> Checkpoint:
+    found = store.newest(lambda name, reason: say(f"Passed over checkpoint {name}: {reason}"))
+    if found is None:
+        raise UsageError(f"{store.url}: has no checkpoint that can be taken; --overwrite starts anew")
     return found
 
 
-def refuse(where: str, found: Sequence[Difference]) -> CheckpointError:
-    """The error that shows the differences of the checkpoint `where` from this run under each other."""
-    lines = [f"{where} is of another run:"]
-    for difference in found:
-        lines += [
-            f"  {difference.name}",
-            *_labelled("    in the checkpoint: ", difference.kept),
-            *_labelled("    in this run:       ", difference.now),
-            *_labelled("    what to do:        ", difference.remedy),
-        ]
-    return CheckpointError("\n".join(lines))
+def _is_same(one: str, other: str) -> bool:
+    path, other_path = local_path(one), local_path(other)
+    if path is None or other_path is None:
+        return one == other
+    return path.resolve() == other_path.resolve()
 
 
-def _labelled(label: str, text: str) -> list[str]:
-    first, *others = text.split("\n")
-    return [label + first, *(" " * len(label) + line for line in others)]
+def how_to_go_on(paths: RunPaths, config: TrainConfig) -> str:
+    """What goes on with a run that was stopped, for its last line."""
+    if config.output is not None:
+        how = "the same command again"
+    elif config.checkpoint_dir is not None:
+        how = f"the same command with --output {paths.output}"
+    else:
+        how = f"--resume {paths.output}"
+    return f"to go on: {how}{', without --overwrite' if config.overwrite else ''}"
 
 
-def _plain(value: Any) -> Any:
-    """As JSON gives it back."""
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+def best_by(config: TrainConfig) -> tuple[str, BestMode] | None:
+    """The monitored value by which the best checkpoint stays, and which is best."""
+    if config.keep_best is None:
+        return ("val_loss", "min") if config.validation_data else None
+    name, _, mode = config.keep_best.partition(":")
+    return name, "max" if mode == "max" else "min"
 
 
-def _option(name: str, kept: Any, now: Any) -> Difference | None:
-    if kept == now:
-        return None
-    flag = f"--{name.replace('_', '-')}"
-    value = ",".join(kept) if isinstance(kept, list) else str(kept)
-    return Difference(name.replace("_", " "), value, _words(now), f"{flag} {shlex.quote(value)}, or {ANEW}")
+def show_position(position: Position) -> str:
+    """`epoch 3, step 1,200`."""
+    return f"epoch {position.epoch}, step {position.step:,}"
 
 
-def _words(value: Any) -> str:
-    return ",".join(value) if isinstance(value, list) else str(value)
+def check_of_a_run(paths: RunPaths, checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError for a checkpoint that is whole, but tells nothing of a training run."""
+    with foreign_content(f"{paths.resume_from or paths.checkpoints}, {file_name(checkpoint.position)}", FOREIGN):
+        Contents.of(checkpoint)
+        checkpoint.about["run"]["num_shards"], checkpoint.about["run"]["options"]["resume"]
 
 
-def _data(name: str, kept: Mapping[str, str], now: Mapping[str, str]) -> Difference | None:
-    if sorted(kept.values()) == sorted(now.values()):
-        return None
-    kept_text, now_text = (
-        "\n".join(f"{url} ({fingerprint})" for url, fingerprint in sorted(side.items())) for side in (kept, now)
-    )
-    return Difference(name.replace("_", " "), kept_text, now_text, f"put the file back, or {ANEW}")
+def check_same_run(paths: RunPaths, checkpoint: Checkpoint, now: RunRecord) -> None:
+    """Raises CheckpointError with what differs between the run of a checkpoint and this one, if anything does."""
+    name = file_name(checkpoint.position)
+    where = paths.resume_from or paths.checkpoints
+    with foreign_content(f"{where}, {name}", FOREIGN):
+        found = RunRecord.of(checkpoint).differences(now)
+    if found:
+        where = where.rstrip("/")
+        raise refuse(where if where.endswith(name) else f"{where}/{name}", found)
 
 
-def _rows(name: str, kept: int, now: int) -> Difference | None:
-    if kept == now:
-        return None
-    return Difference("rows", f"{kept:,}", f"{now:,}", f"put the file back, or {ANEW}")
-
-
-def _model(name: str, kept: list[Any], now: list[Any]) -> Difference | None:
-    return _variables("model", kept, now, f"build the same model (--model, --hidden), or {ANEW}")
-
-
-def _optimizer(name: str, kept: list[Any], now: list[Any]) -> Difference | None:
-    return _variables("optimizer's variables", kept, now, f"compile the model with the same optimizer, or {ANEW}")
-
-
-def _optimizer_class(name: str, kept: str, now: str) -> Difference | None:
-    if kept == now:
-        return None
-    return Difference("optimizer", kept, now, f"compile the model with {kept}, or {ANEW}")
-
-
-def _loss(name: str, kept: str, now: str) -> Difference | None:
-    if kept == now:
-        return None
-    return Difference("loss", kept, now, f"--loss {shlex.quote(kept)}, or compile your own model with it, or {ANEW}")
-
-
-def _metrics(name: str, kept: Sequence[str], now: Sequence[str]) -> Difference | None:
-    """Sums of an epoch that has begun are of the metrics it began with."""
-    if kept == now:
-        return None
-    remedy = f"--metrics {shlex.quote(','.join(kept))}, or compile your own model with them, or {ANEW}"
-    return Difference(name, ",".join(kept) or "none", ",".join(now) or "none", remedy)
-
-
-def _variables(name: str, kept: list[Any], now: list[Any], remedy: str) -> Difference | None:
-    """Compares variables in their order. Keras's numbers in the names (`dense_3`) differ from process to process."""
-    missing = ["", None, ""]
-    length = max(len(kept), len(now))
-    sides = [[*side, *[missing] * (length - len(side))] for side in (kept, now)]
-    differ = [(a, b) for a, b in zip(*sides, strict=True) if _unnumbered(a) != _unnumbered(b)]
-    if not differ:
-        return None
-    shown = [[_variable(side) for side in pair] for pair in differ[:MOST_WEIGHTS]]
-    more = [f"and {len(differ) - MOST_WEIGHTS} more"] if len(differ) > MOST_WEIGHTS else []
-    kept_text, now_text = ("\n".join([*texts, *more]) for texts in zip(*shown, strict=True))
-    return Difference(name, kept_text, now_text, remedy)
-
-
-def _unnumbered(variable: Sequence[Any]) -> list[Any]:
-    name, *others = variable
-    return [re.sub(r"_\d+(?=[/_]|$)", "", name), *others]
-
-
-def _variable(variable: Sequence[Any]) -> str:
-    name, shape, dtype = variable
-    return f"{name} {shape} {dtype}" if shape is not None else "none"
-
-
-_COMPARED: dict[str, Callable[[str, Any, Any], Difference | None]] = {
-    "data": _data,
-    "validation_data": _data,
-    "num_rows": _rows,
-    "features": _option,
-    "targets": _option,
-    "num_shards": _option,
-    "batch_size": _option,
-    "shuffle": _option,
-    "seed": _option,
-    "precision": _option,
-    "compression": _option,
-    "warmup_epochs": _option,
-    "model": _model,
-    "loss": _loss,
-    "metrics": _metrics,
-    "optimizer_class": _optimizer_class,
-    "optimizer": _optimizer,
-}
+def is_finished(paths: RunPaths, checkpoint: Checkpoint, epochs: int) -> bool:
+    """Whether a run that would go on has nothing left to do: its last epoch is done and its model is there."""
+    if paths.resume_from is not None or not Contents.of(checkpoint).progress.is_done(epochs):
+        return False
+    model, history = paths.output / MODEL, paths.output / HISTORY
+    if not (model.exists() and history.exists()):
+        return False
+    return model.stat().st_mtime_ns >= history.stat().st_mtime_ns  # else it is of fewer epochs than there are

@@ -15,13 +15,16 @@ from disttrain.checkpoint import Checkpoint
 from disttrain.checkpoint_store import CheckpointStore
 from disttrain.commits import Commits
 from disttrain.config import TrainConfig
+from disttrain.continuity import ElasticRun
 from disttrain.errors import HungError, PeerError, Stopped
+from disttrain.launched import launched_elastic
 from disttrain.model import num_dense_weights
-from disttrain.resume_point import Places, best_by, how_to_go_on
-from disttrain.session import Elastic, Session
-from disttrain.stopping import StopSignals
+from disttrain.record import RunRecord
+from disttrain.resume import RunPaths, best_by, how_to_go_on
+from disttrain.session import Session
+from disttrain.stop_signals import StopSignals
 from disttrain.watching.watchdog import Watchdog
-from disttrain.world import Backend, BackendOptions, launched_elastic
+from disttrain.world import Backend, BackendOptions
 
 SMALL_MODEL_WEIGHTS = 100_000
 
@@ -97,7 +100,7 @@ def _train_elastic(config: TrainConfig, environ: Mapping[str, str], options: Bac
         watch.enter_context(watchdog)
         try:
             with ExitStack() as stack:
-                Session(config, environ, backend, stack, Elastic(commits, stop)).train()
+                Session(config, environ, backend, stack, ElasticRun(environ, commits, stop)).train()
         except Stopped:
             watch.close()  # it leaves, and is not to be missed
             raise
@@ -108,12 +111,12 @@ def _train_elastic(config: TrainConfig, environ: Mapping[str, str], options: Bac
 
 def _save(config: TrainConfig, commit: Checkpoint) -> str:
     """Writes a checkpoint of the last commit for a run that is stopped between two worlds; returns what to say."""
-    places = Places.of(config, Path(commit.about["run"]["output"]))
-    store = CheckpointStore(places.checkpoints, keep=config.keep, best_by=best_by(config))
+    paths = RunPaths.of(config, Path(str(RunRecord.of(commit).output)))
+    store = CheckpointStore(paths.checkpoints, keep=config.keep, best_by=best_by(config))
     with store, activity("writing the last checkpoint"):
         store.save(commit)
     position = commit.position
-    return f"stopped in epoch {position.epoch}, after step {position.step:,}; {how_to_go_on(places, config)}"
+    return f"stopped in epoch {position.epoch}, after step {position.step:,}; {how_to_go_on(paths, config)}"
 
 
 def _forget_models() -> None:

@@ -21,10 +21,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from disttrain.checkpoint_store import open_directory
 from disttrain.errors import DataError, DisttrainError, StorageError, UsageError
+from disttrain.local_files import FULL, local_path, remove_parts
 from disttrain.reader import PATIENCE
-from disttrain.storage import FULL, local_path, open_reader, remove_parts
+from disttrain.storage import open_directory, open_reader
 from disttrain.watching.processes import Process, end_at_once, is_there, this_process
 
 RECORD = "in-use.json"
@@ -105,7 +105,7 @@ class RunLock:
         self._on_loss = on_loss or self._end
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         self._own = Holder(this_process(), now, secrets.token_hex(8), launch)
-        self._place = open_directory(url)
+        self._directory = open_directory(url)
         if self._path is not None:
             remove_parts(self._path, re.escape(RECORD), with_living_writers=True)
         self._made = [] if self._path is None else _make(self._path)
@@ -115,7 +115,7 @@ class RunLock:
         try:
             self._take(say)
         except BaseException:
-            self._close_place()
+            self._close_directory()
             raise
         self._thread = threading.Thread(target=self._beat, name="run-lock", daemon=True)
         self._thread.start()
@@ -130,8 +130,8 @@ class RunLock:
             with contextlib.suppress(DisttrainError, OSError):
                 found = self._read()
                 if found is not None and found.token == self._own.token:
-                    self._place.remove(RECORD)
-            self._close_place()
+                    self._directory.remove(RECORD)
+            self._close_directory()
 
     def __enter__(self) -> RunLock:
         return self
@@ -239,10 +239,10 @@ class RunLock:
         def write(stream: BinaryIO) -> None:
             stream.write(text)
 
-        self._place.put(RECORD, write)
+        self._directory.put(RECORD, write)
 
-    def _close_place(self) -> None:
-        self._place.close()
+    def _close_directory(self) -> None:
+        self._directory.close()
         for made in self._made:
             with contextlib.suppress(OSError):  # something is in it
                 made.rmdir()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -16,69 +14,63 @@ import tensorflow as tf
 
 import disttrain
 from disttrain.activity import activity
+from disttrain.announce import announce_data, announce_result, announce_resumed, announce_stopping, announce_world
 from disttrain.callbacks import build_callbacks
 from disttrain.checkpoint import Checkpoint, Position
 from disttrain.checkpoint_store import CheckpointStore
 from disttrain.checkpoint_writer import CheckpointWriter
-from disttrain.commits import Beginning, Commits, WorldChanged
-from disttrain.config import Every, TrainConfig, default_cache_dir
+from disttrain.checkpointing import Checkpointing, Contents
+from disttrain.commits import Change, RunDefaults
+from disttrain.config import TrainConfig, default_cache_dir
+from disttrain.console import ConsoleProgress, open_console
 from disttrain.constant import Constant, best_constant, keep_targets, load_targets
-from disttrain.engine import Engine
-from disttrain.errors import DataError, Stopped, UsageError
+from disttrain.continuity import Continuity, FixedRun
+from disttrain.errors import Stopped
+from disttrain.evaluator import Evaluator
 from disttrain.findings import Findings
-from disttrain.heads import Head, head_of, labels_of
+from disttrain.identity import new_learning_rate, record_of
 from disttrain.inputs import Inputs
-from disttrain.keeper import Keeper
-from disttrain.labels import check_shares, num_classes
-from disttrain.model import build_model
-from disttrain.plan import Pass
-from disttrain.reporting.progress import (
-    ProgressReporter,
-    SilentReporter,
-    open_console,
-    show_number,
-    show_rate,
-    show_values,
-)
-from disttrain.reporting.results import RunDirectory, default_directory
-from disttrain.resume_point import (
-    Places,
+from disttrain.launched import launched_rank
+from disttrain.logs import History, MetricsLog
+from disttrain.option_types import Every
+from disttrain.preparation import Prepared, last_layer, prepare
+from disttrain.progress import EpochResult
+from disttrain.record import RunRecord
+from disttrain.reports import Regrouped, Reporter
+from disttrain.results import RunDirectory, default_directory
+from disttrain.resume import (
+    RunPaths,
     best_by,
-    check_keep_best,
     check_of_a_run,
     check_same_run,
-    describe_run,
     find_checkpoint,
     how_to_go_on,
     is_finished,
-    kept_setting,
-    metric_names,
-    new_learning_rate,
-    show_position,
 )
-from disttrain.run_lock import RunLock, launch_of
-from disttrain.sharding import shards_of_rank
-from disttrain.shuffle import FILE_ORDER, EpochOrder
-from disttrain.source import Source, listed, remarks
-from disttrain.standing import EpochResult, Standing
-from disttrain.stopping import StopSignals
+from disttrain.run_lock import RunLock
+from disttrain.source import Source
+from disttrain.stream import Feed
 from disttrain.trainer import Trainer
-from disttrain.world import SIGNALS_S, Backend, launched_rank, together
+from disttrain.world import Backend, together
 
-MAX_COLUMNS_SHOWN = 8  # in the line that begins a run
 LAST_CHECKPOINT_S = 300.0  # how long a stopped run waits for its last checkpoint
 
 
 @dataclass(frozen=True)
-class Elastic:
-    """What outlasts the worlds of an elastic run."""
+class Opened:
+    """The files of a run, and what it goes on from: `resumed` is the record in `checkpoint`."""
 
-    commits: Commits
-    stop: StopSignals
+    data: str
+    training: Source
+    validation: Source | None
+    paths: RunPaths
+    checkpoint: Checkpoint | None
+    resumed: RunRecord | None
+    num_shards: int
 
 
 class Session:
-    """One run's objects, or those of one world of an `elastic` run; what they hold open, `stack` closes."""
+    """One run's objects, or those of one world of an elastic run; what they hold open, `stack` closes."""
 
     def __init__(
         self,
@@ -86,14 +78,13 @@ class Session:
         environ: Mapping[str, str],
         backend: Backend,
         stack: ExitStack,
-        elastic: Elastic | None = None,
+        continuity: Continuity | None = None,
     ) -> None:
+        """`continuity` is that of a run in one world by default."""
         self.config = config
         self.backend = backend
         self.stack = stack
-        self.elastic = elastic
-        self._launch = launch_of(environ) if elastic is not None else ""
-        self._committed = elastic.commits.last if elastic is not None else None
+        self.continuity = continuity or FixedRun()
         plain = False if launched_rank(environ) is not None else None  # mpirun gives rank 0 a terminal of its own
         self.console = open_console(is_quiet=not backend.world.is_leader, is_terminal=plain)
         cache_dir = config.cache_dir or default_cache_dir(environ)
@@ -101,278 +92,185 @@ class Session:
 
     def train(self) -> None:
         """From the first look at the files to the saved model; all workers call it."""
-        config, world = self.config, self.backend.world
+        opened = self._open()
+        prepared = self._prepare(opened)
+        record = record_of(self.config, prepared.training, opened.validation, prepared.engine.model, opened.paths)
+        if opened.checkpoint is not None and self._is_finished(opened.paths, opened.checkpoint, record):
+            self.console.print(f"{opened.paths.output}: trained already; --epochs adds epochs, --overwrite starts anew")
+            return
+        self._train(opened, prepared, record)
+
+    def _open(self) -> Opened:
+        """Finds what the run goes on from, and opens its files."""
         data = self.inputs.training_data()
-        beginning = self._beginning(data)
-        named = Places.of(config, Path(beginning.output))
+        own = RunDefaults(str(default_directory(data)), self.backend.world.num_replicas)
+        defaults = self.continuity.settle(own, self.backend)
+        named = RunPaths.of(self.config, Path(defaults.output))
         together(self.backend, lambda: self._hold(named))
-        places, checkpoint = self._find_checkpoint(named)
-        training_source = self.inputs.open(data)
-        validation_data = config.validation_data
-        validation_source = self.inputs.open(validation_data, like=training_source) if validation_data else None
-        num_shards = config.num_shards or kept_setting(checkpoint, "num_shards", beginning.num_shards)
-        head = self._head(training_source)
-        engine, training, validation = together(
-            self.backend, lambda: self._prepare(training_source, validation_source, head, num_shards, checkpoint)
-        )
-        run = describe_run(config, training, validation, engine.model, places)
-        if checkpoint is not None:
-            together(self.backend, lambda: check_same_run(places, checkpoint, run))
-            # After a change the model is written in any case: one that is there may be that of an earlier run.
-            if self._committed is None and self.backend.gather(is_finished(places, checkpoint, config.epochs))[0]:
-                self.console.print(f"{places.output}: trained already; --epochs adds epochs, --overwrite starts anew")
-                return
-        callbacks = together(
-            self.backend,
-            lambda: build_callbacks(config.callbacks, world, engine.model, config.epochs, training.num_steps),
-        )
-        directory = together(self.backend, lambda: self._directory(places, data, checkpoint))
-        keeper, writer = together(self.backend, lambda: self._keeper(directory, places, checkpoint, run))
-        reporter = self._reporter(directory, training)
-        if self.elastic is None or self.elastic.commits.change is None:
-            self._announce(data, training, checkpoint)
-        findings = self._findings(engine, training, validation, reporter)
-        trainer = Trainer(
-            engine, self.backend, reporter, callbacks, training, validation, keeper,
-            skips_nonfinite=config.on_nonfinite == "skip", findings=findings,
-        )  # fmt: skip
-        seconds = trainer.compile()
-        if not self._tell_change(directory, checkpoint):
-            self.console.print(f"Compiled the superstep in {seconds:.1f} s")
-        try:
-            results = trainer.run(
-                config.epochs, checkpoint, learning_rate=new_learning_rate(config, num_shards, checkpoint)
-            )
-        except Stopped as stopped:
-            self._part()
-            self._wait_for(writer)
-            raise Stopped(f"{stopped}; {how_to_go_on(places, config)}") from stopped
-        finally:
-            reporter.close()
-        # All wait for the leader: an elastic run ends with the first worker that ends.
-        together(self.backend, lambda: self._finish(results, directory, engine, findings.constant))
+        paths, checkpoint = self._find_checkpoint(named)
+        resumed = RunRecord.of(checkpoint) if checkpoint is not None else None
+        training = self.inputs.open(data)
+        url = self.config.validation_data
+        validation = self.inputs.open(url, like=training) if url else None
+        kept = resumed.num_shards if resumed is not None else None
+        num_shards = self.config.num_shards or kept or defaults.num_shards
+        return Opened(data, training, validation, paths, checkpoint, resumed, num_shards)
 
-    def _beginning(self, data: str) -> Beginning:
-        """The default output and number of shards; in all worlds of an elastic run those of the first one."""
-        own = Beginning(str(default_directory(data)), self.backend.world.num_replicas)
-        if self.elastic is None:
-            return own
-        if self._committed is not None:
-            run = self._committed.about["run"]
-            return Beginning(run["output"], run["num_shards"])
-        commits = self.elastic.commits
-        commits.beginning = commits.beginning or self.backend.gather(own)[0]
-        return commits.beginning
-
-    def _hold(self, places: Places) -> None:
+    def _hold(self, paths: RunPaths) -> None:
         """On the leader: lets no other run into the directories that this one writes to."""
         if not self.backend.world.is_leader:
             return
-        held = [str(places.output)]
+        held = [str(paths.output)]
         if self.config.checkpoint_dir is not None and self.config.checkpoint_every != "never":
-            held.append(places.checkpoints)
+            held.append(paths.checkpoints)
         for url in dict.fromkeys(held):
-            self.stack.enter_context(RunLock(url, self.console.print, self._launch))
+            self.stack.enter_context(RunLock(url, self.console.print, self.continuity.launch))
 
-    def _find_checkpoint(self, named: Places) -> tuple[Places, Checkpoint | None]:
+    def _find_checkpoint(self, named: RunPaths) -> tuple[RunPaths, Checkpoint | None]:
         """Where to go on from: all workers get what it tells, and the leader its numbers too."""
-        if self._committed is not None:
-            return replace(named, named_elsewhere=None), self._committed
-        is_leader, say = self.backend.world.is_leader, self.console.print
+        if self.continuity.last_commit is not None:
+            return replace(named, resume_from=None), self.continuity.last_commit
+        is_leader = self.backend.world.is_leader
 
-        def find() -> tuple[Places, Checkpoint | None]:
-            places, found = find_checkpoint(named, self.config, say)
+        def find() -> tuple[RunPaths, Checkpoint | None]:
+            paths, found = find_checkpoint(named, self.config, self.console.print)
             if found is not None:
-                check_of_a_run(places, found)
-            return places, found
+                check_of_a_run(paths, found)
+            return paths, found
 
-        places, found = together(self.backend, lambda: find() if is_leader else (named, None))
-        places, told = self.backend.gather((places, (found.position, found.about) if found is not None else None))[0]
-        return places, found if told is None or is_leader else Checkpoint(*told, arrays={})
+        paths, found = together(self.backend, lambda: find() if is_leader else (named, None))
+        paths, told = self.backend.gather((paths, (found.position, found.about) if found is not None else None))[0]
+        return paths, found if told is None or is_leader else Checkpoint(*told, arrays={})
 
-    def _head(self, source: Source) -> Head:
-        """The dense network's last layer; where its loss takes labels, the file's are looked at."""
-        loss, num_targets = self.config.loss, len(source.target_names)
-        if self.config.model is not None:
-            return Head(num_targets)
-        head = together(self.backend, lambda: head_of(loss, num_targets))
-        labels = labels_of(loss)
-        if labels == "classes":
-            return head_of(loss, num_targets, num_classes(self.backend, source, self.inputs.cache_dir, loss))
-        if labels != "numbers":
-            check_shares(self.backend, source, self.inputs.cache_dir, loss)
-        return head
-
-    def _prepare(
-        self,
-        source: Source,
-        validation_source: Source | None,
-        head: Head,
-        num_shards: int,
-        checkpoint: Checkpoint | None,
-    ) -> tuple[Engine, Pass, Pass | None]:
-        config, size = self.config, self.backend.world.num_replicas
-        if num_shards < size and checkpoint is None and self.elastic is None:
-            raise UsageError(f"--num-shards {num_shards} leaves some of the {size} {self._kind} without a shard")
-        if source.num_rows < num_shards:
-            raise DataError(
-                f"{source.url}: cannot give each of {num_shards} shards a row, having {source.num_rows}; "
-                "use fewer workers"
-            )
-        training = self.inputs.plan(source, num_shards, EpochOrder(config.shuffle, config.seed))
-        validation = (
-            self.inputs.plan(validation_source, num_shards, FILE_ORDER) if validation_source is not None else None
+    def _prepare(self, opened: Opened) -> Prepared:
+        head = last_layer(self.config, self.backend, opened.training, self.inputs)
+        goes_on = opened.checkpoint is not None or self.continuity.is_elastic
+        sources = (opened.training, opened.validation)
+        return together(
+            self.backend,
+            lambda: prepare(self.config, self.backend, self.inputs, sources, head, opened.num_shards, goes_on=goes_on),
         )
-        num_features = len(source.feature_names)
-        shape = training.full_shape(shards_of_rank(num_shards, self.backend.world.size, self.backend.world.rank))
-        skips = config.on_nonfinite == "skip"
-        with self.backend.replicas.scope():
-            model = build_model(
-                config, num_features, len(source.target_names), head=head,
-                num_shards=num_shards, steps_per_epoch=training.num_steps,
-            )  # fmt: skip
-            engine = Engine(
-                model, self.backend, num_features, config.sync_every,
-                num_targets=len(source.target_names), rows_per_step=shape[1] if shape else 0,
-                skips_nonfinite=skips, compresses=config.compression == "fp16",
-            )  # fmt: skip
-        check_keep_best(config, metric_names(model, scalars=True))
-        return engine, training, validation
 
-    def _directory(self, places: Places, data: str, checkpoint: Checkpoint | None) -> RunDirectory | None:
+    def _is_finished(self, paths: RunPaths, checkpoint: Checkpoint, record: RunRecord) -> bool:
+        """Whether the run of a checkpoint, which must be this one, has nothing left to do."""
+        together(self.backend, lambda: check_same_run(paths, checkpoint, record))
+        # After a change the model is written in any case: one that is there may be that of an earlier run.
+        if self.continuity.last_commit is not None:
+            return False
+        return bool(self.backend.gather(is_finished(paths, checkpoint, self.config.epochs))[0])
+
+    def _train(self, opened: Opened, prepared: Prepared, record: RunRecord) -> None:
+        config, backend, paths, checkpoint = self.config, self.backend, opened.paths, opened.checkpoint
+        engine, training, validation = prepared.engine, prepared.training, prepared.validation
+        num_steps = training.sharding.num_steps
+        callbacks = together(
+            backend, lambda: build_callbacks(config.callbacks, backend.world, engine.model, config.epochs, num_steps)
+        )
+        directory = together(backend, lambda: self._directory(opened))
+        checkpointing = together(backend, lambda: self._checkpointing(paths, checkpoint))
+        reporters = self._reporters(directory, training, checkpoint)
+        if self.continuity.change is None:
+            announce_data(self.console, config, opened.data, opened.training)
+            announce_world(self.console, backend, training.sharding)
+            if checkpoint is not None:
+                announce_resumed(self.console, checkpoint)
+        findings = self._findings(opened, engine.model)
+        evaluator = Evaluator(engine, backend, validation, callbacks) if validation is not None else None
+        trainer = Trainer(
+            engine, backend, training, callbacks, checkpointing, record, evaluator=evaluator, findings=findings,
+            reporters=reporters, say=self.console.print, skips_nonfinite=config.on_nonfinite == "skip",
+        )  # fmt: skip
+        seconds = trainer.compile()
+        if self.continuity.change is None:
+            self.console.print(f"Compiled the superstep in {seconds:.1f} s")
+        else:
+            self._tell_change(self.continuity.change, reporters, checkpoint)
+        learning_rate = new_learning_rate(config, opened.num_shards, opened.resumed)
+        try:
+            results = trainer.run(config.epochs, checkpoint, learning_rate=learning_rate)
+        except Stopped as stopped:
+            self.continuity.leave_or_regroup(backend)
+            # All workers stay until the leader's last checkpoint is written: a launcher ends a run with its first one.
+            together(backend, lambda: self._write_last(checkpointing))
+            raise Stopped(f"{stopped}; {how_to_go_on(paths, config)}") from stopped
+        finally:
+            for reporter in reporters:
+                reporter.close()
+        # All wait for the leader: an elastic run ends with the first worker that ends.
+        together(backend, lambda: self._finish(results, directory, engine.model, findings.constant))
+
+    def _directory(self, opened: Opened) -> RunDirectory | None:
         if not self.backend.world.is_leader:
             return None
-        directory = RunDirectory(
-            places.output,
-            overwrite=self.config.overwrite,
-            goes_on=checkpoint is not None and places.named_elsewhere is None,
-            earlier=Standing.from_json(checkpoint.about["standing"]).results if checkpoint is not None else (),
-        )
-        if self.elastic is None:  # else what was written belongs to the next world too
+        goes_on = opened.checkpoint is not None and opened.paths.resume_from is None
+        directory = RunDirectory(opened.paths.output, overwrite=self.config.overwrite, goes_on=goes_on)
+        if not self.continuity.is_elastic:  # else what was written belongs to the next world too
             self.stack.enter_context(directory)
-        resolved = self.config.model_dump(mode="json") | {"data": data, "output": str(directory.path)}
+        resolved = self.config.model_dump(mode="json") | {"data": opened.data, "output": str(directory.path)}
         versions = {module.__name__: module.__version__ for module in (disttrain, tf, keras, np)}
         directory.write_config(
             {**resolved, "world_size": self.backend.world.size, "backend": self.backend.name, "versions": versions}
         )
         return directory
 
-    def _keeper(
-        self, directory: RunDirectory | None, places: Places, checkpoint: Checkpoint | None, run: Mapping[str, Any]
-    ) -> tuple[Keeper, CheckpointWriter | None]:
+    def _checkpointing(self, paths: RunPaths, checkpoint: Checkpoint | None) -> Checkpointing:
         config, writer = self.config, None
         every = Every.parse(config.checkpoint_every)
-        stop = self.elastic.stop if self.elastic is not None else StopSignals(self._say_stopping)
-        if every is not None and self.elastic is None:
-            self.stack.enter_context(stop)
-        if directory is not None:
-            store = CheckpointStore(places.checkpoints, keep=config.keep, best_by=best_by(config))
+        say_stopping = partial(announce_stopping, self.console)
+        stop = self.continuity.stop_signals(self.stack, say_stopping, catches=every is not None)
+        if self.backend.world.is_leader:
+            store = CheckpointStore(paths.checkpoints, keep=config.keep, best_by=best_by(config))
             self.stack.enter_context(store)
-            if config.overwrite or (checkpoint is not None and places.named_elsewhere is None):
+            if config.overwrite or (checkpoint is not None and paths.resume_from is None):
                 store.remove_after(checkpoint.position if checkpoint is not None else None)
             if every is not None:
                 writer = CheckpointWriter(store, lambda why: self.console.print(f"A checkpoint was not written: {why}"))
                 self.stack.enter_context(writer)
-        commits = self.elastic.commits if self.elastic is not None else None
-        return Keeper(every or Every(), writer, stop, lambda: {"run": run}, commits), writer
+        return Checkpointing(every or Every(), writer, stop, self.continuity.commits)
 
-    def _tell_change(self, directory: RunDirectory | None, checkpoint: Checkpoint | None) -> bool:
-        """Says why there is another world than before, if there is, and keeps a record of it."""
-        change = self.elastic.commits.change if self.elastic is not None else None
-        if change is not None and directory is not None:
-            size, position = self.backend.world.size, checkpoint.position if checkpoint is not None else Position(1, 0)
-            self.console.print(change.news(size, checkpoint.position if checkpoint is not None else None))
-            directory.append_metrics(
-                {"event": "world", "why": change.why(size), "workers": size, "workers_before": change.num_before}
-                | {"epoch": position.epoch, "step": position.step, "seconds": round(change.seconds, 3)}
-            )
-        return change is not None
-
-    def _part(self) -> None:
-        """At a border where some workers of an elastic run were asked to stop, others not: those go on without them."""
-        if self.elastic is None:
-            return
-        time.sleep(SIGNALS_S)
-        asked = self.elastic.stop.asked
-        if all(self.backend.gather(asked)):
-            return
-        if asked:
-            raise Stopped("this worker was asked to stop, and leaves; the others go on", is_shared=False)
-        raise WorldChanged
-
-    def _wait_for(self, writer: CheckpointWriter | None) -> None:
-        """All workers stay until the leader's last checkpoint is written: launchers end a run with its first worker."""
-
-        def wait() -> None:
-            if writer is not None:
-                with activity("writing the last checkpoint"):
-                    writer.wait(LAST_CHECKPOINT_S)
-
-        together(self.backend, wait)
-
-    def _say_stopping(self, name: str) -> None:
-        self.console.print(f"{name}: stopping at the end of this superstep, with a checkpoint; Ctrl-C ends at once")
-
-    def _reporter(self, directory: RunDirectory | None, training: Pass) -> ProgressReporter | SilentReporter:
+    def _reporters(
+        self, directory: RunDirectory | None, training: Feed, checkpoint: Checkpoint | None
+    ) -> list[Reporter]:
+        """What hears of the training: nothing but on the leader."""
         if directory is None:
-            return SilentReporter()
-        return ProgressReporter(
-            self.console,
-            directory,
-            epochs=self.config.epochs,
-            num_steps=training.num_steps,
-            num_rows=training.source.num_rows,
+            return []
+        sharding = training.sharding
+        earlier = Contents.of(checkpoint).progress.results if checkpoint is not None else ()
+        console = ConsoleProgress(
+            self.console, epochs=self.config.epochs, num_steps=sharding.num_steps, num_rows=sharding.num_rows
         )
+        return [console, History(directory.path, earlier), MetricsLog(directory.path)]
 
-    def _announce(self, data: str, training: Pass, checkpoint: Checkpoint | None) -> None:
-        world = self.backend.world
-        size = world.num_replicas
-        workers = f"{world.size} workers" if world.size > 1 else "1 worker"
-        if world.num_devices > 1:
-            workers += f" of {world.num_devices} devices"
-        source = training.source
-        for remark in remarks(source.header, self.config.header, self.config.features, source.target_names):
-            self.console.print(remark)
-        self.console.print(
-            f"{data}: {source.num_rows:,} rows, {_columns(source.feature_names)} -> {_columns(source.target_names)}"
-        )
-        self.console.print(
-            f"{self.backend.name} backend, {workers}, {training.num_shards} x {training.batch_size:,} rows a step, "
-            f"{training.num_steps:,} steps an epoch"
-        )
-        if size > training.num_shards:
-            idle = size - training.num_shards
-            self.console.print(f"{idle} {self._kind} have no shard: there are {training.num_shards}")
-        if checkpoint is not None:
-            self.console.print(f"Going on from the checkpoint of {show_position(checkpoint.position)}")
-
-    @property
-    def _kind(self) -> str:
-        return "devices" if self.backend.world.num_devices > 1 else "workers"
-
-    def _findings(
-        self, engine: Engine, training: Pass, validation: Pass | None, reporter: ProgressReporter | SilentReporter
-    ) -> Findings:
+    def _findings(self, opened: Opened, model: keras.Model) -> Findings:
         """With what an earlier run kept of the targets, with the index; the leader's alone are asked."""
-        cache_dir, source = self.inputs.cache_dir, training.source
+        cache_dir, source = self.inputs.cache_dir, opened.training
         kept = load_targets(cache_dir, source) if self.backend.world.is_leader else None
-        constant = best_constant(engine.model, kept) if kept is not None else None
+        constant = best_constant(model, kept) if kept is not None else None
         keep = partial(keep_targets, cache_dir, source)
-        return Findings(engine.model, self.backend, training, validation, reporter.says, constant, keep)
+        return Findings(model, self.backend, source, opened.validation, self.console.print, constant, keep)
+
+    def _tell_change(self, change: Change, reporters: Sequence[Reporter], checkpoint: Checkpoint | None) -> None:
+        """Says why there is another world than before, and keeps a record of it."""
+        size, position = self.backend.world.size, checkpoint.position if checkpoint is not None else None
+        self.console.print(change.news(size, position))
+        position = position or Position(1, 0)
+        event = Regrouped(change.why(size), size, change.num_before, position.epoch, position.step, change.seconds)
+        for reporter in reporters:
+            reporter.report(event)
+
+    def _write_last(self, checkpointing: Checkpointing) -> None:
+        with activity("writing the last checkpoint"):
+            checkpointing.wait(LAST_CHECKPOINT_S)
 
     def _finish(
-        self, results: list[EpochResult], directory: RunDirectory | None, engine: Engine, constant: Constant | None
+        self,
+        results: Sequence[EpochResult],
+        directory: RunDirectory | None,
+        model: keras.Model,
+        constant: Constant | None,
     ) -> None:
         if directory is None:
             return
         with activity("writing the model"):
-            model_path = directory.write_model(engine.model)
-        rate = sum(result.rows for result in results) / sum(result.seconds for result in results)
-        beside = f" (a constant's: {show_number(constant.loss)})" if constant is not None else ""
-        loss, *others = (show_values({name: value}) for name, value in results[-1].values.items())
-        self.console.print(f"Done: {' · '.join([loss + beside, *others, show_rate(rate)])}")
-        self.console.print(f"Model: {model_path}")
-
-
-def _columns(names: Sequence[str]) -> str:
-    return listed(names, MAX_COLUMNS_SHOWN) + (f" ({len(names)} in all)" if len(names) > MAX_COLUMNS_SHOWN else "")
+            model_path = directory.write_model(model)
+        announce_result(self.console, results, constant, model_path)

@@ -6,16 +6,7 @@ from pathlib import Path
 
 from disttrain.errors import DataError
 from disttrain.header import Header
-from disttrain.index import (
-    Counts,
-    Index,
-    index_from_counts,
-    join_counts,
-    keep_index,
-    load_index,
-    num_chunks,
-    scan,
-)
+from disttrain.index import Counts, Index, index_from_counts, join_counts, keep_index, load_index, num_chunks, scan
 from disttrain.reader import Reader
 from disttrain.sharding import shard_range
 from disttrain.threads import num_cores

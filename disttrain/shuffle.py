@@ -18,11 +18,11 @@ import numpy as np
 import numpy.typing as npt
 from numba.core import types
 
-from disttrain.compiling import compiled
-from disttrain.decimals import prefetch
-from disttrain.sharding import Range, shard_range
+from disttrain.native import compiled, prefetch
+from disttrain.ranges import Range
+from disttrain.sharding import shard_range
 
-Mode = Literal["none", "shard", "global"]
+ShuffleMode = Literal["none", "shard", "global"]
 
 # What the windows of all shards take together, as float32. Where every column is used, a number takes about 2.5 times
 # as much text, so that some 80 blocks lie in the windows and in each global batch: over a sorted file, the batches'
@@ -47,7 +47,7 @@ class EpochOrder:
     each epoch. Only `global` helps where the file is sorted: in the other two, a shard always has the same rows.
     """
 
-    mode: Mode = "none"
+    mode: ShuffleMode = "none"
     seed: int = 0
     epoch: int = 1
 
@@ -59,7 +59,7 @@ FILE_ORDER = EpochOrder()
 class Window:
     """Rows that are permuted together: those of `ranges`, one range after the other, by the permutation of `key`.
 
-    `first_row` is the place of its first row in the shard's order.
+    `first_row` is the number of its first row in the shard's order.
     """
 
     ranges: tuple[Range, ...]

@@ -42,7 +42,7 @@ def is_small(model: keras.Model, rows_per_step: int) -> bool:
     )
 
 
-def tell_xla(environ: MutableMapping[str, str] = os.environ) -> bool:
+def set_xla_flags(environ: MutableMapping[str, str] = os.environ) -> bool:
     """Sets FLAGS, which XLA reads when it first compiles, unless the user has set others; whether they are there."""
     return FLAGS in environ.setdefault("XLA_FLAGS", FLAGS)
 

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
-from disttrain.digits import DigitLosses
+from disttrain.digit_losses import DigitLosses
 from disttrain.errors import DataError, UsageError
-from disttrain.header import Header, Mode, read_header
-from disttrain.index import Index, index_file
+from disttrain.header import Header, HeaderMode, read_header
+from disttrain.index import Index, index_file, keep_beside, load_beside
+from disttrain.parsed_rows import ParsedRows
 from disttrain.parsing import Layout
+from disttrain.ranges import Range
 from disttrain.reader import FileInfo, Reader
-from disttrain.storage import open_reader
+from disttrain.row_source import Int64s
+from disttrain.shuffle import block_bounds
+from disttrain.storage import check_unchanged, open_reader
+from disttrain.threads import DaemonPool
 
 MAX_LISTED = 50  # columns that a message names
 DELIMITERS = (";", "\t", "|", ",", " ")  # that are looked for where the one that was named is nowhere
 
 
 @dataclass(frozen=True, eq=False)
-class Unindexed:
+class OpenCsv:
     """An open CSV with the columns chosen from it, before it is known where its rows are."""
 
     reader: Reader
@@ -39,9 +45,9 @@ class Unindexed:
         *,
         features: Sequence[str] | None = None,
         targets: Sequence[str] | None = None,
-        header: Mode = "auto",
+        header: HeaderMode = "auto",
         delimiter: str = ",",
-    ) -> Unindexed:
+    ) -> OpenCsv:
         """Open a path or URL and choose its columns; raises what `Source.open` raises, but for a file without rows."""
         reader = open_reader(url)
         try:
@@ -82,7 +88,7 @@ class Source:
         *,
         features: Sequence[str] | None = None,
         targets: Sequence[str] | None = None,
-        header: Mode = "auto",
+        header: HeaderMode = "auto",
         delimiter: str = ",",
         cache_dir: Path,
         num_threads: int = 1,
@@ -94,7 +100,7 @@ class Source:
         With `strict`, parsing a whole number that float32 rounds to another raises a DataError. Raises UsageError for a
         file or column that is not there, DataError for a file without rows.
         """
-        opened = Unindexed.open(url, features=features, targets=targets, header=header, delimiter=delimiter)
+        opened = OpenCsv.open(url, features=features, targets=targets, header=header, delimiter=delimiter)
         try:
             index = index_file(opened.reader, opened.header, cache_dir, num_threads=num_threads)
             return opened.indexed(index, is_strict=strict)
@@ -113,6 +119,16 @@ class Source:
         return self.reader.info
 
     @property
+    def files(self) -> tuple[FileInfo, ...]:
+        """The one file."""
+        return (self.info,)
+
+    @property
+    def fingerprint(self) -> str:
+        """The file's."""
+        return self.info.fingerprint
+
+    @property
     def num_rows(self) -> int:
         """Rows of the whole file."""
         return self.index.num_rows
@@ -121,6 +137,50 @@ class Source:
     def num_columns(self) -> int:
         """Columns of a streamed row: features and targets."""
         return self.layout.num_columns
+
+    @property
+    def block_bounds(self) -> Int64s:
+        """Where the rows of the index's chunks begin and end, int64 [num_blocks + 1]; no block is empty."""
+        return block_bounds(self.index.rows, self.num_rows)
+
+    @property
+    def block_bytes(self) -> int:
+        """What one read should ask for."""
+        return self.reader.block_bytes
+
+    def rows(
+        self, ranges: Iterable[Range], readers: DaemonPool, *, block_bytes: int | None = None, num_ahead: int = 1
+    ) -> ParsedRows:
+        """The rows of some ranges, parsed as they are asked for."""
+        return ParsedRows(self, ranges, readers, block_bytes=block_bytes or self.block_bytes, num_ahead=num_ahead)
+
+    def line_of(self, row: int) -> int:
+        """The physical line, from 1, on which a row stands."""
+        return self.index.line_number(self.reader, self.row_offset(row))
+
+    def check_unchanged(self) -> None:
+        """Raises FileChanged if the file is no longer as it was when it was opened."""
+        check_unchanged(self.info)
+
+    def targets_only(self) -> Source:
+        """The same rows with the targets as their only columns."""
+        return replace(self, feature_names=(), layout=make_layout(self.header, self.target_names))
+
+    def how_read(self) -> Mapping[str, Any]:
+        """Where rows begin, what delimits them, and which field becomes which column."""
+        return {
+            "rows_start": self.header.rows_start,
+            "delimiter": self.header.delimiter,
+            "take": self.layout.take.tolist(),
+        }
+
+    def load_finding(self, cache_dir: Path, name: str) -> bytes | None:
+        """What was kept of this very file under a name, or None."""
+        return load_beside(cache_dir, self.info, self.header, name)
+
+    def keep_finding(self, cache_dir: Path, name: str, content: bytes) -> None:
+        """Keeps what was found out about the file, with its index."""
+        keep_beside(cache_dir, self.info, self.header, name, content)
 
     def row_offset(self, row: int) -> int:
         """The byte from which a row is parsed; the file's size for `row == num_rows`."""
@@ -176,7 +236,7 @@ def choose_columns(
     return chosen_features, chosen_targets
 
 
-def remarks(header: Header, mode: Mode, features: Sequence[str] | None, targets: Sequence[str]) -> list[str]:
+def remarks(header: Header, mode: HeaderMode, features: Sequence[str] | None, targets: Sequence[str]) -> list[str]:
     """What a user should know of how a file's columns were taken, a sentence each."""
     found = []
     if not header.has_header and mode == "auto":

@@ -105,7 +105,7 @@ class Steps:
         for variable in self.model.metrics_variables:
             variable.assign(tf.where(start > 0, variable.value, tf.zeros_like(variable.value)))
 
-    def _split(self, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _features_and_targets(self, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return rows[:, : self._num_features], rows[:, self._num_features :]  # [rows, features], [rows, targets]
 
     @_as_it_stands
@@ -155,7 +155,7 @@ class Steps:
         def update() -> None:
             self._optimizer.apply(gradients)
             if has_rows:
-                model.compute_metrics(*self._split(rows), predictions)
+                model.compute_metrics(*self._features_and_targets(rows), predictions)
 
         def leave_out() -> None:
             for variable, value in zip(self._moved, before, strict=True):
@@ -170,7 +170,7 @@ class Steps:
     def _gradients(self, rows: tf.Tensor, share: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor], Any]:
         """This worker's part of the loss and of its gradients, its own mean times its share; and the predictions."""
         model = self.model
-        x, y = self._split(rows)
+        x, y = self._features_and_targets(rows)
         with self._tracing():
             predictions, loss = self._checked_loss(x, y, training=True)
             if self._reduces:
@@ -208,7 +208,7 @@ class Steps:
         model = self.model
         if rows.shape[0] == 0:
             return tf.constant(0.0)
-        x, y = self._split(rows)
+        x, y = self._features_and_targets(rows)
         predictions, loss = self._checked_loss(x, y, training=False)
         model.compute_metrics(x, y, predictions)
         return tf.cast(loss, tf.float32)

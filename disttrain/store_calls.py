@@ -72,7 +72,7 @@ class StoreCalls:
             future.cancel()
             self._running.discard(future)
 
-    def patiently(self, task: str, attempt: Callable[[float], T], patience: Patience | None = None) -> T:
+    def with_retries(self, task: str, attempt: Callable[[float], T], patience: Patience | None = None) -> T:
         """What `attempt`, called with its seconds, returns once it succeeds; `task` goes on "the store did not …".
 
         Raises:

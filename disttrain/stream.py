@@ -1,23 +1,24 @@
-"""From a source to superbatches: the held shards' rows, parsed ahead in the background, in the epoch's order."""
+"""Superbatches: the rows of several steps at a time, parsed in the background, in the epoch's order."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from disttrain.epoch_cache import RowCache
 from disttrain.index import CHUNK_BYTES
-from disttrain.rows import CachedRows, Floats, ParsedRows, PermutedRows, Rows
-from disttrain.sharding import Range, num_full_steps, num_steps, shard_range, shard_step
-from disttrain.shuffle import FILE_ORDER, EpochOrder, block_bounds, shard_windows, window_blocks
-from disttrain.source import Source
-from disttrain.storage import check_unchanged
+from disttrain.plan import EpochPlan
+from disttrain.ranges import Range
+from disttrain.row_source import Floats, Rows, RowSource
+from disttrain.rows import CachedRows, PermutedRows
+from disttrain.sharding import Sharding
 from disttrain.threads import DaemonPool, Handover
 
 READ_AHEAD_BYTES = 32 << 20  # what the read-ahead of all held shards may take together
@@ -31,11 +32,24 @@ JOIN_S = 1.0  # how long closing waits for a thread; one that still waits for a 
 class Superbatch:
     """Consecutive steps' rows: `data` is float32 `[num_steps, rows_per_step, columns]`, features before targets.
 
-    `on_devices` is what the stream's `place` made of it.
+    The rest is what copying it to devices and training on it need to know.
+
+    Attributes:
+        data: the rows of this worker's shards.
+        first_step: the step of the epoch that it begins with.
+        global_rows: rows of all workers together in each step, int64 [num_steps].
+        rows_of_replicas: how many of a step's rows, one after the other, go to each of this worker's replicas.
+        steps_before: steps of the same superbatch that an earlier process took.
+        is_full: whether every held shard gives a whole batch, so that the shape is that of the compiled superstep.
+        on_devices: what the stream's `copy` made of it.
     """
 
     data: Floats
     first_step: int
+    global_rows: npt.NDArray[np.int64]
+    rows_of_replicas: tuple[int, ...]
+    steps_before: int = 0
+    is_full: bool = True
     on_devices: Any = None
 
     @property
@@ -43,42 +57,10 @@ class Superbatch:
         """Steps that it holds."""
         return len(self.data)
 
-
-@dataclass(frozen=True)
-class Epoch:
-    """Which steps are streamed, and how: `shards` of `num_shards`, each giving `batch_size` rows to a step."""
-
-    num_rows: int
-    num_shards: int
-    shards: range
-    batch_size: int
-    steps_per_superbatch: int
-    start_step: int = 0
-    order: EpochOrder = FILE_ORDER
-
-    def packs(self) -> Iterator[tuple[int, int]]:
-        """(first step, number of steps) of each superbatch.
-
-        The same on every rank: full steps are packed; the step in which any shard of the file is short stands alone.
-        Wherever it starts, superbatches end where those from step 0 on do.
-        """
-        full = num_full_steps(self.num_rows, self.num_shards, self.batch_size)
-        first = self.start_step
-        while first < full:
-            stop = min(first - first % self.steps_per_superbatch + self.steps_per_superbatch, full)
-            yield first, stop - first
-            first = stop
-        for step in range(max(full, self.start_step), num_steps(self.num_rows, self.num_shards, self.batch_size)):
-            yield step, 1
-
-    def places(self, shard: int) -> Range:
-        """The places in the epoch's order of a shard's rows from `start_step` on."""
-        start = shard_step(self.num_rows, self.num_shards, self.batch_size, shard, self.start_step).start
-        return Range(start, shard_range(self.num_rows, self.num_shards, shard).stop)
-
-    def step_rows(self, shard: int, step: int) -> int:
-        """Rows that a shard gives to a step."""
-        return len(shard_step(self.num_rows, self.num_shards, self.batch_size, shard, step))
+    @property
+    def stop_step(self) -> int:
+        """The step after its last one."""
+        return self.first_step + len(self.data)
 
 
 class Superbatches:
@@ -89,22 +71,22 @@ class Superbatches:
 
     def __init__(
         self,
-        source: Source,
-        epoch: Epoch,
+        source: RowSource,
+        plan: EpochPlan,
         cache: RowCache | None,
-        place: Callable[[Superbatch], Any] | None,
+        copy: Callable[[Superbatch], Any] | None,
         *,
         depth: int,
         num_threads: int,
     ) -> None:
         self._source = source
-        self._place = place
+        self._plan = plan
         self._cache = cache if cache is not None and cache.begin_epoch() else None
-        self._epoch = epoch
-        num_shards = max(len(epoch.shards), 1)
-        self._block_bytes = min(source.reader.block_bytes, max(READ_AHEAD_BYTES // (2 * num_shards), MIN_BLOCK_BYTES))
+        self._copy = copy
+        num_shards = max(len(plan.shards), 1)
+        self._block_bytes = min(source.block_bytes, max(READ_AHEAD_BYTES // (2 * num_shards), MIN_BLOCK_BYTES))
         self._num_ahead = 1
-        if epoch.order.mode != "none":  # no longer reads, but as many bytes of them at a time
+        if plan.order.mode != "none":  # no longer reads, but as many bytes of them at a time
             block_bytes = min(self._block_bytes, INDEX_BLOCK_BYTES)
             self._block_bytes, self._num_ahead = block_bytes, self._block_bytes // block_bytes
         self._readers = DaemonPool(min(num_shards * self._num_ahead, MAX_READ_THREADS), "read")
@@ -139,15 +121,15 @@ class Superbatches:
     def _produce(self) -> None:
         try:
             shards = self._open_shards()
-            for first_step, steps in self._epoch.packs():
-                superbatch = Superbatch(self._pack(shards, first_step, steps), first_step)
-                if self._place is not None:
-                    superbatch = replace(superbatch, on_devices=self._place(superbatch))
+            for first_step, num_steps in self._plan.packs():
+                superbatch = self._make(shards, first_step, num_steps)
+                if self._copy is not None:
+                    superbatch = replace(superbatch, on_devices=self._copy(superbatch))
                 if not self._handover.put(superbatch):
                     return
             was_read = [shard.finish() for shard in shards]
             if any(was_read):
-                check_unchanged(self._source.info)
+                self._source.check_unchanged()
             if self._cache is not None:
                 self._cache.flush()
         except BaseException as error:
@@ -156,16 +138,15 @@ class Superbatches:
             self._handover.end()
 
     def _open_shards(self) -> list[Rows]:
-        epoch, source = self._epoch, self._source
-        if epoch.order.mode == "none":
-            return [self._rows([epoch.places(shard)]) for shard in epoch.shards]
-        bounds = block_bounds(source.index.rows, source.num_rows)
-        num_blocks = window_blocks(bounds, epoch.num_shards, source.num_columns)
-        max_rows = min(num_blocks * int(np.diff(bounds).max()), len(shard_range(epoch.num_rows, epoch.num_shards, 0)))
+        plan, source = self._plan, self._source
+        if plan.order.mode == "none":
+            return [self._rows([plan.rows_left(shard)]) for shard in plan.shards]
+        bounds = source.block_bounds
+        max_rows = plan.max_window_rows(bounds, source.num_columns)
 
         def open_shard(shard: int) -> Rows:
-            first_row = epoch.places(shard).start - shard_range(epoch.num_rows, epoch.num_shards, shard).start
-            windows = partial(shard_windows, epoch.order, bounds, epoch.num_shards, shard, num_blocks, first_row)
+            first_row = plan.rows_left(shard).start - plan.sharding.shard(shard).start
+            windows = partial(plan.windows, shard, bounds, source.num_columns, first_row)
             rows = self._rows(rows for window in windows() for rows in window.ranges)
             return PermutedRows(
                 rows,
@@ -176,7 +157,7 @@ class Superbatches:
                 first_row=first_row,
             )
 
-        return [open_shard(shard) for shard in epoch.shards]
+        return [open_shard(shard) for shard in plan.shards]
 
     def _rows(self, ranges: Iterable[Range]) -> Rows:
         if self._cache is None:
@@ -184,14 +165,25 @@ class Superbatches:
         return CachedRows(self._cache, ranges, self._parsed, num_columns=self._source.num_columns)
 
     def _parsed(self, ranges: Iterable[Range]) -> Rows:
-        return ParsedRows(self._source, ranges, self._readers, block_bytes=self._block_bytes, num_ahead=self._num_ahead)
+        return self._source.rows(ranges, self._readers, block_bytes=self._block_bytes, num_ahead=self._num_ahead)
 
-    def _pack(self, shards: list[Rows], first_step: int, steps: int) -> Floats:
-        """The rows of some steps, float32 `[steps, rows_per_step, columns]`: in each, one shard after the other."""
-        counts = [self._epoch.step_rows(shard, first_step) for shard in self._epoch.shards]
+    def _make(self, shards: list[Rows], first_step: int, num_steps: int) -> Superbatch:
+        plan = self._plan
+        data = self._join(shards, plan.rows_of_shards(first_step), num_steps)
+        return Superbatch(
+            data,
+            first_step,
+            global_rows=plan.sharding.global_rows(first_step, num_steps),
+            rows_of_replicas=plan.rows_of_replicas(first_step),
+            steps_before=plan.steps_before(first_step),
+            is_full=data.shape[1] == plan.rows_per_step,
+        )
+
+    def _join(self, shards: list[Rows], counts: list[int], num_steps: int) -> Floats:
+        """The rows of some steps, float32 `[num_steps, rows_per_step, columns]`: in each, one shard after the other."""
         if len(counts) == 1:
-            return shards[0].take(steps * counts[0]).reshape(steps, counts[0], self._source.num_columns)
-        data = np.empty((steps, sum(counts), self._source.num_columns), np.float32)
+            return shards[0].take(num_steps * counts[0]).reshape(num_steps, counts[0], self._source.num_columns)
+        data = np.empty((num_steps, sum(counts), self._source.num_columns), np.float32)
         stops = np.cumsum(counts, dtype=int).tolist()
         parts = [data[:, stop - count : stop] for stop, count in zip(stops, counts, strict=True)]
         jobs = zip(shards, parts, strict=True)
@@ -201,36 +193,68 @@ class Superbatches:
 
 
 def superbatches(
-    source: Source,
+    source: RowSource,
+    plan: EpochPlan,
     *,
-    shards: range,
-    num_shards: int,
-    batch_size: int,
-    steps_per_superbatch: int,
-    start_step: int = 0,
-    order: EpochOrder = FILE_ORDER,
     cache: RowCache | None = None,
-    place: Callable[[Superbatch], Any] | None = None,
+    copy: Callable[[Superbatch], Any] | None = None,
     depth: int = 2,
     num_threads: int = 2,
 ) -> Superbatches:
-    """Stream the held `shards` of an epoch of `num_shards`, from `start_step` on; use it in a `with` statement.
+    """Streams what a worker gets of an epoch; use it in a `with` statement.
 
-    A full step has `len(shards) * batch_size` rows, the shards' batches joined in the shards' order, and up to
-    `steps_per_superbatch` of them make a superbatch. The epoch's last step, if any shard is short in it, comes alone:
-    `[1, rows really there, columns]`, maybe 0 rows. At most `depth` superbatches wait besides the one that is made.
-    With an `order` other than the file's, two windows of some MiB are held as well (see shuffle.py). Rows that `cache`
-    has are not parsed, others are added to it; a superbatch may then be a read-only map of it. A cache serves one epoch
-    at a time. One thread parses a shard, and up to `num_threads` shards are parsed at once. `place` is called with each
-    superbatch in the background, so that what it copies to a device is there before it is asked for.
-    Iterating raises DataError for a faulty row, FileChanged, StorageError.
+    A full step has `plan.rows_per_step` rows, the shards' batches joined in the shards' order. The epoch's last step,
+    if any shard is short in it, comes alone: `[1, rows really there, columns]`, maybe 0 rows.
+
+    Args:
+        source: the rows.
+        plan: the epoch's; with an order other than the file's, two windows of some MiB are held (see shuffle.py).
+        cache: rows that it has are not parsed, others are added to it; a superbatch may then be a read-only map of it.
+            A cache serves one epoch at a time.
+        copy: called with each superbatch in the background, so that what it copies to a device is there before it is
+            asked for.
+        depth: superbatches that wait at most, besides the one that is made.
+        num_threads: shards that are parsed at once, each by one thread.
+
+    Raises:
+        DataError: by iterating, for a faulty row; likewise FileChanged and StorageError.
     """
-    epoch = Epoch(source.num_rows, num_shards, shards, batch_size, steps_per_superbatch, start_step, order)
-    return Superbatches(source, epoch, cache, place, depth=depth, num_threads=num_threads)
+    return Superbatches(source, plan, cache, copy, depth=depth, num_threads=num_threads)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Rows that a worker reads epoch after epoch: a source, the plan of its epochs, and what keeps its parsed rows.
+
+    Up to `num_threads` shards are parsed at a time.
+    """
+
+    source: RowSource
+    plan: EpochPlan
+    cache: RowCache | None = None
+    num_threads: int = 2
+
+    @property
+    def sharding(self) -> Sharding:
+        """How the rows are dealt to the workers."""
+        return self.plan.sharding
+
+    @property
+    def full_shape(self) -> tuple[int, int, int] | None:
+        """The shape of full superbatches, (steps, rows_per_step, columns), or None if the file is too short for one."""
+        steps = self.plan.full_steps
+        return (steps, self.plan.rows_per_step, self.source.num_columns) if steps else None
+
+    def stream(
+        self, epoch: int = 1, start_step: int = 0, copy: Callable[[Superbatch], Any] | None = None
+    ) -> Superbatches:
+        """The superbatches from a step of an epoch on, read and copied ahead; its threads stop when it is left."""
+        plan = self.plan.of_epoch(epoch, start_step)
+        return superbatches(self.source, plan, cache=self.cache, copy=copy, num_threads=self.num_threads)
 
 
 def _fill(shard: Rows, part: Floats) -> None:
-    """Put a shard's rows into its part `[steps, rows, columns]` of a superbatch."""
+    """Puts a shard's rows into its part `[steps, rows, columns]` of a superbatch."""
     if part.flags.c_contiguous:
         shard.fill(part.reshape(-1, part.shape[2]))  # [steps * rows, columns]
         return

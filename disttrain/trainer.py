@@ -1,55 +1,49 @@
-"""The epochs of a run: supersteps from the stream through the engine, then validation, losses and metrics for all."""
+"""The epochs of a run: superbatches from the stream through the engine, then validation, losses and metrics."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import asdict
-from functools import partial
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 from keras.callbacks import CallbackList
 
 from disttrain.activity import activity, note_position
 from disttrain.callback_state import capture_callbacks, restore_callbacks
 from disttrain.callbacks import has_own
 from disttrain.checkpoint import Checkpoint, Position
+from disttrain.checkpointing import Checkpointing, Contents, Decision
 from disttrain.commits import WorldChanged
-from disttrain.engine import Call, Engine, Placed
-from disttrain.errors import NonFiniteError, Stopped
+from disttrain.engine import Engine, Superstep
+from disttrain.errors import Stopped
+from disttrain.evaluator import Evaluator
+from disttrain.faulty_steps import FaultySteps
 from disttrain.findings import Findings
-from disttrain.keeper import Keeper, Wishes
-from disttrain.located import describe_batch, refuse_row
-from disttrain.plan import Pass
-from disttrain.sharding import shards_of_rank
-from disttrain.standing import EpochResult, Progress, Standing
+from disttrain.metric_sums import Value, as_logs, values_of_one_number
+from disttrain.progress import EpochProgress, EpochResult, RunProgress
+from disttrain.record import RunRecord
+from disttrain.refusals import refusals_located
+from disttrain.reports import EpochBegun, EpochEnded, Event, Reporter, StepsDone, StepsSkipped
 from disttrain.state import capture_state, restore_state
-from disttrain.stream import Superbatch
-from disttrain.totals import Value, as_logs, values_of_one_number
+from disttrain.stream import Feed, Superbatch
 from disttrain.world import Backend, together
 
 
-class Reporter(Protocol):
-    """What a run tells while it goes on; only the leader has one that speaks."""
+@dataclass(frozen=True)
+class Told:
+    """Which hooks of callbacks have a listener on any worker, so that all take part in what they are told."""
 
-    def says(self, message: str) -> None:
-        """A sentence for the user."""
+    anything: bool
+    batch_ends: bool
 
-    def epoch_begins(self, epoch: int, rows: int) -> None:
-        """Epoch `epoch`, counted from 1, is about to read its first row, or the one after the `rows` that are done."""
-
-    def steps_done(self, step: int, rows: int, loss: float) -> None:
-        """So many of the epoch's steps and rows are done, at this mean loss so far."""
-
-    def steps_skipped(self, step: int, count: int) -> None:
-        """Of the steps up to `step`, `count` more were left out for numbers that are not finite."""
-
-    def epoch_ends(self, result: EpochResult) -> None:
-        """The epoch's training and validation are done."""
+    @classmethod
+    def of(cls, callbacks: CallbackList, backend: Backend) -> Told:
+        """A collective."""
+        own = (bool(callbacks.callbacks), has_own(callbacks, "on_batch_end", "on_train_batch_end"))
+        return cls(*(any(flags) for flags in zip(*backend.gather(own), strict=True)))
 
 
 class Trainer:
@@ -59,45 +53,56 @@ class Trainer:
         self,
         engine: Engine,
         backend: Backend,
-        reporter: Reporter,
+        feed: Feed,
         callbacks: CallbackList,
-        training: Pass,
-        validation: Pass | None,
-        keeper: Keeper,
+        checkpointing: Checkpointing,
+        record: RunRecord,
         *,
-        skips_nonfinite: bool = False,
+        evaluator: Evaluator | None = None,
         findings: Findings | None = None,
+        reporters: Sequence[Reporter] = (),
+        say: Callable[[str], None] = lambda message: None,
+        skips_nonfinite: bool = False,
     ) -> None:
+        """
+        Args:
+            engine: of the model.
+            backend: whose workers train.
+            feed: the rows to train on.
+            callbacks: the user's own.
+            checkpointing: where what is trained is kept.
+            record: of this run, for its checkpoints.
+            evaluator: validates after each epoch.
+            findings: looks for what makes the result worthless.
+            reporters: hear of the training's events.
+            say: tells the user a sentence.
+            skips_nonfinite: a step whose loss or gradient is not finite is left out; else the run ends before it.
+        """
         self._engine = engine
         self._backend = backend
-        self._reporter = reporter
+        self._feed = feed
         self._callbacks = callbacks
-        self._training = training
-        self._validation = validation
-        self._keeper = keeper
-        self._skips_nonfinite = skips_nonfinite
-        self._findings = findings or Findings(engine.model, backend, training, validation, reporter.says)
-        self._standing = Standing()
-        self._begun_s = 0.0
-        world = backend.world
-        self._shards = shards_of_rank(training.num_shards, world.size, world.rank)
-        here = (
-            bool(callbacks.callbacks),
-            has_own(callbacks, "on_batch_end", "on_train_batch_end"),
-            has_own(callbacks, "on_test_batch_end"),
-        )
-        anywhere = [any(flags) for flags in zip(*backend.gather(here), strict=True)]
-        self._has_callbacks, self._tells_training, self._tells_validation = anywhere
+        self._checkpointing = checkpointing
+        self._record = record
+        self._evaluator = evaluator
+        self._findings = findings
+        self._reporters = reporters
+        self._say = say
+        self._faulty = FaultySteps(engine, backend, feed, skips=skips_nonfinite)
+        self._progress = RunProgress()
+        # What earlier processes have trained of the current epoch, and when this one began with it.
+        self._rows_before, self._seconds_before, self._begun_s = 0, 0.0, 0.0
+        self._told = Told(anything=False, batch_ends=False)
 
     def compile(self) -> float:
         """Compiles the supersteps before the first epoch's clock starts; returns the seconds taken."""
         begun_s = time.perf_counter()
         with activity("compiling"):
-            if shape := self._training.full_shape(self._shards):
-                parts = self._parts(self._training, 0)
-                self._engine.compile(shape, training=True, num_votes=len(self._keeper.votes()), parts=parts)
-            if self._validation is not None and (shape := self._validation.full_shape(self._shards)) and shape[1]:
-                self._engine.compile(shape, training=False, parts=self._parts(self._validation, 0))
+            if shape := self._feed.full_shape:
+                votes, parts = self._checkpointing.votes(), self._feed.plan.rows_of_replicas(0)
+                self._engine.compile(shape, training=True, num_votes=len(votes), rows_of_replicas=parts)
+            if self._evaluator is not None:
+                self._evaluator.compile()
         return time.perf_counter() - begun_s
 
     def run(
@@ -116,284 +121,204 @@ class Trainer:
 
         Raises:
             NonFiniteError: when a step's loss or gradient is NaN or infinite, at the same step on every worker.
-            Stopped: at a border where a signal was noticed, once all is handed to the keeper.
+            Stopped: at a border where a signal was noticed, once a checkpoint was handed on.
             WorldChanged: in an elastic run, at a border where workers are to come or go.
         """
+        self._told = Told.of(self._callbacks, self._backend)
         self._engine.model.stop_training = False
         self._callbacks.on_train_begin()
         if resumed is not None:
             self._restore(resumed, learning_rate)
         else:
             self._engine.synchronize()
-        standing = self._standing
-        while not standing.is_done(epochs):
-            self._epoch(is_last=standing.epoch == epochs)
+        progress = self._progress
+        while not progress.is_done(epochs):
+            self._epoch(is_last=progress.epoch == epochs)
         self._engine.finalize()
-        self._callbacks.on_train_end(as_logs(standing.results[-1].values))
-        return standing.results
+        self._callbacks.on_train_end(as_logs(progress.results[-1].values))
+        return progress.results
 
     def _restore(self, checkpoint: Checkpoint, learning_rate: float | None) -> None:
-        self._standing = Standing.from_json(checkpoint.about["standing"])
-        self._engine.model.stop_training = self._standing.stopped_early
+        contents = Contents.of(checkpoint)
+        self._progress = contents.progress
+        self._engine.model.stop_training = self._progress.stopped_early
         self._engine.totals.reset()
         restore_state(self._engine, self._backend, checkpoint.arrays or None)
-        if self._standing.progress.steps:
+        if self._progress.current.steps:
             self._begin_again()
             restore_state(self._engine, self._backend, checkpoint.arrays or None)
-        others = {name: checkpoint.arrays[name] for name in set(checkpoint.arrays) - set(checkpoint.about["state"])}
+        others = {name: checkpoint.arrays[name] for name in set(checkpoint.arrays) - set(contents.state)}
         arrays = self._backend.gather(others if self._backend.world.is_leader else None)[0]
-        for message in restore_callbacks(self._callbacks, checkpoint.about["callbacks"], arrays or {}):
-            self._reporter.says(message)
+        for message in restore_callbacks(self._callbacks, contents.callbacks, arrays or {}):
+            self._say(message)
         if learning_rate is not None:
             self._engine.model.optimizer.learning_rate = learning_rate
 
     def _begin_again(self) -> None:
         """Lets callbacks note what is of this process alone, such as the time; the rest is put back afterwards."""
-        epoch, batch = self._standing.epoch, self._standing.progress.batch
-        self._callbacks.on_epoch_begin(epoch - 1)
-        if batch is not None:
-            self._callbacks.on_train_batch_begin(batch)
+        self._callbacks.on_epoch_begin(self._progress.epoch - 1)
+        if self._progress.current.batch is not None:
+            self._callbacks.on_train_batch_begin(self._progress.current.batch)
 
     def _epoch(self, *, is_last: bool) -> None:
-        standing = self._standing
-        epoch, progress = standing.epoch, standing.progress
-        self._reporter.epoch_begins(epoch, progress.rows)
-        self._findings.epoch_begins(whole=not progress.steps)
-        if not progress.steps:
+        epoch, current = self._progress.epoch, self._progress.current
+        self._report(EpochBegun(epoch, current.rows))
+        if self._findings is not None:
+            self._findings.epoch_begins(whole=not current.steps)
+        if not current.steps:
             self._callbacks.on_epoch_begin(epoch - 1)
             self._engine.totals.reset()
-        self._begun_s = time.perf_counter() - progress.seconds
-        wishes = self._train_epoch(epoch, progress)
-        totals = [self._backend.sum(total) for total in self._engine.totals.sums]
-        progress.seconds = time.perf_counter() - self._begun_s
-        together(self._backend, self._check_any_applied)
-        if self._validation is not None:
-            self._keeper.keep(self._checkpoint, must=True)
-            self._leave(wishes)
-        values: dict[str, Value] = {"loss": progress.loss, **self._engine.totals.values_of(totals)}
+        self._rows_before, self._seconds_before, self._begun_s = current.rows, current.seconds, time.perf_counter()
+        decision = self._train_epoch(epoch, current)
+        sums = self._engine.summed_totals()
+        current.seconds = self._seconds()
+        together(self._backend, lambda: self._faulty.check_any_applied(epoch, current))
+        if self._evaluator is not None:
+            self._keep(must=True)
+            self._leave(decision)
+        values: dict[str, Value] = {"loss": current.loss, **self._engine.totals.values_of(sums)}
         self._engine.average_state()
-        self._findings.epoch_ends(epoch, progress.loss, whole=progress.steps == self._training.num_steps)
+        if self._findings is not None:
+            self._findings.epoch_ends(epoch, current.loss, whole=current.steps == self._feed.sharding.num_steps)
         values.update({f"val_{name}": value for name, value in self._validate().items()})
+        self._end_epoch(values)
+        if not is_last and not self._progress.stopped_early:
+            self._leave(decision)
+
+    def _end_epoch(self, values: dict[str, Value]) -> None:
+        """Tells what an epoch came to, and keeps it."""
+        epoch, current = self._progress.epoch, self._progress.current
         with activity("in the callbacks of an epoch's end"):
             self._callbacks.on_epoch_end(epoch - 1, as_logs(values))
-        result = EpochResult(epoch, values, progress.rows, progress.seconds, progress.skipped_steps)
-        standing.results.append(result)
-        standing.progress = Progress()
+        result = EpochResult(epoch, values, current.rows, current.seconds, current.skipped_steps)
+        self._progress.results.append(result)
+        self._progress.current = EpochProgress()
         self._agree_to_stop()
         self._engine.totals.reset()
-        self._reporter.epoch_ends(result)
-        self._keeper.keep(
-            partial(self._checkpoint, Position(epoch, progress.steps)), must=True, values=values_of_one_number(values)
-        )
-        if not is_last and not standing.stopped_early:
-            self._leave(wishes)
+        self._report(EpochEnded(result))
+        self._keep(must=True, ended=Position(epoch, current.steps), values=values_of_one_number(values))
 
-    def _train_epoch(self, epoch: int, progress: Progress) -> Wishes:
-        """The steps that are left of an epoch; what is wished at their end."""
-        note_position(epoch, progress.steps)
-        wishes = Wishes(stop=False, checkpoint=False, change=False)
-        if self._standing.stopped_early:  # in an earlier process: what is left of this epoch is its validation
-            return wishes
-        place = partial(self._place, self._training)
-        with self._training.stream(self._shards, epoch, progress.steps, place) as stream:
-            for superbatch in self._arriving(stream, progress):
-                for call, global_rows in self._train_on(superbatch, progress):
-                    self._check(call, superbatch, progress)
-                    progress.add(call, global_rows)
-                    self._tell(call, progress)
-                    wishes = Wishes.of(call.votes)
-                    if progress.steps == superbatch.first_step + superbatch.num_steps:  # before it is kept as done
-                        self._findings.see(superbatch.data)
-                        self._batch_ends(progress)
-                    if self._standing.stopped_early:
-                        return wishes
-                    if progress.steps < self._training.num_steps:
-                        self._heed(wishes)
-        return wishes
+    def _train_epoch(self, epoch: int, current: EpochProgress) -> Decision:
+        """Takes the steps that are left of an epoch; returns what the workers decided at their end."""
+        note_position(epoch, current.steps)
+        decision = Decision()
+        if self._progress.stopped_early:  # in an earlier process: what is left of this epoch is its validation
+            return decision
+        num_steps = self._feed.sharding.num_steps
+        with self._feed.stream(epoch, current.steps, self._engine.copy_to_devices) as stream:
+            for superbatch in self._arriving(stream, current):
+                for superstep, global_rows in self._train_on(superbatch, current):
+                    self._faulty.check(superstep, superbatch, epoch, current.steps)
+                    current.add(superstep, global_rows)
+                    self._tell(superstep, current)
+                    decision = Decision.of(superstep.votes)
+                    if current.steps == superbatch.stop_step:  # before it is kept as done
+                        if self._findings is not None:
+                            self._findings.see(superbatch.data)
+                        self._batch_ends(current)
+                    if self._progress.stopped_early:
+                        return decision
+                    if current.steps < num_steps:
+                        self._act_on_votes(decision)
+        return decision
 
-    def _arriving(self, stream: Iterator[Superbatch], progress: Progress) -> Iterator[Superbatch]:
+    def _arriving(self, stream: Iterator[Superbatch], current: EpochProgress) -> Iterator[Superbatch]:
         while True:
-            with activity("waiting for the rows of step {}", progress.steps, waits_for_threads=True):
+            with activity("waiting for the rows of step {}", current.steps, waits_for_threads=True):
                 superbatch = next(stream, None)
             if superbatch is None:
                 return
             yield superbatch
 
-    def _train_on(self, superbatch: Superbatch, progress: Progress) -> Iterator[tuple[Call, npt.NDArray[np.int64]]]:
-        """Each compiled call on a superbatch, with the rows of its steps' global batches."""
-        global_rows = self._training.global_rows(superbatch.first_step, superbatch.num_steps)
-        calls = self._engine.train(superbatch.on_devices, global_rows, votes=self._keeper.votes)
-        if progress.batch is None:
-            progress.batch = progress.steps
-            self._callbacks.on_train_batch_begin(progress.steps)
+    def _train_on(
+        self, superbatch: Superbatch, current: EpochProgress
+    ) -> Iterator[tuple[Superstep, npt.NDArray[np.int64]]]:
+        """Each superstep on a superbatch, with the rows of its steps' global batches."""
+        supersteps = self._engine.train(superbatch.on_devices, votes=self._checkpointing.votes)
+        if current.batch is None:
+            current.batch = current.steps
+            self._callbacks.on_train_batch_begin(current.steps)
+        plan = self._feed.plan.of_epoch(self._progress.epoch)
         waits = self._backend.world.size > 1
         done = 0
-        with closing(calls):
+        with closing(supersteps):
             while True:
-                training = activity("training from step {}", progress.steps, waits_for_peers=waits)
-                with training, self._refusals_located(self._training, superbatch):
-                    call = next(calls, None)
-                if call is None:
+                training = activity("training from step {}", current.steps, waits_for_peers=waits)
+                with training, refusals_located(self._feed.source, plan, superbatch, self._engine.model):
+                    superstep = next(supersteps, None)
+                if superstep is None:
                     return
-                yield call, global_rows[done : done + len(call.losses)]
-                done += len(call.losses)
+                yield superstep, superbatch.global_rows[done : done + len(superstep.losses)]
+                done += len(superstep.losses)
 
-    def _batch_ends(self, progress: Progress) -> None:
-        logs: dict[str, Value] = {"loss": progress.loss}
-        if self._tells_training:
-            logs.update(self._metrics())
-        progress.batch = None
-        self._callbacks.on_train_batch_end(progress.steps - 1, as_logs(logs))
+    def _batch_ends(self, current: EpochProgress) -> None:
+        logs: dict[str, Value] = {"loss": current.loss}
+        if self._told.batch_ends:
+            logs.update(self._engine.metric_values())
+        current.batch = None
+        self._callbacks.on_train_batch_end(current.steps - 1, as_logs(logs))
         self._agree_to_stop()
 
     def _agree_to_stop(self) -> None:
         """Where callbacks of any worker asked for the end of the training, it ends on all."""
-        if self._has_callbacks:
+        if self._told.anything:
             model = self._engine.model
             asked = self._backend.sum(np.array([float(model.stop_training)]))
-            model.stop_training = self._standing.stopped_early = bool(asked[0])
+            model.stop_training = self._progress.stopped_early = bool(asked[0])
 
-    def _metrics(self) -> dict[str, Value]:
-        """What the metrics come to so far, over all workers; between two superbatches."""
-        engine = self._engine
-        return engine.totals.values_of([self._backend.sum(total) for total in engine.totals.sums])
+    def _tell(self, superstep: Superstep, current: EpochProgress) -> None:
+        epoch = self._progress.epoch
+        note_position(epoch, current.steps)
+        self._checkpointing.steps_done(len(superstep.losses))
+        if skipped := int(np.count_nonzero(~superstep.applied)):
+            self._report(StepsSkipped(epoch, current.steps, skipped))
+        rate = (current.rows - self._rows_before) / max(time.perf_counter() - self._begun_s, 1e-9)
+        self._report(StepsDone(epoch, current.steps, current.rows, current.loss, rate))
 
-    def _place(self, rows: Pass, superbatch: Superbatch) -> Placed:
-        """Copies a superbatch to this worker's devices, in the stream's thread, while the one before is trained on."""
-        training = rows is self._training
-        return self._engine.place(
-            superbatch.data,
-            full=rows.is_full(self._shards, superbatch),
-            parts=self._parts(rows, superbatch.first_step),
-            before=rows.steps_before(superbatch) if training else 0,
-            training=training,
-        )
+    def _report(self, event: Event) -> None:
+        for reporter in self._reporters:
+            reporter.report(event)
 
-    def _parts(self, rows: Pass, step: int) -> tuple[int, ...]:
-        """A step's rows on each of this worker's replicas; all steps of a superbatch have as many."""
-        return rows.rows_of_replicas(self._shards, self._backend.world.num_devices, step)
+    def _seconds(self) -> float:
+        """How long the current epoch has been trained, by this process and earlier ones."""
+        return self._seconds_before + time.perf_counter() - self._begun_s
 
-    def _tell(self, call: Call, progress: Progress) -> None:
-        note_position(self._standing.epoch, progress.steps)
-        self._keeper.steps_done(len(call.losses))
-        if skipped := int(np.count_nonzero(~call.applied)):
-            self._reporter.steps_skipped(progress.steps, skipped)
-        self._reporter.steps_done(progress.steps, progress.rows, progress.loss)
+    def _act_on_votes(self, decision: Decision) -> None:
+        """Does between two supersteps what the workers decided."""
+        if decision.needs_checkpoint:
+            self._progress.current.seconds = self._seconds()
+            self._keep(must=decision.stop)
+        self._leave(decision)
 
-    def _heed(self, wishes: Wishes) -> None:
-        """Between two calls: does what all workers agreed on."""
-        if wishes.stop or wishes.checkpoint or wishes.change:
-            self._standing.progress.seconds = time.perf_counter() - self._begun_s
-            self._keeper.keep(self._checkpoint, must=wishes.stop)
-        self._leave(wishes)
-
-    def _leave(self, wishes: Wishes) -> None:
-        """Where all is kept: ends the training here if that is wished."""
-        if wishes.stop:
+    def _leave(self, decision: Decision) -> None:
+        """Ends the training here, where all is kept, if that was decided."""
+        if decision.stop:
             raise self._stopped()
-        if wishes.change:
+        if decision.regroup:
             raise WorldChanged
 
     def _stopped(self) -> Stopped:
-        standing = self._standing
-        return Stopped(f"stopped in epoch {standing.epoch}, after step {standing.progress.steps:,}")
+        return Stopped(f"stopped in epoch {self._progress.epoch}, after step {self._progress.current.steps:,}")
 
-    def _checkpoint(self, ended: Position | None = None) -> Checkpoint:
-        """Where the run stands now, or where the epoch ended that was just done; all workers call it together."""
-        state = capture_state(self._engine, self._backend, wanted=self._keeper.wants_state)
+    def _keep(self, *, must: bool, ended: Position | None = None, values: dict[str, float] | None = None) -> None:
+        """Keeps what is trained so far, or the end of the epoch that was just done; all workers call it together."""
+        begun_s = time.monotonic()
+        checkpoint = self._checkpoint(ended or Position(self._progress.epoch, self._progress.current.steps))
+        self._checkpointing.keep(checkpoint, time.monotonic() - begun_s, must=must, values=values)
+
+    def _checkpoint(self, position: Position) -> Checkpoint:
+        state = capture_state(self._engine, self._backend, wanted=self._checkpointing.wants_state)
         callbacks, arrays = capture_callbacks(self._callbacks)
-        if self._keeper.every_worker_keeps:  # the leader has callbacks that the others have not
+        if self._checkpointing.every_worker_keeps:  # the leader has callbacks that the others have not
             own = (callbacks, arrays) if self._backend.world.is_leader else ([], {})
             callbacks, arrays = self._backend.gather(own)[0]
-        standing = self._standing
-        position = ended or Position(standing.epoch, standing.progress.steps)
-        about = {"standing": asdict(standing), "callbacks": callbacks, "state": sorted(state)}
-        return Checkpoint(position, about, {**state, **arrays})
-
-    def _check(self, call: Call, superbatch: Superbatch, progress: Progress) -> None:
-        """Ends the run before a step whose numbers are not finite, unless such steps are to be skipped."""
-        bad = np.flatnonzero(~call.applied)
-        if self._skips_nonfinite and self._engine.looks_up:
-            for number in np.flatnonzero(call.own_faults).tolist():
-                self._refuse_rows(superbatch, progress.steps + number)
-        if not len(bad) or self._skips_nonfinite:
-            return
-        step, loss = progress.steps + int(bad[0]), call.losses[bad[0]]
-        own = bool(call.own_faults[bad[0]])
-        owned = any(self._backend.gather(own))
-
-        def blame() -> None:
-            if own or not owned:
-                self._refuse_rows(superbatch, step)
-                rows = superbatch.data[step - superbatch.first_step]
-                what = f"the loss became {loss}" if not np.isfinite(loss) else "a gradient is not finite"
-                where = describe_batch(self._training, self._shards, self._standing.epoch, step, rows)
-                raise NonFiniteError(
-                    f"epoch {self._standing.epoch}, step {step + 1}: {what}, before the update{where}; "
-                    "lower --learning-rate, look for extreme values in the data, or leave such steps out with "
-                    "--on-nonfinite skip"
-                )
-
-        together(self._backend, blame)
-
-    def _refuse_rows(self, superbatch: Superbatch, step: int) -> None:
-        """Raises DataError for a row of the step that the model refuses, if there is one."""
-        rows = superbatch.data[step - superbatch.first_step]
-        refuse_row(self._training, self._shards, self._standing.epoch, step, rows, self._engine.model)
-
-    @contextmanager
-    def _refusals_located(self, rows: Pass, superbatch: Superbatch) -> Iterator[None]:
-        """Makes what a kernel refuses of a superbatch a DataError that names the line."""
-        try:
-            yield
-        except tf.errors.InvalidArgumentError:
-            epoch = self._standing.epoch if rows is self._training else 1
-            for number, batch in enumerate(superbatch.data):
-                step = superbatch.first_step + number
-                refuse_row(rows, self._shards, epoch, step, batch, self._engine.model)
-            raise
-
-    def _check_any_applied(self) -> None:
-        """Raises NonFiniteError, on the leader, after an epoch of which every step was left out."""
-        epoch, progress = self._standing.epoch, self._standing.progress
-        if self._backend.world.is_leader and 0 < progress.steps == progress.skipped_steps:
-            raise NonFiniteError(
-                f"epoch {epoch}: each of its {progress.steps:,} steps was left out, as its loss or a gradient is not "
-                "finite: nothing was trained; look for extreme values in the data and lower --learning-rate"
-            )
+        contents = Contents(self._record, self._progress, callbacks, sorted(state))
+        return Checkpoint(position, contents.to_json(), {**state, **arrays})
 
     def _validate(self) -> dict[str, Value]:
-        if self._validation is None:
+        if self._evaluator is None:
             return {}
-        self._callbacks.on_test_begin()
-        self._engine.totals.reset()
-        loss_sum, num_rows = 0.0, 0
-        place = partial(self._place, self._validation)
-        stream = self._validation.stream(self._shards, place=place)
-        with stream as superbatches, activity("validating", waits_for_threads=True):
-            for superbatch in superbatches:
-                if self._keeper.is_stopping:  # then all stop below: the epoch's steps are kept already
-                    break
-                note_position(self._standing.epoch, self._standing.progress.steps)
-                self._callbacks.on_test_batch_begin(superbatch.first_step)
-                global_rows = self._validation.global_rows(superbatch.first_step, superbatch.num_steps)
-                num_rows += int(global_rows.sum())
-                if superbatch.data.shape[1]:
-                    with self._refusals_located(self._validation, superbatch):
-                        loss = self._engine.evaluate(superbatch.on_devices, global_rows)
-                        if self._engine.looks_up and not np.isfinite(loss):
-                            raise tf.errors.InvalidArgumentError(None, None, "an index out of range")
-                    loss_sum += loss
-                if self._tells_validation:
-                    last_step = superbatch.first_step + superbatch.num_steps - 1
-                    self._callbacks.on_test_batch_end(last_step, as_logs(self._validated(loss_sum, num_rows)))
-        values = self._validated(loss_sum, num_rows)
-        self._callbacks.on_test_end(as_logs(values))
-        return values
-
-    def _validated(self, loss_sum: float, num_rows: int) -> dict[str, Value]:
-        """What so many rows, of all workers, came to; Stopped on all of them where any is to stop."""
-        summed = self._backend.sum(np.array([loss_sum, float(self._keeper.is_stopping)]))
-        if summed[1]:
+        values = self._evaluator.evaluate(lambda: self._checkpointing.is_stopping)  # the epoch's steps are kept already
+        if values is None:
             raise self._stopped()
-        return {"loss": float(summed[0]) / num_rows, **self._metrics()}
+        return values

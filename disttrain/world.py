@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -19,13 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SIGNALS_S = 0.5  # in which a signal to a launcher reaches all its workers
-# What each launcher sets in its workers' environment: horovodrun (Gloo), Open MPI, MPICH and Intel MPI.
-_LAUNCHER_VARIABLES = (
-    ("HOROVOD_RANK", "HOROVOD_SIZE"),
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-    ("PMI_RANK", "PMI_SIZE"),
-)
+SIGNAL_SPREAD_S = 0.5  # how long a signal to a launcher takes to reach all its workers
 
 
 @dataclass(frozen=True)
@@ -65,40 +58,6 @@ class World:
     def is_leader(self) -> bool:
         """Whether this worker writes and prints for all."""
         return self.rank == 0
-
-
-def launched_rank(environ: Mapping[str, str]) -> int | None:
-    """The rank that a launcher gave to this process, or None where it works alone."""
-    for rank, size in _LAUNCHER_VARIABLES:
-        if rank in environ and size in environ:
-            return int(environ[rank])
-    rank_and_size = cluster_place(environ)
-    return rank_and_size[0] if rank_and_size is not None and rank_and_size[1] > 1 else None
-
-
-def launched_by(environ: Mapping[str, str]) -> str | None:
-    """The backend for which a launcher started this process among others, or None where it works alone."""
-    if any(rank in environ and size in environ for rank, size in _LAUNCHER_VARIABLES):
-        return "horovod"
-    return "multiworker" if launched_rank(environ) is not None else None
-
-
-def launched_elastic(environ: Mapping[str, str]) -> bool:
-    """Whether `horovodrun` started this worker in a run whose workers may come and go."""
-    return environ.get("HOROVOD_ELASTIC") == "1"
-
-
-def cluster_place(environ: Mapping[str, str]) -> tuple[int, int] | None:
-    """Rank and world size in the cluster of TF_CONFIG, a chief first; None where it names no such place."""
-    try:
-        config = json.loads(environ["TF_CONFIG"])
-        counts = {kind: len(config["cluster"].get(kind, ())) for kind in ("chief", "worker")}
-        kind, index = config["task"]["type"], int(config["task"]["index"])
-    except (KeyError, ValueError, TypeError, AttributeError):
-        return None
-    if kind not in counts or not 0 <= index < counts[kind]:
-        return None
-    return index + (counts["chief"] if kind == "worker" else 0), sum(counts.values())
 
 
 class Backend(Protocol):

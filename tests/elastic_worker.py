@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from disttrain.backends import elastic
 from disttrain.checkpoint import Checkpoint, Position
-from disttrain.commits import Beginning, WorldChanged
+from disttrain.commits import RunDefaults, WorldChanged
 from disttrain.world import BackendOptions
 
 NUM_ROWS, ROWS_PER_STEP, STEPS_PER_CALL, NUM_CALLS = 16_000, 8, 10, 200
@@ -29,7 +29,7 @@ def attempt(backend, commits):
     say(f"rank {world.rank} of {world.size}")
     if commits.change is not None and world.is_leader:
         say(commits.change.news(world.size, last.position if last else None))
-    commits.beginning = commits.beginning or Beginning("", num_shards=world.size)
+    commits.defaults = commits.defaults or RunDefaults("", num_shards=world.size)
     counts = tf.Variable(last.arrays["counts"] if last else tf.zeros([NUM_ROWS]))
     assert last is None or np.array_equal(last.arrays["ballast"], BALLAST)
     first = last.position.step if last else 0
@@ -62,7 +62,7 @@ def attempt(backend, commits):
         if wanted:
             raise WorldChanged
     backend.gather("trained")
-    say(f"began with {commits.beginning.num_shards}")
+    say(f"began with {commits.defaults.num_shards}")
     return counts.numpy()
 
 

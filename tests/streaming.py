@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from disttrain.sharding import shards_of_rank
-from disttrain.storage import LocalReader
+from disttrain.local_files import LocalReader
+from disttrain.plan import EpochPlan
+from disttrain.sharding import Sharding, shards_of_rank
 from disttrain.stream import superbatches
 
 
@@ -45,17 +46,17 @@ FILES = {
 }
 
 
-def steps_of(source, *, shards, num_shards, batch_size, steps_per_superbatch=3, **options):
+def stream_of(source, *, batch_size, shards=range(1), num_shards=1, steps_per_superbatch=3, **options):
+    """The superbatches of some of a file's shards; the options are those of the plan and of `superbatches`."""
+    of_plan = {name: options.pop(name) for name in ("order", "start_step") if name in options}
+    plan = EpochPlan(Sharding(source.num_rows, num_shards, batch_size), shards, steps_per_superbatch, **of_plan)
+    return superbatches(source, plan, **options)
+
+
+def steps_of(source, *, steps_per_superbatch=3, **options):
     """Every step's rows, with the promises about the superbatches checked on the way."""
     steps, first = [], options.get("start_step", 0)
-    with superbatches(
-        source,
-        shards=shards,
-        num_shards=num_shards,
-        batch_size=batch_size,
-        steps_per_superbatch=steps_per_superbatch,
-        **options,
-    ) as stream:
+    with stream_of(source, steps_per_superbatch=steps_per_superbatch, **options) as stream:
         for superbatch in stream:
             assert superbatch.data.dtype == np.float32
             assert superbatch.data.flags.c_contiguous

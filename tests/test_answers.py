@@ -10,9 +10,8 @@ import pytest
 from command import disttrain
 
 from disttrain import batches
-from disttrain.errors import FileChanged, StorageError, UsageError
+from disttrain.errors import FileChanged, StorageError, UsageError, all_redacted, redacted
 from disttrain.reader import Patience
-from disttrain.redaction import all_redacted, redacted
 from disttrain.storage import open_reader
 
 CONTENT = b"x,y\n" + b"".join(b"%d,%d\n" % (number, number % 7) for number in range(5000))

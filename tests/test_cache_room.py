@@ -11,7 +11,7 @@ from disttrain import cache_room
 from disttrain.cache_room import ABOUT, entries
 from disttrain.epoch_cache import open_cache
 from disttrain.errors import UsageError
-from disttrain.sharding import Range
+from disttrain.ranges import Range
 from disttrain.source import Source
 
 ENTRY_BYTES = 500 * 2 * 4

@@ -15,13 +15,14 @@ from disttrain.backends.local import LocalBackend
 from disttrain.backends.rendezvous import Rendezvous
 from disttrain.backends.start_over import VARIABLE
 from disttrain.checkpoint import Checkpoint, Position, write_checkpoint
-from disttrain.commits import Beginning, Commits, WorldChanged
+from disttrain.commits import Commits, RunDefaults, WorldChanged
 from disttrain.config import TrainConfig
+from disttrain.continuity import ElasticRun
 from disttrain.errors import Stopped
 from disttrain.replicas import OneReplica
 from disttrain.run import run_training
-from disttrain.session import Elastic, Session
-from disttrain.stopping import StopSignals
+from disttrain.session import Session
+from disttrain.stop_signals import StopSignals
 
 NUM_ROWS, COMMITTED = 300, Position(2, 7)
 
@@ -107,7 +108,9 @@ def train(tmp_path, monkeypatch):
     def begin(commits: Commits, **options) -> None:
         config = TrainConfig(data="data.csv", batch_size=NUM_ROWS, hidden=(2,), cache_dir=tmp_path / "cache", **options)
         with ExitStack() as stack:
-            Session(config, {}, LocalBackend("local", OneReplica()), stack, Elastic(commits, StopSignals())).train()
+            Session(
+                config, {}, LocalBackend("local", OneReplica()), stack, ElasticRun({}, commits, StopSignals())
+            ).train()
 
     return begin
 
@@ -115,7 +118,7 @@ def train(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_an_epoch_of_one_call_ends_where_hosts_came_and_the_run_keeps_its_first_shards_and_its_place(train, capsys):
     commits = Commits()
-    commits.beginning = Beginning("runs/begun", num_shards=3)
+    commits.defaults = RunDefaults("runs/begun", num_shards=3)
     commits.want_change()
     with pytest.raises(WorldChanged):
         train(commits, epochs=3)
@@ -133,4 +136,4 @@ def test_where_hosts_came_the_next_world_validates_what_this_one_trained(train):
         train(commits, epochs=3, validation_data="data.csv")
     assert commits.last.position == Position(1, 1)
     assert commits.last.about["standing"]["results"] == []
-    assert commits.beginning.num_shards == 1  # the first world settles it
+    assert commits.defaults.num_shards == 1  # the first world settles it

@@ -14,6 +14,7 @@ from disttrain.backends.local import LocalBackend
 from disttrain.engine import Engine
 from disttrain.errors import UsageError
 from disttrain.replicas import OneReplica
+from disttrain.stream import Superbatch
 from disttrain.world import World
 
 ROWS, BATCH = 530, 50  # ten full steps and a short one of 30 rows
@@ -36,6 +37,21 @@ def network(*layers, **compile_arguments):
     return model
 
 
+def superbatch(data, global_rows, is_full=True):
+    return Superbatch(data, 0, np.asarray(global_rows), data.shape[1:2], is_full=is_full)
+
+
+def supersteps(engine, data, global_rows, is_full=True, steps_per_call=None):
+    """The results of the supersteps on these rows."""
+    rows = engine.copy_to_devices(superbatch(data, global_rows, is_full))
+    return engine.train(rows, steps_per_call=steps_per_call)
+
+
+def evaluated(engine, data, global_rows, is_full=True):
+    """The sum of the losses of these rows."""
+    return engine.evaluate(engine.copy_to_devices(superbatch(data, global_rows, is_full), training=False))
+
+
 def train_epoch(engine, x, y, steps_per_call=None):
     """One epoch through the engine as the trainer drives it; returns the mean loss and the metrics."""
     rows = np.concatenate([x, y], axis=1)
@@ -45,7 +61,7 @@ def train_epoch(engine, x, y, steps_per_call=None):
     loss_sum = 0.0
     for data, is_full in packs:
         counts = np.full(len(data), data.shape[1])
-        calls = engine.train(engine.place(data, full=is_full), counts, steps_per_call=steps_per_call)
+        calls = supersteps(engine, data, counts, is_full, steps_per_call)
         losses = np.concatenate([call.losses for call in calls])
         loss_sum += float(np.dot(losses, counts))
     return loss_sum / len(rows), engine.totals.values_of(engine.totals.sums)
@@ -94,7 +110,7 @@ def test_dropout_draws_a_new_mask_every_step(backend):
     x, y = np.ones((10 * BATCH, 3), np.float32), np.ones((10 * BATCH, 1), np.float32)
     data = np.concatenate([x, y], axis=1).reshape(10, BATCH, 4)
     engine = Engine(model, backend, 3)
-    calls = engine.train(engine.place(data, full=True), np.full(10, BATCH))
+    calls = supersteps(engine, data, np.full(10, BATCH))
     losses = np.concatenate([call.losses for call in calls])
     assert len(set(losses.tolist())) == 10  # no weight moves, so the masks alone tell the steps apart
 
@@ -130,13 +146,13 @@ CALLS = [
 @pytest.mark.parametrize(("seconds", "expected"), CALLS)
 def test_calls_grow_to_the_steps_that_half_a_second_allows(backend, monkeypatch, seconds, expected):
     engine = Engine(network(), backend, 3)
-    placed = engine.place(np.zeros((200, BATCH, 4), np.float32), full=True)
+    rows = engine.copy_to_devices(superbatch(np.zeros((200, BATCH, 4), np.float32), np.full(200, BATCH)))
     taken = [*seconds, *(0.01 * steps for steps in expected[len(seconds) :])]
     clock = iter(
         time_s for call, call_s in enumerate(taken) for time_s in (sum(taken[:call]), sum(taken[:call]) + call_s)
     )
     monkeypatch.setattr(engine_module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    assert [len(call.losses) for call in engine.train(placed, np.full(200, BATCH))] == expected
+    assert [len(call.losses) for call in engine.train(rows)] == expected
 
 
 def test_workers_average_all_that_a_step_gives_in_one_all_reduce(monkeypatch):
@@ -165,8 +181,8 @@ def test_evaluation_equals_keras_evaluate(backend):
     model = network(keras.layers.Dense(8, "relu"), keras.layers.Dropout(0.5), metrics=["mae"])
     engine = Engine(model, backend, 3)
     rows = np.concatenate([x, y], axis=1)
-    loss_sum = engine.evaluate(engine.place(rows[:500].reshape(10, BATCH, 4), full=True), np.full(10, BATCH))
-    loss_sum += engine.evaluate(engine.place(rows[500:][np.newaxis], full=False), np.array([30]))
+    loss_sum = evaluated(engine, rows[:500].reshape(10, BATCH, 4), np.full(10, BATCH))
+    loss_sum += evaluated(engine, rows[500:][np.newaxis], [30], is_full=False)
     loss, mae = model.evaluate(x, y, batch_size=ROWS, verbose=0)
     assert loss_sum / ROWS == pytest.approx(loss, rel=1e-5)
     assert engine.totals.values_of(engine.totals.sums)["mae"] == pytest.approx(mae, rel=1e-5)
@@ -184,12 +200,12 @@ def batch_with(value):
 def test_a_call_ends_before_an_update_that_is_not_finite(backend, value):
     rows = batch_with(value)
     engine = Engine(network(keras.layers.Dense(8, "relu")), backend, 3)
-    (call,) = engine.train(engine.place(rows, full=True), np.full(3, BATCH), steps_per_call=3)
+    (call,) = supersteps(engine, rows, np.full(3, BATCH), steps_per_call=3)
     assert call.applied.tolist()[:2] == [True, False]
     assert call.own_faults[1]
     keras.utils.set_random_seed(3)
     expected = Engine(network(keras.layers.Dense(8, "relu")), backend, 3)
-    list(expected.train(expected.place(rows[:1], full=True), np.full(1, BATCH)))
+    list(supersteps(expected, rows[:1], np.full(1, BATCH)))
     for ours, theirs in zip(engine.model.get_weights(), expected.model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -206,7 +222,7 @@ def test_a_gradient_alone_that_is_not_finite_is_found(backend):
     rows = batch_with(0.0)
     rows[1, :, :3] = 0.0  # so that the layer before the root gives 0
     engine = Engine(network(keras.layers.Dense(1, use_bias=False), Rooted()), backend, 3)
-    (call,) = engine.train(engine.place(rows, full=True), np.full(3, BATCH), steps_per_call=3)
+    (call,) = supersteps(engine, rows, np.full(3, BATCH), steps_per_call=3)
     assert call.applied.tolist()[:2] == [True, False]
     assert np.isfinite(call.losses[1])
 
@@ -214,11 +230,11 @@ def test_a_gradient_alone_that_is_not_finite_is_found(backend):
 def test_skipped_steps_change_nothing_and_the_next_ones_are_taken(backend):
     rows = batch_with(np.nan)
     engine = Engine(network(keras.layers.BatchNormalization()), backend, 3, skips_nonfinite=True)
-    (call,) = engine.train(engine.place(rows, full=True), np.full(3, BATCH), steps_per_call=3)
+    (call,) = supersteps(engine, rows, np.full(3, BATCH), steps_per_call=3)
     assert call.applied.tolist() == [True, False, True]
     keras.utils.set_random_seed(3)
     expected = Engine(network(keras.layers.BatchNormalization()), backend, 3)
-    list(expected.train(expected.place(rows[[0, 2]], full=True), np.full(2, BATCH)))
+    list(supersteps(expected, rows[[0, 2]], np.full(2, BATCH)))
     for ours, theirs in zip(engine.model.get_weights(), expected.model.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
@@ -230,7 +246,7 @@ def test_loss_scaling_goes_on_leaving_out_what_overflows_itself(backend):
     before = engine.model.get_weights()
     x, y = regression_rows(200 * BATCH)
     rows = np.concatenate([x, y], axis=1).reshape(200, BATCH, 4)
-    calls = list(engine.train(engine.place(rows, full=True), np.full(200, BATCH)))
+    calls = list(supersteps(engine, rows, np.full(200, BATCH)))
     assert all(call.applied.all() for call in calls)
     assert float(optimizer.dynamic_scale.numpy()) < 1e38
     assert any((ours != theirs).any() for ours, theirs in zip(engine.model.get_weights(), before, strict=True))

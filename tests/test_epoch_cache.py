@@ -15,17 +15,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from streaming import FILES, assert_same_bits, epoch_rows, steps_of, table
+from streaming import FILES, assert_same_bits, epoch_rows, steps_of, stream_of, table
 
 from disttrain import index
 from disttrain.cache_room import ABOUT, RECORDS, ROWS, entries
 from disttrain.epoch_cache import open_cache
 from disttrain.errors import DataError, StorageError
-from disttrain.extents import Extents
-from disttrain.sharding import Range
+from disttrain.ranges import Range, RangeSet
 from disttrain.shuffle import EpochOrder
 from disttrain.source import Source
-from disttrain.stream import superbatches
 
 NUM_ROWS = 3000
 
@@ -95,9 +93,7 @@ def test_other_columns_have_an_entry_of_their_own(open_csv, kept):
 def test_an_epoch_that_ended_early_is_completed(source, kept, values):
     with (
         open_cache(kept, source) as cache,
-        superbatches(
-            source, shards=range(1), num_shards=1, batch_size=100, steps_per_superbatch=2, cache=cache
-        ) as stream,
+        stream_of(source, shards=range(1), num_shards=1, batch_size=100, steps_per_superbatch=2, cache=cache) as stream,
     ):
         next(stream)
     with open_cache(kept, source) as cache:
@@ -125,7 +121,7 @@ def test_a_lone_shard_in_file_order_is_handed_over_without_a_copy(source, kept, 
     with open_cache(kept, source) as cache:
         epoch_rows(source, cache)
         how = {"shards": range(1), "num_shards": 1, "batch_size": 100, "steps_per_superbatch": 7}
-        with superbatches(source, **how, cache=cache) as stream:
+        with stream_of(source, **how, cache=cache) as stream:
             given = [superbatch.data for superbatch in stream]
     shutil.rmtree(kept)
     assert [data.shape for data in given] == [(7, 100, 2)] * 4 + [(2, 100, 2)]
@@ -242,9 +238,8 @@ import numpy as np
 from disttrain import epoch_cache
 from disttrain.epoch_cache import open_cache
 from disttrain.source import Source
-from disttrain.stream import superbatches
 sys.path.insert(0, sys.argv.pop(1))
-from streaming import steps_of
+from streaming import steps_of, stream_of
 url, kept = sys.argv[1], Path(sys.argv[2])
 """
 
@@ -313,7 +308,7 @@ def test_a_full_disk_ends_the_cache_and_not_the_run(python, open_csv, kept, valu
 KILLED = """
 epoch_cache.SYNC_BYTES = 800
 with Source.open(url, cache_dir=kept / "index") as source, open_cache(kept, source) as cache:
-    with superbatches(source, shards=range(1), num_shards=1, batch_size=10, steps_per_superbatch=1, cache=cache) as s:
+    with stream_of(source, shards=range(1), num_shards=1, batch_size=10, steps_per_superbatch=1, cache=cache) as s:
         for number, _ in enumerate(s):
             if number == 200:
                 print("now", flush=True)
@@ -341,15 +336,15 @@ def test_a_killed_run_leaves_only_whole_rows(python, open_csv, kept, values):
 
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 12))), st.integers(0, 60), st.integers(0, 30))
-def test_extents_are_the_set_of_their_rows(added, start, length):
-    extents, rows = Extents(), set()
+def test_a_set_of_ranges_is_the_set_of_their_rows(added, start, length):
+    kept, rows = RangeSet(), set()
     for first, count in added:
-        extents.add(Range(first, first + count))
+        kept.add(Range(first, first + count))
         rows |= set(range(first, first + count))
-    assert len(extents) == len(rows)
-    ranges = extents.ranges()
+    assert len(kept) == len(rows)
+    ranges = kept.ranges()
     assert all(a.stop < b.start for a, b in pairwise(ranges))
-    parts = extents.split(Range(start, start + length))
+    parts = kept.split(Range(start, start + length))
     assert [row for part, _ in parts for row in range(part.start, part.stop)] == list(range(start, start + length))
     assert all(len(part) for part, _ in parts)
     assert all((row in rows) == there for part, there in parts for row in range(part.start, part.stop))

@@ -16,9 +16,9 @@ from disttrain import inputs
 from disttrain.config import TrainConfig
 from disttrain.errors import DataError, PeerError, StorageError
 from disttrain.inputs import Inputs, machine_rows
-from disttrain.sharding import Range
+from disttrain.local_files import LocalReader
+from disttrain.ranges import Range
 from disttrain.shuffle import FILE_ORDER
-from disttrain.storage import LocalReader
 from disttrain.world import World
 
 ROWS = b"x,y\n" + b"1,2\n" * 1000
@@ -126,9 +126,9 @@ def test_a_worker_parses_as_many_shards_at_once_as_it_has_cores(paths, cache_dir
     backend.world = World(size=1, local_size=2)
     with ExitStack() as stack:
         inputs = Inputs(TrainConfig(), backend, cache_dir, Console(quiet=True), stack)
-        rows = inputs.plan(inputs.open(str(paths[0])), 6, FILE_ORDER)
+        feed = inputs.feed(inputs.open(str(paths[0])), 6, FILE_ORDER)
         before = set(threading.enumerate())
-        stack.enter_context(rows.stream(range(6)))
+        stack.enter_context(feed.stream())
         begun = [thread.name for thread in set(threading.enumerate()) - before]
     assert len([name for name in begun if re.fullmatch(r"parse-\d", name)]) == num_parsers
 

@@ -6,8 +6,10 @@ import pytest
 from command import disttrain, history, regression_rows, trained, weights, write_csv
 
 from disttrain.located import step_rows
-from disttrain.plan import Pass, steps_per_superbatch
+from disttrain.plan import EpochPlan
+from disttrain.sharding import Sharding
 from disttrain.shuffle import EpochOrder
+from disttrain.stream import superbatches
 
 ROWS, BATCH = 1200, 50
 BAD_ROW = 730  # with two shards: rank 1, its third step
@@ -94,10 +96,10 @@ def test_a_skipped_step_leaves_no_trace_in_batch_normalization(place):
 def test_the_rows_that_are_named_are_the_rows_that_were_streamed(open_csv, mode):
     """On a file whose only target is the row's own number, for the first step, a middle one and the short last one."""
     source = open_csv("x,y\n" + "".join(f"1,{row}\n" for row in range(2345)), name=f"{mode}.csv")
-    size = steps_per_superbatch(source, 1, 100, 1, multiple_of=1)
-    training = Pass(source, 2, 100, size, EpochOrder(mode, seed=3))
+    sharding, order = Sharding(source.num_rows, 2, 100), EpochOrder(mode, seed=3)
     for epoch, shards in ((1, range(2)), (4, range(1, 2))):
-        with training.stream(shards, epoch) as stream:
+        plan = EpochPlan(sharding, shards, 1, order).of_epoch(epoch)
+        with superbatches(source, plan) as stream:
             for superbatch in stream:
                 streamed = superbatch.data[0, :, 1].astype(int)
-                np.testing.assert_array_equal(streamed, step_rows(training, shards, epoch, superbatch.first_step))
+                np.testing.assert_array_equal(streamed, step_rows(source, plan, superbatch.first_step))

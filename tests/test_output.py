@@ -12,7 +12,7 @@ from command import command_line, disttrain, environment, regression_rows, train
 
 from disttrain.checkpoint import Checkpoint, Position, file_name, read_checkpoint, write_checkpoint
 from disttrain.errors import CheckpointError
-from disttrain.storage import ABANDONED_S, remove_parts
+from disttrain.local_files import ABANDONED_S, remove_parts
 
 
 @pytest.fixture(scope="module")

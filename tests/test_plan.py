@@ -1,4 +1,4 @@
-"""The plan of a pass: how many steps go to the engine at a time."""
+"""The plan of an epoch: how many steps go to the engine at a time."""
 
 import pytest
 
@@ -22,4 +22,4 @@ def test_a_superbatch_has_as_many_steps_as_its_bytes_allow(
     open_csv, batch_size, shards_held, wanted, multiple_of, steps
 ):
     source = open_csv("x,y\n1,2\n")
-    assert steps_per_superbatch(source, shards_held, batch_size, wanted, multiple_of) == steps
+    assert steps_per_superbatch(source.num_columns, shards_held, batch_size, wanted, multiple_of) == steps

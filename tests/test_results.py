@@ -7,7 +7,7 @@ import tempfile
 import pytest
 
 from disttrain.errors import StorageError, UsageError
-from disttrain.reporting.results import RunDirectory
+from disttrain.results import RunDirectory
 
 # What the system says where a file is to be made, and the error: a full disk may have room later.
 TABLE = {errno.ENOSPC: StorageError, errno.EDQUOT: StorageError, errno.EROFS: UsageError, errno.EACCES: UsageError}

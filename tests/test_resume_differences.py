@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from disttrain.differences import ANEW, refuse
 from disttrain.errors import CheckpointError
-from disttrain.resume import ANEW, differences, refuse
+from disttrain.record import RunRecord
 
 WEIGHTS = [
     ["sequential/dense/kernel", [3, 16], "float32"],
@@ -31,6 +32,10 @@ RUN = {
     "optimizer_class": "Adam",
     "optimizer": [["adam/sequential_dense_kernel_momentum", [3, 16], "float32"]],
 }
+
+
+def differences(kept, now):
+    return RunRecord.from_json(kept).differences(RunRecord.from_json(now))
 
 
 def differing(**changed):

@@ -9,7 +9,8 @@ from disttrain.checkpoint import Checkpoint, Position, file_name
 from disttrain.checkpoint_store import CheckpointStore
 from disttrain.config import TrainConfig
 from disttrain.errors import UsageError
-from disttrain.resume_point import Places, check_keep_best, find_checkpoint, how_to_go_on
+from disttrain.identity import check_keep_best
+from disttrain.resume import RunPaths, find_checkpoint, how_to_go_on
 
 
 @pytest.fixture
@@ -29,8 +30,8 @@ def fill(place, *epochs, resume="auto"):
 def found(**options):
     """The epoch of the checkpoint that is found, and the place elsewhere that it is of."""
     config = TrainConfig(**options)
-    places, checkpoint = find_checkpoint(Places.of(config, Path("default")), config, pytest.fail)
-    return (checkpoint.position.epoch if checkpoint is not None else None), places.named_elsewhere
+    paths, checkpoint = find_checkpoint(RunPaths.of(config, Path("default")), config, pytest.fail)
+    return (checkpoint.position.epoch if checkpoint is not None else None), paths.resume_from
 
 
 def test_the_newest_in_its_own_directory_is_gone_on_from(here):
@@ -97,7 +98,7 @@ STOPPED = [
 @pytest.mark.parametrize(("options", "how"), STOPPED)
 def test_a_user_is_told_how_a_stopped_run_goes_on(options, how):
     config = TrainConfig(**options)
-    assert how_to_go_on(Places.of(config, Path("runs/x")), config) == f"to go on: {how}"
+    assert how_to_go_on(RunPaths.of(config, Path("runs/x")), config) == f"to go on: {how}"
 
 
 def test_a_value_by_which_the_best_stays_must_be_one_that_there_is():

@@ -6,15 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from disttrain.sharding import (
-    Range,
-    num_full_steps,
-    num_steps,
-    rank_rows_in_step,
-    rows_in_step,
-    shard_range,
-    shards_of_rank,
-)
+from disttrain.ranges import Range
+from disttrain.sharding import Sharding, shard_range, shards_of_rank
 
 SHARDS = [
     # num_rows, num_shards, every shard's (start, stop)
@@ -63,9 +56,10 @@ STEPS = [
 
 @pytest.mark.parametrize(("num_rows", "num_shards", "batch_size", "expected"), STEPS)
 def test_a_step_has_the_rows_that_the_shards_still_hold(num_rows, num_shards, batch_size, expected):
-    steps = num_steps(num_rows, num_shards, batch_size)
-    assert [rows_in_step(num_rows, num_shards, batch_size, step) for step in range(steps)] == expected
-    assert rows_in_step(num_rows, num_shards, batch_size, steps) == 0
+    sharding = Sharding(num_rows, num_shards, batch_size)
+    steps = sharding.num_steps
+    assert [sharding.rows_in_step(step) for step in range(steps)] == expected
+    assert sharding.rows_in_step(steps) == 0
 
 
 num_rows_any = st.integers(0, 10**12)
@@ -93,11 +87,12 @@ def test_every_shard_is_held_by_one_rank(num_shards, world_size):
 @given(st.integers(0, 3000), st.integers(1, 20), st.integers(1, 40), st.integers(1, 24))
 def test_the_ranks_rows_of_all_steps_are_the_file(num_rows, num_shards, batch_size, world_size):
     held = [shards_of_rank(num_shards, world_size, rank) for rank in range(world_size)]
-    steps = num_steps(num_rows, num_shards, batch_size)
+    sharding = Sharding(num_rows, num_shards, batch_size)
+    steps = sharding.num_steps
     total = 0
     for step in range(steps):
-        rows = [rank_rows_in_step(num_rows, num_shards, batch_size, shards, step) for shards in held]
-        assert sum(rows) == rows_in_step(num_rows, num_shards, batch_size, step)
+        rows = [sharding.rows_of(shards, step) for shards in held]
+        assert sum(rows) == sharding.rows_in_step(step)
         assert 0 < sum(rows) <= batch_size * num_shards
         total += sum(rows)
     assert total == num_rows
@@ -105,18 +100,20 @@ def test_the_ranks_rows_of_all_steps_are_the_file(num_rows, num_shards, batch_si
 
 @given(num_rows_any, num_shards_any, batch_size_any, st.integers(0, 10**10))
 def test_only_the_last_step_is_short(num_rows, num_shards, batch_size, step):
-    steps = num_steps(num_rows, num_shards, batch_size)
+    sharding = Sharding(num_rows, num_shards, batch_size)
+    steps = sharding.num_steps
     if step < steps - 1:
-        assert rows_in_step(num_rows, num_shards, batch_size, step) == batch_size * num_shards
+        assert sharding.rows_in_step(step) == batch_size * num_shards
     if step >= steps:
-        assert rows_in_step(num_rows, num_shards, batch_size, step) == 0
+        assert sharding.rows_in_step(step) == 0
 
 
 @given(num_rows_any, num_shards_any, batch_size_any)
 def test_full_steps_are_all_or_all_but_one(num_rows, num_shards, batch_size):
-    steps, full = num_steps(num_rows, num_shards, batch_size), num_full_steps(num_rows, num_shards, batch_size)
+    sharding = Sharding(num_rows, num_shards, batch_size)
+    steps, full = sharding.num_steps, sharding.num_full_steps
     assert steps - 1 <= full <= steps
     if full:
-        assert rows_in_step(num_rows, num_shards, batch_size, full - 1) == batch_size * num_shards
+        assert sharding.rows_in_step(full - 1) == batch_size * num_shards
     if full < steps:
-        assert rows_in_step(num_rows, num_shards, batch_size, full) < batch_size * num_shards
+        assert sharding.rows_in_step(full) < batch_size * num_shards

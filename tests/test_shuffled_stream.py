@@ -6,13 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from streaming import FILES, RecordingReader, assert_threads_end, steps_of, table
+from streaming import FILES, RecordingReader, assert_threads_end, steps_of, stream_of, table
 
 from disttrain import index, shuffle
 from disttrain.errors import DataError
-from disttrain.sharding import num_steps, shards_of_rank
+from disttrain.sharding import Sharding, shards_of_rank
 from disttrain.shuffle import EpochOrder
-from disttrain.stream import superbatches
 
 SMALL_CHUNK_BYTES = 1024
 
@@ -31,7 +30,7 @@ def test_a_shuffled_epoch_has_every_row_once_from_any_step_on_any_world(open_csv
     source = open_csv(FILES[how](values))
     assert len(source.index.rows) > 10
     order = EpochOrder(mode, seed=4, epoch=2)
-    num_steps_ = num_steps(1003, 4, 30)
+    num_steps_ = Sharding(1003, 4, 30).num_steps
     whole = steps_of(source, shards=range(4), num_shards=4, batch_size=30, order=order)
     rows = np.concatenate(whole)
     assert len(rows) == len(values)
@@ -97,7 +96,7 @@ def test_a_faulty_row_is_named_in_a_shuffled_epoch_too(open_csv, small_blocks, l
 def num_steps_of(source, order):
     """Steps of an epoch, none of which is kept."""
     how = {"shards": range(1), "num_shards": 1, "batch_size": 250, "steps_per_superbatch": 100}
-    with superbatches(source, **how, order=order) as stream:
+    with stream_of(source, **how, order=order) as stream:
         return sum(superbatch.num_steps for superbatch in stream)
 
 

@@ -7,7 +7,7 @@ import pytest
 from command import disttrain
 
 from disttrain.makedata import Recipe, make_data
-from disttrain.small_network import FLAGS, MAX_ROWS, is_small, tell_xla
+from disttrain.small_network import FLAGS, MAX_ROWS, is_small, set_xla_flags
 
 
 def network(*layers):
@@ -39,7 +39,7 @@ def test_a_network_is_small_by_its_layers_and_rows(layers, rows, small):
     ],
 )
 def test_flags_that_a_user_has_set_are_left_alone(environ, after, told):
-    assert tell_xla(environ) is told
+    assert set_xla_flags(environ) is told
     assert environ == {"XLA_FLAGS": after}
 
 

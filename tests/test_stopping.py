@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from disttrain.stopping import StopSignals
+from disttrain.stop_signals import StopSignals
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

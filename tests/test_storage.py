@@ -11,8 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from disttrain.errors import FileChanged, StorageError, UsageError
+from disttrain.local_files import atomic_write
 from disttrain.reader import Patience
-from disttrain.storage import atomic_write, check_unchanged, open_reader, stat
+from disttrain.storage import check_unchanged, open_reader, stat
 
 CONTENT = bytes(range(256)) * 40_000  # 10 MB: several of the pieces in which a store is read
 QUICK = Patience(attempts=3, attempt_s=1.0, total_s=4.0)

@@ -9,13 +9,12 @@ from itertools import product
 
 import numpy as np
 import pytest
-from streaming import FILES, RecordingReader, as_csv, assert_threads_end, steps_of, table
+from streaming import FILES, RecordingReader, as_csv, assert_threads_end, steps_of, stream_of, table
 
 from disttrain.errors import DataError, FileChanged, UsageError
-from disttrain.sharding import num_steps, rank_rows_in_step, shard_step, shards_of_rank
+from disttrain.sharding import Sharding, shards_of_rank
 from disttrain.shuffle import EpochOrder
 from disttrain.source import Source
-from disttrain.stream import superbatches
 from disttrain.threads import DaemonPool, Handover
 
 
@@ -32,7 +31,7 @@ def test_the_union_of_the_shards_is_the_file(open_csv, how, num_rows):
                 steps_of(source, shards=range(shard, shard + 1), num_shards=num_shards, batch_size=batch_size)
                 for shard in range(num_shards)
             ]
-            assert {len(steps) for steps in parts} == {num_steps(num_rows, num_shards, batch_size)}
+            assert {len(steps) for steps in parts} == {Sharding(num_rows, num_shards, batch_size).num_steps}
             np.testing.assert_array_equal(np.concatenate([rows for steps in parts for rows in steps]), values)
 
 
@@ -43,11 +42,11 @@ def test_a_step_joins_the_held_shards_in_order(open_csv, world_size, num_rows, n
     source = open_csv(FILES["header"](values))
     for rank in range(world_size):
         shards = shards_of_rank(num_shards, world_size, rank)
-        expected = []
-        for step in range(num_steps(num_rows, num_shards, batch_size)):
-            parts = [shard_step(num_rows, num_shards, batch_size, shard, step) for shard in shards]
+        sharding, expected = Sharding(num_rows, num_shards, batch_size), []
+        for step in range(sharding.num_steps):
+            parts = [sharding.shard_step(shard, step) for shard in shards]
             expected.append(np.concatenate([values[:0], *(values[part.start : part.stop] for part in parts)]))
-            assert len(expected[-1]) == rank_rows_in_step(num_rows, num_shards, batch_size, shards, step)
+            assert len(expected[-1]) == sharding.rows_of(shards, step)
         for start_step in (0, 1, len(expected) - 1, len(expected)):
             steps = steps_of(source, shards=shards, num_shards=num_shards, batch_size=batch_size, start_step=start_step)
             assert len(steps) == len(expected) - start_step
@@ -60,7 +59,7 @@ def test_ranks_pack_the_same_steps(open_csv):
     packs = []
     for rank in range(3):
         shards = shards_of_rank(4, 3, rank)
-        with superbatches(source, shards=shards, num_shards=4, batch_size=5, steps_per_superbatch=2) as stream:
+        with stream_of(source, shards=shards, num_shards=4, batch_size=5, steps_per_superbatch=2) as stream:
             packs.append([(superbatch.first_step, superbatch.num_steps) for superbatch in stream])
     assert packs == [[(0, 2), (2, 2), (4, 1), (5, 1)]] * 3
 
@@ -121,7 +120,7 @@ def test_a_worker_reads_its_own_bytes_only(open_csv):
         for shard in range(num_shards):
             with RecordingReader(opened.info) as reader:
                 source = replace(opened, reader=reader)
-                rows = shard_step(source.num_rows, num_shards, source.num_rows, shard, 0)
+                rows = Sharding(source.num_rows, num_shards, source.num_rows).shard_step(shard, 0)
                 start, stop = source.row_offset(rows.start), source.row_offset(rows.stop)
                 reader.ranges.clear()
                 steps_of(source, shards=range(shard, shard + 1), num_shards=num_shards, batch_size=1000)
@@ -165,7 +164,7 @@ def test_a_faulty_row_is_named(open_csv, line, says, num_shards):
 
 def test_what_comes_before_a_faulty_row_is_given_first(open_csv):
     source = open_csv("x,y\n" + "1,2\n" * 10 + "1,a\n")
-    with superbatches(source, shards=range(1), num_shards=1, batch_size=2, steps_per_superbatch=2, depth=1) as stream:
+    with stream_of(source, shards=range(1), num_shards=1, batch_size=2, steps_per_superbatch=2, depth=1) as stream:
         assert [superbatch.data.shape for superbatch, _ in zip(stream, range(2), strict=False)] == [(2, 2, 2)] * 2
         for _ in range(2):
             with pytest.raises(DataError, match="line 12"):
@@ -175,20 +174,20 @@ def test_what_comes_before_a_faulty_row_is_given_first(open_csv):
 def test_what_a_superbatch_becomes_on_devices_is_made_while_the_one_before_is_in_use(open_csv):
     source = open_csv("x,y\n" + "1,2\n" * 8)
     how = {"shards": range(1), "num_shards": 1, "batch_size": 2, "steps_per_superbatch": 1}
-    second_is_placed = threading.Event()
+    second_is_copied = threading.Event()
 
-    def place(superbatch):
+    def copy(superbatch):
         if superbatch.first_step == 1:
-            second_is_placed.set()
+            second_is_copied.set()
         if superbatch.first_step == 3:
             raise MemoryError("the device is full")
         return threading.current_thread(), superbatch.data.sum()
 
-    with superbatches(source, **how, place=place) as stream:
+    with stream_of(source, **how, copy=copy) as stream:
         thread, total = next(stream).on_devices
         assert thread is not threading.current_thread()
         assert total == 6.0
-        assert second_is_placed.wait(10)
+        assert second_is_copied.wait(10)
         with pytest.raises(MemoryError, match="the device is full"):
             list(stream)
 
@@ -237,7 +236,7 @@ def test_rows_that_the_index_does_not_know_are_noticed(open_csv, row, change):
 def test_closing_early_stops_at_once(open_csv):
     source = open_csv("x,y\n" + "1,2\n" * 100_000)
     for taken, mode in product((0, 1, 5), ("none", "global")):
-        with superbatches(
+        with stream_of(
             source,
             shards=range(2),
             num_shards=2,
@@ -267,7 +266,7 @@ def test_memory_does_not_grow_with_the_file(open_csv):
     for num_rows in (500_000, 2_000_000):
         source = open_csv("x,y\n" + "1.25,2.5\n" * num_rows)
         tracemalloc.start()
-        with superbatches(source, shards=range(1), num_shards=1, batch_size=250, steps_per_superbatch=100) as stream:
+        with stream_of(source, shards=range(1), num_shards=1, batch_size=250, steps_per_superbatch=100) as stream:
             assert sum(len(superbatch.data) for superbatch in stream) == num_rows // 250
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()

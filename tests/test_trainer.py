@@ -12,15 +12,18 @@ from keras.callbacks import CallbackList
 from streaming import as_csv
 
 from disttrain.backends.local import LocalBackend
+from disttrain.checkpointing import Checkpointing
 from disttrain.commits import Commits
-from disttrain.config import Every
 from disttrain.engine import Engine
 from disttrain.errors import Stopped
-from disttrain.keeper import Keeper
-from disttrain.plan import Pass
+from disttrain.evaluator import Evaluator
+from disttrain.option_types import Every
+from disttrain.plan import EpochPlan
+from disttrain.record import RunRecord
 from disttrain.replicas import OneReplica
-from disttrain.reporting.progress import SilentReporter
-from disttrain.stopping import StopSignals
+from disttrain.sharding import Sharding
+from disttrain.stop_signals import StopSignals
+from disttrain.stream import Feed
 from disttrain.trainer import Trainer
 
 BATCH, STEPS_PER_EXECUTION, EPOCHS = 10, 8, 4
@@ -115,17 +118,18 @@ def network():
 class Job:
     """Runs of the same model on the same rows; the last one's checkpoints are in `commits`."""
 
-    training: Pass
-    validation: Pass
+    training: Feed
+    validation: Feed
     commits: Commits = field(default_factory=Commits)
 
     def run(self, *callbacks, resumed=None):
         model, backend = network(), LocalBackend("local", OneReplica())
-        told = CallbackList([*callbacks], model=model, epochs=EPOCHS, steps=self.training.num_steps, verbose=0)
+        told = CallbackList([*callbacks], model=model, epochs=EPOCHS, steps=self.training.sharding.num_steps, verbose=0)
         with StopSignals() as stop:
-            keeper = Keeper(Every(), None, stop, dict, self.commits)
+            checkpointing = Checkpointing(Every(), None, stop, self.commits)
             engine = Engine(model, backend, 3)
-            trainer = Trainer(engine, backend, SilentReporter(), told, self.training, self.validation, keeper)
+            evaluator = Evaluator(engine, backend, self.validation, told)
+            trainer = Trainer(engine, backend, self.training, told, checkpointing, RunRecord(), evaluator=evaluator)
             return model, trainer.run(EPOCHS, resumed)
 
     def stopped(self, *callbacks):
@@ -137,11 +141,12 @@ class Job:
 
 @pytest.fixture
 def job(open_csv):
-    def rows(name, x, y):
-        return open_csv("a,b,c,y\n" + as_csv(np.concatenate([x, y], axis=1)), name)
+    def feed(name, x, y):
+        source = open_csv("a,b,c,y\n" + as_csv(np.concatenate([x, y], axis=1)), name)
+        return Feed(source, EpochPlan(Sharding(source.num_rows, 1, BATCH), range(1), STEPS_PER_EXECUTION))
 
     return Job(*(
-        Pass(rows(name, *arrays), 1, BATCH, STEPS_PER_EXECUTION)
+        feed(name, *arrays)
         for name, arrays in (("training.csv", TRAINING), ("validation.csv", VALIDATION))
     ))  # fmt: skip
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from command import command_line, disttrain, environment, history, regression_rows, trained, weights, write_csv
 
-from disttrain.sharding import num_steps, shard_step
+from disttrain.sharding import Sharding
 
 ROWS, BATCH, SHARDS, EPOCHS = 2003, 50, 4, 2  # shards of 501 and 500 rows: the last step has one row on one worker
 
@@ -83,8 +83,9 @@ def launched(place):
 
 def global_batches(x, y, batch_size=BATCH, num_shards=SHARDS):
     """The batches of an epoch as the design defines them: each step joins what every shard gives to it."""
-    for step in range(num_steps(len(x), num_shards, batch_size)):
-        parts = [shard_step(len(x), num_shards, batch_size, shard, step) for shard in range(num_shards)]
+    sharding = Sharding(len(x), num_shards, batch_size)
+    for step in range(sharding.num_steps):
+        parts = [sharding.shard_step(shard, step) for shard in range(num_shards)]
         rows = np.concatenate([np.arange(part.start, part.stop) for part in parts])
         yield x[rows], y[rows]
 
@@ -96,7 +97,7 @@ def fit_plainly(model, x, y, epochs=EPOCHS):
         for _ in range(epochs):
             yield from global_batches(x, y)
 
-    steps = num_steps(len(x), SHARDS, BATCH)
+    steps = Sharding(len(x), SHARDS, BATCH).num_steps
     return model.fit(epochs_of_batches(), steps_per_epoch=steps, epochs=epochs, shuffle=False, verbose=0).history
 
 

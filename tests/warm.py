@@ -158,7 +158,7 @@ def die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    from disttrain.native_messages import native_messages_held
+    from disttrain.terminal import native_messages_held
 
     with native_messages_held(False):
         import numpy

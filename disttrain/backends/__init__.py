@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from disttrain.checkpoint import Checkpoint
 from disttrain.commits import Commits
 from disttrain.errors import UsageError
-from disttrain.world import Backend, BackendOptions, launched_by
+from disttrain.launched import launched_by
+from disttrain.world import Backend, BackendOptions
 
 T = TypeVar("T")
 

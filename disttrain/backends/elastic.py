@@ -82,7 +82,7 @@ def run_elastic(
                 backend = membership.join(options)
             try:
                 share_newest(backend, commits)
-                commits.beginning = next(filter(None, backend.gather(commits.beginning)), None)
+                commits.defaults = next(filter(None, backend.gather(commits.defaults)), None)
                 commits.change = _share_change(backend, commits.change)
                 membership.is_whole()
                 return attempt(backend, commits)

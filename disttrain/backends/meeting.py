@@ -59,7 +59,7 @@ def _await(waiter: Waiter, addresses: Sequence[str], token: str, deadline_s: flo
 
 def _listen(address: str) -> socket.socket:
     """At a worker's address, or on all interfaces where that is another one's, behind which this machine stands."""
-    host, port = _split(address)
+    host, port = _host_and_port(address)
     try:
         return non_blocking(_server(_resolved(host, port), port))
     except OSError as error:
@@ -80,7 +80,7 @@ def _server(addresses: Sequence[Address], port: int) -> socket.socket:
 
 def _come(waiter: Waiter, leader: str, rank: int, token: str, deadline_s: float, timeout_s: float) -> None:
     """Another worker's part: comes, again and again, and waits for the word."""
-    host, port = _split(leader)
+    host, port = _host_and_port(leader)
     came, number = False, time.time_ns()  # larger than that of a process that came before in this one's place
     while monotonic() < deadline_s:
         with closing(Link(waiter, _resolved(host, port), port, token, rank, number)) as link:
@@ -102,6 +102,6 @@ def _resolved(host: str, port: int) -> list[Address]:
         return []
 
 
-def _split(address: str) -> tuple[str, int]:
+def _host_and_port(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)

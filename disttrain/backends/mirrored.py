@@ -57,7 +57,7 @@ class MirroredReplicas:
         """The parts of this worker's replicas."""
         return list(self._strategy.experimental_local_results(value))
 
-    def place(self, arrays: Sequence[npt.NDArray[Any]]) -> Any:
+    def copy(self, arrays: Sequence[npt.NDArray[Any]]) -> Any:
         """Copies each array to its replica's device."""
 
         def copy(context: tf.distribute.distribute_lib.ValueContext) -> tf.Tensor:

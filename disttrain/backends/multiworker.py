@@ -21,7 +21,8 @@ from disttrain.backends.devices import configure_device, configure_devices, num_
 from disttrain.backends.meeting import meet
 from disttrain.backends.mirrored import MirroredReplicas
 from disttrain.errors import UsageError
-from disttrain.world import BackendOptions, World, cluster_place
+from disttrain.launched import cluster_rank_and_size
+from disttrain.world import BackendOptions, World
 
 T = TypeVar("T")
 
@@ -43,7 +44,7 @@ def open_multiworker(options: BackendOptions) -> MultiworkerBackend:
         UsageError: where TF_CONFIG does not name this worker's place among others, or its port is taken.
         HungError: where the others do not come in time.
     """
-    place = cluster_place(os.environ)
+    place = cluster_rank_and_size(os.environ)
     if place is None:
         raise UsageError(
             "--backend multiworker needs TF_CONFIG with this worker's place, such as "
@@ -100,7 +101,7 @@ class MultiworkerBackend:
     def _gather_block(self, own: bytes, size: int) -> list[bytes]:
         """Every worker's bytes, filled up to `size`: of few sizes, as TensorFlow compiles a collective for each."""
         words = np.frombuffer(own.ljust(size, b"\0"), np.int32)
-        everyones = self._gather_words(self.replicas.place([words] * self.replicas.count)).numpy()
+        everyones = self._gather_words(self.replicas.copy([words] * self.replicas.count)).numpy()
         return [part.tobytes() for part in everyones.reshape(self.world.num_replicas, -1)[:: self.replicas.count]]
 
     def broadcast(self, variables: Sequence[Any]) -> None:

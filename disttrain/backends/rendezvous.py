@@ -26,7 +26,7 @@ from horovod.runner.http.http_server import RendezvousServer
 
 from disttrain.checkpoint import Position
 from disttrain.errors import PeerError, Stopped, UsageError
-from disttrain.world import SIGNALS_S
+from disttrain.world import SIGNAL_SPREAD_S
 
 # All who were answered together are there within milliseconds, and those being started are not within seconds.
 ROLL_CALL_S = 2.0
@@ -103,7 +103,7 @@ class Rendezvous:
         name = f"stopped-{position.epoch}-{position.step}"
         try:
             self._put(f"{name}-{rank}", {"key": self.key})
-            time.sleep(SIGNALS_S)
+            time.sleep(SIGNAL_SPREAD_S)
             return not any(self._poll(f"{name}-{lower}", 0.0) for lower in range(rank))
         except PeerError:
             return True

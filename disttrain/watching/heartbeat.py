@@ -23,12 +23,12 @@ HELLO_S = 10.0  # in which they must
 LEAVE_S = 1.0  # how long a goodbye waits to be taken
 
 
-def parting(exit_code: int | None) -> Message:
+def farewell_message(exit_code: int | None) -> Message:
     """What is said before leaving: goodbye, or the exit code of the error that ends this worker."""
     return {"goodbye": True} if exit_code is None else {"failed": exit_code}
 
 
-def is_parting(message: Message | None) -> bool:
+def is_farewell(message: Message | None) -> bool:
     """Whether the one who said it has left."""
     return message is not None and ("goodbye" in message or "failed" in message)
 
@@ -76,9 +76,9 @@ class Server:
         for lines in self._links.values():
             lines.send(message)
 
-    def leave(self, parting: Message) -> list[tuple[int, Message | None]]:
+    def leave(self, farewell: Message) -> list[tuple[int, Message | None]]:
         """Tells all that this end leaves, and waits a moment for them to take it; returns what came meanwhile."""
-        self.tell(parting)
+        self.tell(farewell)
         self._waiter.go_on()
         deadline_s = monotonic() + LEAVE_S
         came = []
@@ -126,7 +126,7 @@ class Server:
             return
         messages = lines.receive()
         came.extend((lines.rank, message) for message in messages)
-        has_left = any(is_parting(message) for message in messages)
+        has_left = any(is_farewell(message) for message in messages)
         if lines.is_closed or has_left:
             if not has_left:
                 came.append((lines.rank, None))
@@ -195,13 +195,13 @@ class Link:
             self.close()
         return came
 
-    def leave(self, parting: Message) -> list[Message | None]:
+    def leave(self, farewell: Message) -> list[Message | None]:
         """Tells the leader that this end leaves, and waits a moment for it to close the link; returns what came."""
-        self.send(parting)
+        self.send(farewell)
         self._waiter.go_on()
         deadline_s = monotonic() + LEAVE_S
         came: list[Message | None] = []
-        while self.is_open and monotonic() < deadline_s and not any(map(is_parting, came)):
+        while self.is_open and monotonic() < deadline_s and not any(map(is_farewell, came)):
             came += self.poll(deadline_s)
         return came
 

@@ -18,16 +18,8 @@ from typing import Any
 
 from disttrain import activity
 from disttrain.errors import DisttrainError, PeerError
-from disttrain.watching.connections import (
-    Address,
-    Message,
-    Waiter,
-    address_for,
-    listen,
-    network,
-    own_addresses,
-)
-from disttrain.watching.heartbeat import Server, parting
+from disttrain.watching.connections import Address, Message, Waiter, address_for, listen, network, own_addresses
+from disttrain.watching.heartbeat import Server, farewell_message
 from disttrain.watching.processes import Process, end_at_once, is_running, kill, this_process, within
 from disttrain.watching.verdict import Beat, Judge, Verdict
 from disttrain.watching.watchers import Alone, Follower, Leader
@@ -80,7 +72,7 @@ class Watchdog:
         self._processes: Mapping[int, Process] = {}
         self._thread: threading.Thread | None = None
         self._watcher: Alone | Leader | Follower | None = None
-        self._parting: Message | None = None
+        self._farewell: Message | None = None
 
     def __enter__(self) -> Watchdog:
         world, waiter, server = self._world, Waiter(), None
@@ -127,7 +119,7 @@ class Watchdog:
         """
         thread, self._thread = self._thread, None
         if thread is not None:
-            self._parting = _parting_with(error)
+            self._farewell = _farewell_for(error)
             self._waiter.stop()
             if thread is not threading.current_thread():
                 thread.join()
@@ -158,8 +150,8 @@ class Watchdog:
         try:
             while not self._waiter.is_stopping:
                 self._watch(watcher)
-            if self._parting is not None:
-                watcher.leave(self._parting)
+            if self._farewell is not None:
+                watcher.leave(self._farewell)
         except Exception:
             self._say(f"the watchdog failed, and a worker that hangs will not be found:\n{traceback.format_exc()}")
         finally:
@@ -240,10 +232,10 @@ def _address_of_run(others: Sequence[tuple[Sequence[Address], str]]) -> Address 
     return address_for(away) if away else (int(socket.AF_INET), "127.0.0.1")
 
 
-def _parting_with(error: BaseException | None) -> Message | None:
+def _farewell_for(error: BaseException | None) -> Message | None:
     """What a worker says that ends with this error; nothing where it will not say itself what happened."""
     if error is None:
-        return parting(None)
+        return farewell_message(None)
     if not isinstance(error, Exception) or (isinstance(error, PeerError) and not error.is_explained):
         return None
-    return parting(getattr(error, "exit_code", DisttrainError.exit_code))
+    return farewell_message(getattr(error, "exit_code", DisttrainError.exit_code))

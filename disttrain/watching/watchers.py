@@ -55,7 +55,7 @@ class Alone:
         """Starts all clocks anew."""
         self._judge.restart(now)
 
-    def leave(self, parting: Message) -> None:
+    def leave(self, farewell: Message) -> None:
         """Tells the others that this worker leaves, and how."""
 
     def close(self) -> None:
@@ -139,9 +139,9 @@ class Leader:
         """Starts all clocks anew."""
         self._judge.restart(now)
 
-    def leave(self, parting: Message) -> None:
+    def leave(self, farewell: Message) -> None:
         """Tells the others that this worker leaves, and how; hears what they say meanwhile."""
-        for rank, message in self._server.leave(parting):
+        for rank, message in self._server.leave(farewell):
             self._take(rank, message)
 
     def close(self) -> None:
@@ -244,9 +244,9 @@ class Follower:
         self._of_leader.restart(now)
         self._of_self.restart(now)
 
-    def leave(self, parting: Message) -> None:
+    def leave(self, farewell: Message) -> None:
         """Tells the leader that this worker leaves, and how; hears what it says meanwhile."""
-        for message in self._link.leave(parting):
+        for message in self._link.leave(farewell):
             self._take(message)
 
     def close(self) -> None:

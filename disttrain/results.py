@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import itertools
 import json
 import os
@@ -12,7 +10,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,10 +18,8 @@ from typing import Any
 import keras
 
 from disttrain.checkpoint_store import CheckpointStore
-from disttrain.errors import StorageError, UsageError
-from disttrain.redaction import all_redacted
-from disttrain.standing import EpochResult
-from disttrain.storage import FULL, atomic_write, part_of, remove_parts
+from disttrain.errors import StorageError, UsageError, all_redacted
+from disttrain.local_files import FULL, atomic_write, part_of, remove_parts
 
 MODEL = "model.keras"
 CHECKPOINTS = "checkpoints"  # where a run's checkpoints lie, unless it was told otherwise
@@ -66,7 +62,7 @@ def _came_to_nothing(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     """Makes what a disk refuses a StorageError that names the file."""
     try:
         yield
@@ -81,16 +77,13 @@ class RunDirectory:
     be given again.
     """
 
-    def __init__(
-        self, path: Path, *, overwrite: bool, goes_on: bool = False, earlier: Sequence[EpochResult] = ()
-    ) -> None:
+    def __init__(self, path: Path, *, overwrite: bool, goes_on: bool = False) -> None:
         """Makes the directory.
 
         Args:
             path: where it is, or is to be.
             overwrite: whether the results of an earlier run may go.
             goes_on: whether the results that are there are this run's own.
-            earlier: the epochs that are done already.
 
         Raises:
             UsageError: if it cannot be written, or holds the results of another run and `overwrite` is false.
@@ -110,7 +103,6 @@ class RunDirectory:
         remove_parts(path, "|".join(map(re.escape, RESULTS)), with_living_writers=False)
         for name in RESULTS if not goes_on else ():
             (path / name).unlink(missing_ok=True)
-        self._epochs = list(earlier)
         self._goes_on = goes_on
 
     def __enter__(self) -> RunDirectory:
@@ -119,7 +111,7 @@ class RunDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None or self._epochs or self._goes_on or (self.path / CHECKPOINTS).exists():
+        if kind is None or self._goes_on or (self.path / CHECKPOINTS).exists() or (self.path / HISTORY).exists():
             return
         for name in RESULTS:
             (self.path / name).unlink(missing_ok=True)
@@ -132,36 +124,11 @@ class RunDirectory:
         with atomic_write(self.path / "config.json") as stream:
             stream.write(json.dumps(all_redacted(dict(config)), indent=2).encode() + b"\n")
 
-    def append_metrics(self, record: Mapping[str, Any]) -> None:
-        """Adds one line to metrics.jsonl, in a single write."""
-        line = json.dumps({"time_s": round(time.time(), 3), **record}).encode() + b"\n"
-        with _disk_errors(self.path / METRICS):
-            descriptor = os.open(self.path / METRICS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            try:
-                os.write(descriptor, line)
-            finally:
-                os.close(descriptor)
-
-    def write_epoch(self, result: EpochResult) -> None:
-        """Keeps history.csv, a row for every epoch so far."""
-        self._epochs.append(result)
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        skips = any(epoch.skipped_steps for epoch in self._epochs)
-        names = list(dict.fromkeys(name for epoch in (result, *self._epochs) for name in epoch.values))
-        writer.writerow(["epoch", *names, "rows", "seconds", "rows_per_s", *["skipped_steps"] * skips])
-        for epoch in self._epochs:
-            speed = [epoch.rows, f"{epoch.seconds:.3f}", f"{epoch.rows_per_s:.0f}"]
-            values = [epoch.values.get(name, "") for name in names]  # a checkpoint does not keep their order
-            writer.writerow([epoch.epoch, *values, *speed, *[epoch.skipped_steps] * skips])
-        with atomic_write(self.path / HISTORY) as stream:
-            stream.write(text.getvalue().encode())
-
     def write_model(self, model: keras.Model) -> Path:
         """Saves the model as Keras does, and returns where."""
         path = self.path / MODEL
         scratch = part_of(path)  # Keras wants a name that ends as it likes
-        with _disk_errors(path):
+        with disk_errors(path):
             try:
                 scratch.mkdir()
                 model.save(scratch / MODEL)

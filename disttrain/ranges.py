@@ -1,13 +1,23 @@
-"""A set of rows as ranges, joined where they touch."""
+"""Rows as half-open ranges: one range, and a set of ranges that are joined where they touch."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
 
-from disttrain.sharding import Range
+
+@dataclass(frozen=True)
+class Range:
+    """The half-open range of rows [start, stop)."""
+
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
 
 
-class Extents:
+class RangeSet:
     """Rows, in ascending ranges `[start, stop)` with gaps between them."""
 
     def __init__(self) -> None:
@@ -31,8 +41,8 @@ class Extents:
         if not len(rows):
             return parts
         position = rows.start
-        for place in range(bisect_right(self._stops, rows.start), bisect_left(self._starts, rows.stop)):
-            start, stop = max(self._starts[place], position), min(self._stops[place], rows.stop)
+        for number in range(bisect_right(self._stops, rows.start), bisect_left(self._starts, rows.stop)):
+            start, stop = max(self._starts[number], position), min(self._stops[number], rows.stop)
             if position < start:
                 parts.append((Range(position, start), False))
             parts.append((Range(start, stop), True))

@@ -1,4 +1,4 @@
-"""What a pass's metrics have seen: sums that add up over superbatches, replicas and workers."""
+"""Metric sums, accumulated across superbatches, replicas and workers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def values_of_one_number(values: Mapping[str, Value]) -> dict[str, float]:
     return {name: value for name, value in values.items() if not isinstance(value, list)}
 
 
-class Totals:
+class MetricSums:
     """Sums of each metric variable over this worker's steps.
 
     Compiled calls keep them as float32 from one superbatch's begin to its end; beyond that they are added as float64.

@@ -1,7 +1,8 @@
-"""Output that cannot be written is dropped: what a run prints is no reason for it to end.
+"""The process's own terminal: TensorFlow's start-up messages are held back, and output that nobody reads is dropped.
 
-Ctrl-C in `disttrain ... | tee log` ends tee at once, and the run has a checkpoint to write yet. A shell may have closed
-stdout or stderr (`>&-`), and a disk that the output goes to may be full.
+What a run prints is no reason for it to end: Ctrl-C in `disttrain ... | tee log` ends tee at once, and the run has a
+checkpoint to write yet. A shell may have closed stdout or stderr (`>&-`), and a disk that the output goes to may be
+full.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import errno
 import io
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
@@ -69,3 +72,30 @@ class _Dropping(io.FileIO):
                 raise
             _to_nowhere(self.fileno())
             return super().write(data)
+
+
+@contextmanager
+def native_messages_held(wanted: bool) -> Iterator[None]:
+    """Holds back what is written to file descriptor 2, and lets it out only if the block raises.
+
+    Args:
+        wanted: leave everything as it is; for whoever sets TF_CPP_MIN_LOG_LEVEL to see the messages.
+    """
+    if wanted:
+        yield
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    sys.stderr.flush()
+    screen = os.dup(2)
+    with open(os.memfd_create("messages"), "w+b") as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(screen, held.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(screen, 2)
+            os.close(screen)

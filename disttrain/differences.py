@@ -1,0 +1,128 @@
+"""How two runs' records are compared: what differs, side by side, with the remedy for each."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from disttrain.errors import CheckpointError
+
+ANEW = "start anew with --overwrite"
+MOST_WEIGHTS = 5  # of those that differ are shown
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that is not as it was: both sides as text of one or more lines, and what to do about it."""
+
+    name: str
+    kept: str
+    now: str
+    remedy: str
+
+
+def refuse(where: str, found: Sequence[Difference]) -> CheckpointError:
+    """The error that shows the differences of the checkpoint `where` from this run under each other."""
+    lines = [f"{where} is of another run:"]
+    for difference in found:
+        lines += [
+            f"  {difference.name}",
+            *_labelled("    in the checkpoint: ", difference.kept),
+            *_labelled("    in this run:       ", difference.now),
+            *_labelled("    what to do:        ", difference.remedy),
+        ]
+    return CheckpointError("\n".join(lines))
+
+
+def _labelled(label: str, text: str) -> list[str]:
+    first, *others = text.split("\n")
+    return [label + first, *(" " * len(label) + line for line in others)]
+
+
+def compare_option(name: str, kept: Any, now: Any) -> Difference | None:
+    """An option of the same name."""
+    if kept == now:
+        return None
+    flag = f"--{name.replace('_', '-')}"
+    value = ",".join(kept) if isinstance(kept, list) else str(kept)
+    return Difference(name.replace("_", " "), value, _words(now), f"{flag} {shlex.quote(value)}, or {ANEW}")
+
+
+def _words(value: Any) -> str:
+    return ",".join(value) if isinstance(value, list) else str(value)
+
+
+def compare_files(name: str, kept: Mapping[str, str], now: Mapping[str, str]) -> Difference | None:
+    """Files by their fingerprints, whatever they are called."""
+    if sorted(kept.values()) == sorted(now.values()):
+        return None
+    kept_text, now_text = (
+        "\n".join(f"{url} ({fingerprint})" for url, fingerprint in sorted(side.items())) for side in (kept, now)
+    )
+    return Difference(name.replace("_", " "), kept_text, now_text, f"put the file back, or {ANEW}")
+
+
+def compare_rows(name: str, kept: int, now: int) -> Difference | None:
+    """The number of rows."""
+    if kept == now:
+        return None
+    return Difference("rows", f"{kept:,}", f"{now:,}", f"put the file back, or {ANEW}")
+
+
+def compare_model(name: str, kept: list[Any], now: list[Any]) -> Difference | None:
+    """The model's variables."""
+    return _variables("model", kept, now, f"build the same model (--model, --hidden), or {ANEW}")
+
+
+def compare_optimizer(name: str, kept: list[Any], now: list[Any]) -> Difference | None:
+    """The optimizer's variables."""
+    return _variables("optimizer's variables", kept, now, f"compile the model with the same optimizer, or {ANEW}")
+
+
+def compare_optimizer_class(name: str, kept: str, now: str) -> Difference | None:
+    """The optimizer's class."""
+    if kept == now:
+        return None
+    return Difference("optimizer", kept, now, f"compile the model with {kept}, or {ANEW}")
+
+
+def compare_loss(name: str, kept: str, now: str) -> Difference | None:
+    """The loss."""
+    if kept == now:
+        return None
+    return Difference("loss", kept, now, f"--loss {shlex.quote(kept)}, or compile your own model with it, or {ANEW}")
+
+
+def compare_metrics(name: str, kept: Sequence[str], now: Sequence[str]) -> Difference | None:
+    """Sums of an epoch that has begun are of the metrics it began with."""
+    if kept == now:
+        return None
+    remedy = f"--metrics {shlex.quote(','.join(kept))}, or compile your own model with them, or {ANEW}"
+    return Difference(name, ",".join(kept) or "none", ",".join(now) or "none", remedy)
+
+
+def _variables(name: str, kept: list[Any], now: list[Any], remedy: str) -> Difference | None:
+    """Compares variables in their order. Keras's numbers in the names (`dense_3`) differ from process to process."""
+    missing = ["", None, ""]
+    length = max(len(kept), len(now))
+    sides = [[*side, *[missing] * (length - len(side))] for side in (kept, now)]
+    differ = [(a, b) for a, b in zip(*sides, strict=True) if _unnumbered(a) != _unnumbered(b)]
+    if not differ:
+        return None
+    shown = [[_variable(side) for side in pair] for pair in differ[:MOST_WEIGHTS]]
+    more = [f"and {len(differ) - MOST_WEIGHTS} more"] if len(differ) > MOST_WEIGHTS else []
+    kept_text, now_text = ("\n".join([*texts, *more]) for texts in zip(*shown, strict=True))
+    return Difference(name, kept_text, now_text, remedy)
+
+
+def _unnumbered(variable: Sequence[Any]) -> list[Any]:
+    name, *others = variable
+    return [re.sub(r"_\d+(?=[/_]|$)", "", name), *others]
+
+
+def _variable(variable: Sequence[Any]) -> str:
+    name, shape, dtype = variable
+    return f"{name} {shape} {dtype}" if shape is not None else "none"

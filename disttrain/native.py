@@ -1,0 +1,111 @@
+"""Compiles functions with numba and keeps them on disk; loads and prefetches, for which numba has no functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba.core import types
+from numba.extending import intrinsic
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def compiled(function: Callable[..., Any], signature: Any, **options: Any) -> Callable[..., Any]:
+    """`function` for one signature, without the interpreter lock: loaded from numba's cache, or compiled in seconds."""
+    try:
+        result = numba.njit(signature, nogil=True, cache=True, **options)(function)
+    except RuntimeError as error:  # no directory that could hold the cache: a read-only machine without a home
+        if "cannot cache" not in str(error):
+            raise
+        result = numba.njit(signature, nogil=True, **options)(function)
+    return cast(Callable[..., Any], result)
+
+
+def inlined(function: _F) -> _F:
+    """Compile a function into each of its callers: what the quick way is made of."""
+    return cast(_F, numba.njit(error_model="numpy", forceinline=True)(function))
+
+
+def called(function: _F) -> _F:
+    """Compile a function; LLVM decides whether it stands alone."""
+    return cast(_F, numba.njit(error_model="numpy")(function))
+
+
+def _intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
+    return cast(Callable[..., Any], intrinsic(function))
+
+
+@_intrinsic
+def address(_typing: Any, array: Any) -> Any:
+    """Where an array's first element lies. A number, unlike an array, costs no reference count when passed on."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.ptrtoint(data, ir.IntType(64))
+
+    return types.int64(array), code
+
+
+def _load(builder: Any, address: Any, bits: int) -> Any:
+    """Code for an unaligned load, without bounds check or wrap-around."""
+    value = builder.load(builder.inttoptr(address, ir.IntType(bits).as_pointer()))
+    value.align = 1
+    return value
+
+
+@_intrinsic
+def byte_at(_typing: Any, address: Any) -> Any:
+    """The byte at an address, as an int64."""
+
+    def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.zext(_load(builder, args[0], 8), ir.IntType(64))
+
+    return types.int64(types.int64), code
+
+
+@_intrinsic
+def pair_at(_typing: Any, address: Any) -> Any:
+    """The two bytes at an address, as an int64."""
+
+    def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.zext(_load(builder, args[0], 16), ir.IntType(64))
+
+    return types.int64(types.int64), code
+
+
+@_intrinsic
+def word_at(_typing: Any, address: Any) -> Any:
+    """The eight bytes at an address, as a uint64."""
+
+    def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return _load(builder, args[0], 64)
+
+    return types.uint64(types.int64), code
+
+
+@_intrinsic
+def prefetch(_typing: Any, address: Any) -> Any:
+    """Ask for the cache line at an address that need not exist."""
+
+    def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        int32, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
+        function_type = ir.FunctionType(ir.VoidType(), [pointer, int32, int32, int32])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [pointer], function_type)
+        to_read, keep, as_data = int32(0), int32(3), int32(1)
+        builder.call(function, [builder.inttoptr(args[0], pointer), to_read, keep, as_data])
+        return ir.Constant(ir.IntType(64), 0)
+
+    return types.int64(types.int64), code
+
+
+@_intrinsic
+def trailing_zeros(_typing: Any, word: Any) -> Any:
+    """How many of a uint64's lowest bits are zero."""
+
+    def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))  # 64 for no bit at all
+
+    return types.uint64(types.uint64), code

@@ -1,0 +1,114 @@
+"""The types of options: what a user types ("5m", "10GB", "a,b") as the value that it means."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+
+def split_commas(value: Any) -> Any:
+    """`"a,b"` and `["a,b", "c"]` as a list of words; anything else as it is."""
+    if isinstance(value, str):
+        value = [value]
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return [word.strip() for item in value for word in item.split(",") if word.strip()]
+    return value
+
+
+def whole_number(value: Any) -> Any:
+    """`"500e6"` and `5e8` as 500000000; anything else as it is, for pydantic to judge."""
+    if isinstance(value, int) or (isinstance(value, str) and value.strip().isdecimal()):
+        return int(value)  # exactly, whatever its size
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return value
+    return int(number) if number.is_integer() else value
+
+
+def written_out(value: Any) -> Any:
+    r"""A tab for the two characters `\t`, which are easier to type; anything else as it is."""
+    return "\t" if value == "\\t" else value
+
+
+def from_home(value: Any) -> Any:
+    """A path with `~` or `~name` written out, as a shell does where it sees one; a URL and anything else as it is."""
+    return os.path.expanduser(value) if isinstance(value, (str, Path)) else value
+
+
+def byte_count(value: Any) -> Any:
+    """`"10GB"` as 10,000,000,000 and `"1.5 GiB"` as 1,610,612,736; a number without a unit is of bytes."""
+    match = re.fullmatch(r"([0-9.e+]+)\s*(?:([kMGT])(i?))?B?", value.strip(), re.I) if isinstance(value, str) else None
+    if match is None:
+        return whole_number(value)
+    number, prefix, binary = match.groups()
+    size = (1024 if binary else 1000) ** ("kmgt".index(prefix.lower()) + 1 if prefix else 0)
+    try:
+        return int(float(number) * size)
+    except (ValueError, OverflowError):
+        return value
+
+
+_UNIT_S = {"s": 1, "m": 60, "h": 3600}
+
+
+def duration_s(value: Any) -> Any:
+    """`"90s"`, `"5m"` and `"1.5h"` in seconds; a number without a unit is of seconds."""
+    match = re.fullmatch(r"([0-9.e+]+)\s*([smh])", value.strip(), re.I) if isinstance(value, str) else None
+    try:
+        return float(match[1]) * _UNIT_S[match[2].lower()] if match else value
+    except ValueError:
+        return value
+
+
+@dataclass(frozen=True)
+class Every:
+    """How often something is done: every so many steps, or seconds, or neither, only at the ends of epochs."""
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Every | None:
+        """`1000` steps, `90s`, `5m`, `2h`, `epoch`; None for `never`.
+
+        Raises:
+            ValueError: for anything else.
+        """
+        if text in ("never", "epoch"):
+            return cls() if text == "epoch" else None
+        steps, seconds = whole_number(text), duration_s(text)
+        if isinstance(steps, int) and steps > 0:
+            return cls(steps=steps)
+        if isinstance(seconds, float) and seconds > 0:
+            return cls(seconds=seconds)
+        raise ValueError("must be a number of steps (1000), a time (90s, 5m, 2h), epoch or never")
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
+
+
+Widths = Annotated[tuple[Annotated[int, Field(ge=1, lt=2**31)], ...], BeforeValidator(split_commas)]
+
+
+Delimiter = Annotated[str, BeforeValidator(written_out)]
+
+
+Count = Annotated[int, BeforeValidator(whole_number), Field(ge=1, lt=2**63)]
+
+
+Seconds = Annotated[float, BeforeValidator(duration_s), Field(ge=0, allow_inf_nan=False)]
+
+
+Directory = Annotated[Path, BeforeValidator(from_home)]
+
+
+Location = Annotated[str, BeforeValidator(from_home)]  # a path or a URL
+
+
+Bytes = Annotated[int, BeforeValidator(byte_count), Field(ge=1, lt=2**63)]
