@@ -68,11 +68,11 @@ def work(repeats):
     import keras
     import tensorflow as tf
 
-    from disttrain.backends import open_backend
-    from disttrain.engine import Engine
-    from disttrain.model import dense_network
-    from disttrain.stream import Superbatch
-    from disttrain.world import BackendOptions
+    from disttrain.data.superbatches import Superbatch
+    from disttrain.distributed.backend import BackendOptions
+    from disttrain.distributed.registry import open_backend
+    from disttrain.training.engine import Engine
+    from disttrain.training.model import dense_network
 
     backend = open_backend("auto", os.environ, BackendOptions(num_devices=1, threads=1))
     model = dense_network(LARGE["features"], LARGE["hidden"], 1)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.measure import ROOT, print_table, printed, write_json
-from disttrain.makedata import Recipe, make_data
+from disttrain.synthetic.regression import Recipe, make_data
 
 CONTENDERS = ("generator", "tfdata", "disttrain", "horovod", "horovod-cached")
 COMPARED_WITH = ("generator", "tfdata", "horovod")

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import median_s, print_table, write_json
-from disttrain.header import read_header
-from disttrain.index import build_index
-from disttrain.newlines import count_rows, find_row
-from disttrain.storage import open_reader
+from disttrain.data.csv.header import read_header
+from disttrain.data.csv.index import build_index
+from disttrain.data.csv.row_scanner import count_rows, find_row
+from disttrain.storage.open import open_reader
 
 FILES = {"two columns": (2, "\n"), "two columns, CRLF": (2, "\r\n"), "30 columns": (30, "\n")}
 

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.measure import ROOT, print_table, printed, write_json
-from disttrain.makedata import Recipe, make_data
+from disttrain.synthetic.regression import Recipe, make_data
 
 AS_LAUNCHED = "as launched"
 # The script and what is set in its environment.

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.measure import ROOT, print_table, write_json
-from disttrain.makedata import Recipe, make_data
+from disttrain.synthetic.regression import Recipe, make_data
 
 KERAS = "keras"
 # Options of disttrain; KEPT stands for an empty directory.

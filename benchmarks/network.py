@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.measure import ROOT, print_table, write_json
-from disttrain.makedata import Recipe, make_data
+from disttrain.synthetic.regression import Recipe, make_data
 
 sys.path.insert(0, str(ROOT / "tests"))  # the hosts are those of the tests
 from namespaces import SSH_PORT, Network, why_not

@@ -20,7 +20,7 @@ import pyarrow
 from pyarrow import csv
 
 from benchmarks.measure import print_table, write_json
-from disttrain.parsing import Layout, compile_kernels, parse_rows
+from disttrain.data.csv.parser import Layout, compile_kernels, parse_rows
 
 
 def job_file(num_bytes):

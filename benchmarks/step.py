@@ -67,11 +67,11 @@ def batches(options):
 def disttrain_call(data):
     import keras
 
-    from disttrain.backends.local import open_local
-    from disttrain.engine import Engine
-    from disttrain.model import dense_network
-    from disttrain.stream import Superbatch
-    from disttrain.world import BackendOptions
+    from disttrain.data.superbatches import Superbatch
+    from disttrain.distributed.backend import BackendOptions
+    from disttrain.distributed.local import open_local
+    from disttrain.training.engine import Engine
+    from disttrain.training.model import dense_network
 
     backend = open_local(BackendOptions(threads=1))
     model = dense_network(1, (16, 8), 1)

@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import print_table, write_json
-from disttrain.epoch_cache import open_cache
-from disttrain.makedata import Recipe, make_data
-from disttrain.parsing import compile_kernels
-from disttrain.plan import SUPERBATCH_BYTES, EpochPlan
-from disttrain.sharding import Sharding
-from disttrain.shuffle import EpochOrder, compile_permutation
-from disttrain.source import Source
-from disttrain.stream import superbatches
+from disttrain.data.csv.parser import compile_kernels
+from disttrain.data.csv.source import Source
+from disttrain.data.epoch import SUPERBATCH_BYTES, EpochPlan
+from disttrain.data.row_cache import open_cache
+from disttrain.data.sharding import Sharding
+from disttrain.data.shuffle import EpochOrder, compile_permutation
+from disttrain.data.superbatches import superbatches
+from disttrain.synthetic.regression import Recipe, make_data
 
 # name, order, whether a cache is used, whether it is empty at first
 CONTENDERS = [

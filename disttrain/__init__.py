@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from disttrain.batches import batches, num_batches
+    from disttrain.data.batches import batches, num_batches
 
 __version__ = "0.1.0"
 __all__ = ["batches", "num_batches"]
 
-_HOME = {"batches": "disttrain.batches", "num_batches": "disttrain.batches"}
+_HOME = {"batches": "disttrain.data.batches", "num_batches": "disttrain.data.batches"}
 
 
 def __getattr__(name: str) -> Any:

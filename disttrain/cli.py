@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
+from disttrain.distributed.launched import launched_rank
 from disttrain.errors import DisttrainError, PeerError, Stopped, UsageError, redacted
-from disttrain.launched import launched_rank
 from disttrain.options import Command, load_command
 from disttrain.terminal import drop_unread_output
 
@@ -32,7 +32,7 @@ EXIT_TERMINATED = 128 + signal.SIGTERM
 PEER_GRACE_S = 5.0
 
 # name -> the module whose COMMAND it is, imported when it is called
-COMMANDS = {"train": "disttrain.train_command", "make-data": "disttrain.make_data_command"}
+COMMANDS = {"train": "disttrain.run.command", "make-data": "disttrain.synthetic.command"}
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -8,7 +8,8 @@ import sys
 
 import keras
 
-from disttrain import batches, num_batches
+from disttrain import num_batches
+from disttrain.data import batches
 
 BATCH_SIZE = 250
 

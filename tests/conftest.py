@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from disttrain.source import Source
+from disttrain.data.csv.source import Source
 
 # Modules whose tests start several processes that must answer each other in time.
 ONE_AT_A_TIME = {

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from disttrain import batches
-from disttrain.parsing import Layout, ParseFault, parse_rows
+from disttrain.data import batches
+from disttrain.data.csv.parser import Layout, ParseFault, parse_rows
 
 DELIMITERS = [",", ";", "|", "\t", " ", ":", "\x1f", "/"]
 NUMBER = r"[+-]?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?|(?i:nan|inf|infinity))"

@@ -1,4 +1,4 @@
-"""A worker of an elastic run, for test_elastic.py: every row counts itself in a vector that all workers sum."""
+"""A worker of an elastic run, for test_membership.py: every row counts itself in a vector that all workers sum."""
 
 import os
 import sys
@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from disttrain.backends import elastic
-from disttrain.checkpoint import Checkpoint, Position
-from disttrain.commits import RunDefaults, WorldChanged
-from disttrain.world import BackendOptions
+from disttrain.checkpoints.commits import RunDefaults, WorldChanged
+from disttrain.checkpoints.file import Checkpoint, Position
+from disttrain.distributed.backend import BackendOptions
+from disttrain.elastic import membership
 
 NUM_ROWS, ROWS_PER_STEP, STEPS_PER_CALL, NUM_CALLS = 16_000, 8, 10, 200
 HELD_FROM = 1500  # the step from which no other is taken until there is a file `finish`
@@ -68,6 +68,6 @@ def attempt(backend, commits):
 
 if __name__ == "__main__":
     if os.environ["HOROVOD_HOSTNAME"] in DIES_IN_START:
-        elastic.start_horovod = lambda settings: os._exit(9)
-    counts = elastic.run_elastic(attempt, os.environ, BackendOptions(threads=1))
+        membership.start_horovod = lambda settings: os._exit(9)
+    counts = membership.run_elastic(attempt, os.environ, BackendOptions(threads=1))
     say(f"counted each of {len(counts)} rows once: {bool((counts == 1).all())}")

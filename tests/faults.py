@@ -14,7 +14,7 @@ from command import ROOT, command_line, environment, regression_rows, write_csv
 from counting import NUM_ROWS
 from warm import Warm
 
-from disttrain.checkpoint import Checkpoint, position_of, read_checkpoint
+from disttrain.checkpoints.file import Checkpoint, position_of, read_checkpoint
 
 PATIENCE_S = 240
 STOPPED = 75

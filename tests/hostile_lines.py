@@ -8,7 +8,7 @@ import random
 import socket
 import sys
 
-from disttrain.watching.connections import MAX_LINE_BYTES, Lines, hello_of, hello_proof, welcome_proof
+from disttrain.distributed.json_lines import MAX_LINE_BYTES, Lines, hello_of, hello_proof, welcome_proof
 
 TOKEN = "the token"
 VALUES = [

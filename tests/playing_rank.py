@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from disttrain.activity import activity, note_position, touch
-from disttrain.watching.watchdog import Watchdog
-from disttrain.world import World
+from disttrain.distributed.backend import World
+from disttrain.watchdog.watchdog import Watchdog
 
 FOR_EVER = 1e9
 

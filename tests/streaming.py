@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from disttrain.local_files import LocalReader
-from disttrain.plan import EpochPlan
-from disttrain.sharding import Sharding, shards_of_rank
-from disttrain.stream import superbatches
+from disttrain.data.epoch import EpochPlan
+from disttrain.data.sharding import Sharding, shards_of_rank
+from disttrain.data.superbatches import superbatches
+from disttrain.storage.local import LocalReader
 
 
 def table(num_rows, num_columns=2):

@@ -10,10 +10,10 @@ import pytest
 import disttrain
 from disttrain.cli import main
 from disttrain.config import MakeDataConfig, TrainConfig, default_cache_dir
+from disttrain.data.csv.header import read_header
 from disttrain.errors import UsageError
-from disttrain.header import read_header
 from disttrain.options import build_parser, load
-from disttrain.storage import open_reader
+from disttrain.storage.open import open_reader
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -164,7 +164,7 @@ if __name__ == "__main__":
         import numpy
 
         import disttrain.run  # noqa: F401
-        from disttrain.parsing import compile_kernels
+        from disttrain.data.csv.parser import compile_kernels
 
         compile_kernels()
     asked = serve(sys.argv[1])

@@ -3,10 +3,10 @@
 For the processor that NUMBA_CPU_NAME names.
 """
 
-from disttrain.formatting import compile_formatting
-from disttrain.kernel import scan_rows
-from disttrain.newlines import count_rows, find_row
-from disttrain.shuffle import compile_permutation
+from disttrain.data.csv.field_scanner import scan_rows
+from disttrain.data.csv.row_scanner import count_rows, find_row
+from disttrain.data.shuffle import compile_permutation
+from disttrain.synthetic.number_text import compile_formatting
 
 scan_rows()
 count_rows()

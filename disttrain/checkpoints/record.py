@@ -1,0 +1,110 @@
+"""What a checkpoint tells of the run that wrote it, and how each part is compared when another run is to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from disttrain.checkpoints.differences import (
+    Difference,
+    compare_files,
+    compare_loss,
+    compare_metrics,
+    compare_model,
+    compare_optimizer,
+    compare_optimizer_class,
+    compare_option,
+    compare_rows,
+)
+from disttrain.checkpoints.file import Checkpoint
+
+Variables = Sequence[Sequence[Any]]  # [name, shape, dtype] of each variable, in order
+_Compare = Callable[[str, Any, Any], Difference | None]
+
+
+def _by(compare: _Compare) -> dict[str, _Compare]:
+    """Metadata of a field that must be as it was; `compare` gives the difference, and with it the remedy."""
+    return {"compare": compare}
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run: what must be the same to go on from its checkpoints, in the order in which differences are told.
+
+    What is None is not known: an older disttrain did not keep it, or the run has none. Such a field is not compared.
+
+    Attributes:
+        data: each file's URL with its fingerprint; likewise validation_data. A file that only moved is the same.
+        model: the variables of the model; `optimizer` those of its optimizer.
+        learning_rate: the one that the run began with, or its schedule's top.
+        output: the run's directory.
+        options: as they were given, without secrets.
+    """
+
+    data: Mapping[str, str] | None = field(default=None, metadata=_by(compare_files))
+    validation_data: Mapping[str, str] | None = field(default=None, metadata=_by(compare_files))
+    num_rows: int | None = field(default=None, metadata=_by(compare_rows))
+    features: Sequence[str] | None = field(default=None, metadata=_by(compare_option))
+    targets: Sequence[str] | None = field(default=None, metadata=_by(compare_option))
+    num_shards: int | None = field(default=None, metadata=_by(compare_option))
+    batch_size: int | None = field(default=None, metadata=_by(compare_option))
+    shuffle: str | None = field(default=None, metadata=_by(compare_option))
+    seed: int | None = field(default=None, metadata=_by(compare_option))
+    precision: str | None = field(default=None, metadata=_by(compare_option))
+    compression: str | None = field(default=None, metadata=_by(compare_option))
+    warmup_epochs: float | None = field(default=None, metadata=_by(compare_option))
+    model: Variables | None = field(default=None, metadata=_by(compare_model))
+    loss: str | None = field(default=None, metadata=_by(compare_loss))
+    metrics: Sequence[str] | None = field(default=None, metadata=_by(compare_metrics))
+    optimizer_class: str | None = field(default=None, metadata=_by(compare_optimizer_class))
+    optimizer: Variables | None = field(default=None, metadata=_by(compare_optimizer))
+    learning_rate: float | None = None
+    output: str | None = None
+    options: Mapping[str, Any] | None = None
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> RunRecord:
+        """What `to_json` gave, through JSON; parts that this disttrain does not know are left out."""
+        return cls(**{one.name: kept[one.name] for one in fields(cls) if one.name in kept})
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> RunRecord:
+        """The record in a checkpoint.
+
+        Raises:
+            KeyError: or another error of the kind, if something else than a run wrote the checkpoint.
+        """
+        return cls.from_json(checkpoint.about["run"])
+
+    def to_json(self) -> dict[str, Any]:
+        """What is known, as JSON holds it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    @property
+    def resumed_from(self) -> str:
+        """The run's own `--resume`."""
+        assert self.options is not None
+        return str(self.options["resume"])
+
+    def differences(self, now: RunRecord) -> list[Difference]:
+        """What keeps the run `now` from going on where a checkpoint of this one ends.
+
+        Where the models differ, their optimizers' variables are not compared: they follow.
+        """
+        found: list[Difference] = []
+        for one in fields(self):
+            mine, other = getattr(self, one.name), getattr(now, one.name)
+            compare = one.metadata.get("compare")
+            follows = one.name == "optimizer" and any(difference.name == "model" for difference in found)
+            if compare is None or mine is None or other is None or follows:
+                continue
+            difference = compare(one.name, _plain(mine), _plain(other))
+            if difference is not None:
+                found.append(difference)
+        return found
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,1 @@
+"""The CSV format: header, row index, and a compiled parser."""

@@ -1,0 +1,126 @@
+"""The rows of some ranges of a CSV, parsed from its bytes as they arrive."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from disttrain.data.csv.digit_scanner import find_losses
+from disttrain.data.csv.parser import ParseFault, parse_rows
+from disttrain.data.csv.readahead import Block, line_blocks
+from disttrain.data.digit_losses import DigitLoss
+from disttrain.data.ranges import Range
+from disttrain.data.row_source import Floats
+from disttrain.errors import DataError, FileChanged
+from disttrain.storage.open import check_unchanged
+from disttrain.threads import DaemonPool
+
+if TYPE_CHECKING:
+    from disttrain.data.csv.source import Source
+
+
+class ParsedRows:
+    """The rows of some ranges of a file, one range after another, parsed from its bytes."""
+
+    def __init__(
+        self, source: Source, ranges: Iterable[Range], readers: DaemonPool, *, block_bytes: int, num_ahead: int = 1
+    ) -> None:
+        self._source = source
+        self._ranges = (rows for rows in ranges if len(rows))
+        self._begun: deque[Range] = deque()  # ranges that are being read, of which none is parsed
+        self._rows = Range(0, 0)
+        self._left = 0  # rows of this range that are still to come
+        self._block: Block | None = None
+        self._position = 0
+        self._looks_at = source.layout.take  # for numbers that lose digits: the columns of which none was noted
+        self._blocks = line_blocks(source.reader, self._spans(), readers, block_bytes=block_bytes, num_ahead=num_ahead)
+
+    def fill(self, out: Floats) -> None:
+        """Parse the next `len(out)` rows; raises DataError for a faulty one, which is named."""
+        filled = 0
+        while filled < len(out):
+            if not self._left:
+                self._begin_range()
+            count = self._parse(out[filled : filled + self._left])
+            filled += count
+            self._left -= count
+
+    def take(self, num_rows: int) -> Floats:
+        """The next rows in an array of their own."""
+        out = np.empty((num_rows, self._source.num_columns), np.float32)
+        self.fill(out)
+        return out
+
+    def finish(self) -> bool:
+        """Whether any were parsed; FileChanged unless only blanks follow them."""
+        blanks = self._source.header.blanks + b"\n"
+        while self._block is not None:
+            if self._block.buffer[self._position : self._block.stop].tobytes().strip(blanks):
+                raise self._changed("more")
+            self._next_block()
+        return len(self._rows) > 0
+
+    def _spans(self) -> Iterator[tuple[int, int]]:
+        for rows in self._ranges:
+            self._begun.append(rows)
+            yield self._source.row_offset(rows.start), self._source.row_offset(rows.stop)
+
+    def _begin_range(self) -> None:
+        self.finish()
+        self._set_block(next(self._blocks, None))
+        self._rows = self._begun.popleft()
+        self._left = len(self._rows)
+
+    def _parse(self, out: Floats) -> int:
+        """Parse rows of this block; returns how many there were, at most `len(out)`."""
+        if self._block is None:
+            raise self._changed("fewer")
+        try:
+            begin = self._position
+            count, self._position, has_large = parse_rows(
+                self._block.buffer, begin, self._block.stop, self._source.layout, out
+            )
+        except ParseFault as fault:
+            raise self._located(fault, self._block.base) from fault
+        if has_large:
+            self._note_losses(self._block, begin)
+        if count < len(out):
+            self._next_block()
+        return count
+
+    def _next_block(self) -> None:
+        """Go on to the next block of this range, or to None after its last."""
+        ended = self._block is None or self._block.ends_span
+        self._set_block(None if ended else next(self._blocks, None))
+
+    def _set_block(self, block: Block | None) -> None:
+        self._block = block
+        self._position = block.start if block else 0
+
+    def _located(self, fault: ParseFault, base: int) -> DataError:
+        source = self._source
+        check_unchanged(source.info)
+        line = source.index.line_number(source.reader, base + fault.offset)
+        return DataError(f"{source.url}, line {line}: {fault.describe(source.header.names)}")
+
+    def _note_losses(self, block: Block, begin: int) -> None:
+        """Notes a number of each column that lost digits in this part of the block; DataError if they may not."""
+        source = self._source
+        for field, first, stop in find_losses(
+            block.buffer, begin, self._position, source.header.delimiter, self._looks_at
+        ):
+            line = source.index.line_number(source.reader, block.base + first)
+            loss = DigitLoss(source.header.names[field], line, block.buffer[first:stop].tobytes().decode())
+            if source.digit_losses.is_strict:
+                raise DataError(loss.describe(source.url))
+            source.digit_losses.note(loss)
+            self._looks_at = np.where(np.arange(len(self._looks_at)) == field, np.int32(-1), self._looks_at)
+
+    def _changed(self, how: str) -> FileChanged:
+        return FileChanged(
+            f"{self._source.url}: the rows {self._rows.start} to {self._rows.stop} are {how} than when it was indexed; "
+            "run again when nothing writes to the file"
+        )

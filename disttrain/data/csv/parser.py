@@ -1,0 +1,200 @@
+"""CSV bytes to float32 arrays: which fields are wanted, what a faulty row is, and the call into the compiled loop."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from disttrain.data.csv import field_scanner
+
+_PENDING = 256  # numbers that a scan may leave for Python before it must come back
+_SHOWN = 40  # characters of a faulty text that a message shows
+_NUMBER = re.compile(rb"[+-]?(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|nan|inf|infinity)", re.IGNORECASE)
+
+FaultKind = Literal["fields", "text", "empty", "quote", "nul"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a row's fields become a row of the output.
+
+    `take` (int32 `[num_fields]`) holds the output column of each field, or -1 for a field that is not wanted; every
+    one of the `num_columns` output columns must be named once. `delimiter` is a byte.
+    """
+
+    num_fields: int
+    take: npt.NDArray[np.int32]
+    num_columns: int
+    delimiter: int = ord(",")
+
+    def __post_init__(self) -> None:
+        assert self.take.shape == (self.num_fields,), "take has one entry per field"
+        assert sorted(self.take[self.take >= 0].tolist()) == list(range(self.num_columns)), "each column is taken once"
+        assert self.num_columns > 0, "a layout takes at least one column"
+
+
+class ParseFault(Exception):  # a located finding; the caller adds file and line and raises a DataError
+    """A row that is not what the layout expects.
+
+    `kind`: "fields" (too few or too many), "text" (no number where one is wanted), "empty" (nothing where a number is
+    wanted), "quote" (a quote that never ends, or encloses anything but a whole number where one is wanted) or "nul"
+    (the line holds NUL bytes).
+    `offset`: where the row starts in the buffer, in bytes. `field`: the faulty field's number, counted from 0, or None
+    when the row has the wrong number of fields, which `num_fields` then tells. `text`: the field (or row), shortened.
+    """
+
+    def __init__(
+        self,
+        kind: FaultKind,
+        offset: int,
+        text: str,
+        *,
+        field: int | None,
+        num_fields: int | None,
+        expected_fields: int,
+    ) -> None:
+        self.kind = kind
+        self.offset = offset
+        self.text = text
+        self.field = field
+        self.num_fields = num_fields
+        self.expected_fields = expected_fields
+        super().__init__(self.message)
+
+    @property
+    def message(self) -> str:
+        """What is wrong, without file, line and column name."""
+        return self.describe()
+
+    def describe(self, names: Sequence[str] | None = None) -> str:
+        """What is wrong and what to do, with the field called by its name where `names` gives it one."""
+        if self.kind == "nul":
+            return (
+                f"the line holds NUL bytes, as a program that was killed while it wrote leaves them: '{self.text}'; "
+                "cut them off or write the file again"
+            )
+        if self.field is None:
+            holds = f"the row has {_count(self.num_fields or 0)}, expected {self.expected_fields}: '{self.text}'"
+            comment = "; lines that begin with '#' are not skipped: remove them" if self.text.startswith("#") else ""
+            return f"{holds}{comment or '; correct the line'}"
+        is_named = names is not None and self.field < len(names)
+        label = f"column '{names[self.field]}'" if is_named else f"field {self.field + 1}"  # type: ignore[index]
+        remedy = "correct the line or leave the column out with --features"
+        if self.kind == "empty":
+            remedy = "fill it in, remove the line, or leave the column out with --features"
+            return f"{label} is empty, expected a number; {remedy}"
+        if self.kind == "quote":
+            return f"{label} holds '{self.text}', but quotes may only enclose one whole number on one line; {remedy}"
+        return f"{label} holds '{self.text}', expected a number; {remedy}"
+
+
+def parse_rows(
+    buffer: npt.NDArray[np.uint8],
+    start: int,
+    stop: int,
+    layout: Layout,
+    out: npt.NDArray[np.float32],
+) -> tuple[int, int, bool]:
+    """Parse the lines in `buffer[start:stop]` into the first rows of `out` until it is full or the bytes end.
+
+    `start` is a line's first byte; `stop` ends the last line where no line feed does. `out` is float32
+    `[rows, num_columns]`, C-contiguous. Each value equals `numpy.float32(text)` bit for bit. Blank lines are skipped.
+    Returns the number of rows written, the position after the last byte used (`stop` where the bytes ended), and
+    whether any number is so large that float32 does not hold every whole one.
+    Raises `ParseFault`; the rows before the faulty one are then written. Other threads run meanwhile (no GIL).
+    """
+    assert 0 <= start <= stop <= len(buffer), "the part lies in the buffer"
+    assert out.shape == (len(out), layout.num_columns), "out has the layout's columns"
+    assert out.flags.c_contiguous, "out is C-contiguous"
+    scan = field_scanner.scan_rows()
+    pending = np.empty((max(_PENDING, layout.num_columns), 3), np.int64)
+    num_rows, has_large = 0, False
+    while True:
+        rest = out[num_rows:].reshape(-1)
+        status, written, start, num_pending, is_large = scan(
+            buffer, start, stop, layout.delimiter, layout.take, layout.num_columns, rest, pending
+        )
+        _settle(buffer, pending[:num_pending], rest)
+        num_rows += written
+        has_large |= is_large
+        if status == field_scanner.FAULT:
+            raise _fault(buffer[start:stop].tobytes(), start, layout)
+        if status == field_scanner.DONE:
+            return num_rows, start, has_large
+
+
+def compile_kernels() -> float:
+    """Compile the parser, or load it from numba's cache on disk; returns the seconds that this took."""
+    started = time.perf_counter()
+    field_scanner.scan_rows()
+    return time.perf_counter() - started
+
+
+def _settle(buffer: npt.NDArray[np.uint8], pending: npt.NDArray[np.int64], flat: npt.NDArray[np.float32]) -> None:
+    """Write the numbers that the kernel could not round for certain: CPython's own rounding to double, then float32."""
+    with np.errstate(over="ignore", under="ignore"):
+        for place, first, stop in pending.tolist():
+            flat[place] = np.float64(float(buffer[first:stop].tobytes()))
+
+
+def _fault(rest: bytes, offset: int, layout: Layout) -> ParseFault:
+    """What is wrong with the row that `rest` starts with, which the kernel refused."""
+
+    def fault(kind: FaultKind, text: bytes, field: int | None = None, num_fields: int | None = None) -> ParseFault:
+        return ParseFault(
+            kind, offset, _shorten(text), field=field, num_fields=num_fields, expected_fields=layout.num_fields
+        )
+
+    line = rest.partition(b"\n")[0]
+    if b"\0" in line:
+        return fault("nul", line.strip())
+    fields, whole = _fields_of(line, layout.delimiter)
+    if not whole:
+        return fault("quote", fields[-1], field=len(fields) - 1)
+    if len(fields) != layout.num_fields:
+        return fault("fields", line.strip(), num_fields=len(fields))
+    for field in np.flatnonzero(layout.take >= 0).tolist():
+        text = fields[field]
+        quoted = len(text) > 1 and text[:1] == text[-1:] == b'"'
+        number = text[1:-1].strip(b" \t") if quoted else text
+        if not number:
+            return fault("empty", text, field=field)
+        if not _NUMBER.fullmatch(number):
+            return fault("quote" if b'"' in text else "text", text, field=field)
+    return fault("text", line.strip(), field=0)
+
+
+def _fields_of(line: bytes, delimiter: int) -> tuple[list[bytes], bool]:
+    """A line's fields without the blanks around them, and whether every quote that begins one ends.
+
+    Where one does not, that field is the last and holds all that is left of the line.
+    """
+    pads = bytes(byte for byte in b" \t" if byte != delimiter)
+    end = re.escape(bytes([delimiter]))
+    quoted, plain = rb'"(?:[^"]|"")*"(?!")[^%b]*' % end, rb'(?![%b"])[^%b]*' % (pads, end)
+    field = re.compile(rb"[%b]*(%b|%b)(%b|\Z)" % (pads, quoted, plain, end))
+    line = re.sub(rb"\r[ \t\r]*\Z", b"", line)
+    fields: list[bytes] = []
+    position = 0
+    while match := field.match(line, position):
+        fields.append(match[1].strip(pads))
+        position = match.end()
+        if not match[2]:
+            return fields, True
+    return [*fields, line[position:].strip(pads)], False
+
+
+def _shorten(text: bytes) -> str:
+    shown = text.decode("utf-8", "replace")
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown[: _SHOWN + 1])
+    return shown if len(shown) <= _SHOWN else shown[: _SHOWN - 3] + "..."
+
+
+def _count(num_fields: int) -> str:
+    return "1 field" if num_fields == 1 else f"{num_fields} fields"

@@ -1,0 +1,101 @@
+"""Spans of a file as blocks of whole lines, read ahead in the background into buffers that are used again."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from disttrain.activity import activity
+from disttrain.errors import DataError
+from disttrain.storage.base import Reader
+from disttrain.threads import DaemonPool
+
+MAX_LINE_BYTES = 1 << 24  # a longer line is no row of numbers
+
+_HEADROOM = 1 << 16  # room before a block for the line that began in the one before it
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Whole lines in `buffer[start:stop]`, of which only a file's last may lack its line feed; `base` is the file's
+    offset of `buffer[0]`. The buffer is used again after the next block was asked for."""
+
+    buffer: npt.NDArray[np.uint8]
+    start: int
+    stop: int
+    base: int
+    ends_span: bool
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A part of a span that is on its way into `raw`, after the headroom."""
+
+    done: Future[None]
+    raw: bytearray
+    offset: int
+    length: int
+    ends_span: bool
+
+
+def line_blocks(
+    reader: Reader, spans: Iterable[tuple[int, int]], pool: DaemonPool, *, block_bytes: int, num_ahead: int = 1
+) -> Iterator[Block]:
+    """The lines of each span of bytes `[start, stop)` in turn, in blocks of up to `block_bytes`; no other byte is read.
+
+    A span begins and ends where a line does; an empty one gives no block. `num_ahead` blocks are being read while one
+    is used. Raises what the reader raises; DataError for an endless line.
+    """
+    parts = ((offset, stop) for start, stop in spans for offset in range(start, stop, block_bytes))
+    pending: deque[_Read] = deque()
+
+    def read_next(raw: bytearray) -> None:
+        if (part := next(parts, None)) is not None:
+            offset, stop = part
+            length = min(block_bytes, stop - offset)
+            if len(raw) < _HEADROOM + length:
+                raw = bytearray(_HEADROOM + length)
+            target = memoryview(raw)[_HEADROOM : _HEADROOM + length]
+            done = pool.submit(partial(_read_into, reader, offset, target))
+            pending.append(_Read(done, raw, offset, length, offset + length == stop))
+
+    for _ in range(num_ahead + 1):
+        read_next(bytearray())
+    tail = b""
+    while pending:
+        read = pending.popleft()
+        with activity("waiting for the bytes from {} on of {}", read.offset, reader.info.url, waits_for_threads=True):
+            read.done.result()
+        raw, end = read.raw, _HEADROOM + read.length
+        cut = end if read.ends_span else raw.rfind(b"\n", _HEADROOM, end) + 1
+        if not cut:  # no line ends in this block
+            tail += raw[_HEADROOM:end]
+            if len(tail) > MAX_LINE_BYTES:
+                raise DataError(
+                    f"{reader.info.url}: a line of more than {MAX_LINE_BYTES} bytes; expected rows of numbers"
+                )
+        else:
+            yield _joined(tail, read, cut)
+            tail = bytes(raw[cut:end])
+        read_next(raw)
+
+
+def _read_into(reader: Reader, offset: int, target: memoryview) -> None:
+    with activity("reading bytes {} to {} of {}", offset, offset + len(target), reader.info.url):
+        reader.read_into(offset, target)
+
+
+def _joined(tail: bytes, read: _Read, cut: int) -> Block:
+    """The lines up to `cut`, the first of which began with `tail`, in the buffer before."""
+    if len(tail) <= _HEADROOM:
+        start = _HEADROOM - len(tail)
+        read.raw[start:_HEADROOM] = tail
+        return Block(np.frombuffer(read.raw, np.uint8), start, cut, read.offset - _HEADROOM, read.ends_span)
+    whole = np.frombuffer(tail + read.raw[_HEADROOM:cut], np.uint8)
+    return Block(whole, 0, len(whole), read.offset - len(tail), read.ends_span)

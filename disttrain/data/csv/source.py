@@ -1,0 +1,280 @@
+"""What is streamed: an open file with its header, its index and the columns chosen from it."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from disttrain.data.csv.header import Header, HeaderMode, read_header
+from disttrain.data.csv.index import Index, index_file, keep_beside, load_beside
+from disttrain.data.csv.parsed_rows import ParsedRows
+from disttrain.data.csv.parser import Layout
+from disttrain.data.digit_losses import DigitLosses
+from disttrain.data.ranges import Range
+from disttrain.data.row_source import Int64s
+from disttrain.data.shuffle import block_bounds
+from disttrain.errors import DataError, UsageError
+from disttrain.storage.base import FileInfo, Reader
+from disttrain.storage.open import check_unchanged, open_reader
+from disttrain.threads import DaemonPool
+
+MAX_LISTED = 50  # columns that a message names
+DELIMITERS = (";", "\t", "|", ",", " ")  # that are looked for where the one that was named is nowhere
+
+
+@dataclass(frozen=True, eq=False)
+class OpenCsv:
+    """An open CSV with the columns chosen from it, before it is known where its rows are."""
+
+    reader: Reader
+    header: Header
+    feature_names: tuple[str, ...]
+    target_names: tuple[str, ...]
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        *,
+        features: Sequence[str] | None = None,
+        targets: Sequence[str] | None = None,
+        header: HeaderMode = "auto",
+        delimiter: str = ",",
+    ) -> OpenCsv:
+        """Open a path or URL and choose its columns; raises what `Source.open` raises, but for a file without rows."""
+        reader = open_reader(url)
+        try:
+            found = read_header(reader, mode=header, delimiter=delimiter)
+            return cls(reader, found, *choose_columns(found, features, targets, where=url))
+        except BaseException:
+            reader.close()
+            raise
+
+    def indexed(self, index: Index, *, is_strict: bool = False) -> Source:
+        """The same with its index; DataError for a file without rows. `is_strict` is `Source.open`'s `strict`."""
+        if index.num_rows == 0:
+            raise DataError(f"{self.reader.info.url}: has a header line but no rows")
+        layout = make_layout(self.header, self.feature_names + self.target_names)
+        losses = DigitLosses(is_strict=is_strict)
+        return Source(self.reader, self.header, index, self.feature_names, self.target_names, layout, losses)
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """An open CSV. A context manager; `close` may be called twice.
+
+    The rows' columns are `feature_names`, then `target_names`, whatever their order in the file.
+    """
+
+    reader: Reader
+    header: Header
+    index: Index
+    feature_names: tuple[str, ...]
+    target_names: tuple[str, ...]
+    layout: Layout
+    digit_losses: DigitLosses
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        *,
+        features: Sequence[str] | None = None,
+        targets: Sequence[str] | None = None,
+        header: HeaderMode = "auto",
+        delimiter: str = ",",
+        cache_dir: Path,
+        num_threads: int = 1,
+        strict: bool = False,
+    ) -> Source:
+        """Open a path or URL, choose its columns and load or make its index.
+
+        The default target is the last column; the default features are all columns with a name that are no target.
+        With `strict`, parsing a whole number that float32 rounds to another raises a DataError. Raises UsageError for a
+        file or column that is not there, DataError for a file without rows.
+        """
+        opened = OpenCsv.open(url, features=features, targets=targets, header=header, delimiter=delimiter)
+        try:
+            index = index_file(opened.reader, opened.header, cache_dir, num_threads=num_threads)
+            return opened.indexed(index, is_strict=strict)
+        except BaseException:
+            opened.reader.close()
+            raise
+
+    @property
+    def url(self) -> str:
+        """The path or URL as it was given."""
+        return self.reader.info.url
+
+    @property
+    def info(self) -> FileInfo:
+        """The file as it was when it was opened."""
+        return self.reader.info
+
+    @property
+    def files(self) -> tuple[FileInfo, ...]:
+        """The one file."""
+        return (self.info,)
+
+    @property
+    def fingerprint(self) -> str:
+        """The file's."""
+        return self.info.fingerprint
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the whole file."""
+        return self.index.num_rows
+
+    @property
+    def num_columns(self) -> int:
+        """Columns of a streamed row: features and targets."""
+        return self.layout.num_columns
+
+    @property
+    def block_bounds(self) -> Int64s:
+        """Where the rows of the index's chunks begin and end, int64 [num_blocks + 1]; no block is empty."""
+        return block_bounds(self.index.rows, self.num_rows)
+
+    @property
+    def block_bytes(self) -> int:
+        """What one read should ask for."""
+        return self.reader.block_bytes
+
+    def rows(
+        self, ranges: Iterable[Range], readers: DaemonPool, *, block_bytes: int | None = None, num_ahead: int = 1
+    ) -> ParsedRows:
+        """The rows of some ranges, parsed as they are asked for."""
+        return ParsedRows(self, ranges, readers, block_bytes=block_bytes or self.block_bytes, num_ahead=num_ahead)
+
+    def line_of(self, row: int) -> int:
+        """The physical line, from 1, on which a row stands."""
+        return self.index.line_number(self.reader, self.row_offset(row))
+
+    def check_unchanged(self) -> None:
+        """Raises FileChanged if the file is no longer as it was when it was opened."""
+        check_unchanged(self.info)
+
+    def targets_only(self) -> Source:
+        """The same rows with the targets as their only columns."""
+        return replace(self, feature_names=(), layout=make_layout(self.header, self.target_names))
+
+    def how_read(self) -> Mapping[str, Any]:
+        """Where rows begin, what delimits them, and which field becomes which column."""
+        return {
+            "rows_start": self.header.rows_start,
+            "delimiter": self.header.delimiter,
+            "take": self.layout.take.tolist(),
+        }
+
+    def load_finding(self, cache_dir: Path, name: str) -> bytes | None:
+        """What was kept of this very file under a name, or None."""
+        return load_beside(cache_dir, self.info, self.header, name)
+
+    def keep_finding(self, cache_dir: Path, name: str, content: bytes) -> None:
+        """Keeps what was found out about the file, with its index."""
+        keep_beside(cache_dir, self.info, self.header, name, content)
+
+    def row_offset(self, row: int) -> int:
+        """The byte from which a row is parsed; the file's size for `row == num_rows`."""
+        return self.index.locate(self.reader, row)
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        self.reader.close()
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def choose_columns(
+    header: Header, features: Sequence[str] | None, targets: Sequence[str] | None, *, where: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The feature and target columns: each once in the file, none chosen twice, at least one of each.
+
+    Columns without a name are no features by default: most are an index, or come of a delimiter at the line's end.
+    """
+    names = header.names
+    if targets is None and not names[-1] and len(names) > 1:
+        raise UsageError(
+            f"{where}: the last column has no name, as where each line ends in '{header.delimiter}'; "
+            "name the target with --targets"
+        )
+    chosen_targets = tuple(targets) if targets is not None else names[-1:]
+    others = [name for name in names if name and name not in chosen_targets]
+    chosen_features = tuple(features) if features is not None else tuple(others)
+    chosen = chosen_features + chosen_targets
+    counts = Counter(names)
+    for name in chosen:
+        if not counts[name]:
+            hint = _close_name(name, names) or _other_delimiter(header)
+            raise UsageError(f"{where}: has no column '{name}'; its columns are {listed(names)}{hint}")
+        if counts[name] > 1:
+            raise DataError(
+                f"{where}, line {header.line}: column '{name}' is named more than once; choose others with --features "
+                "and --targets, or give each its own name"
+            )
+    if repeated := [name for name, count in Counter(chosen).items() if count > 1]:
+        raise UsageError(f"{where}: column '{repeated[0]}' is chosen twice; a column is one feature or one target")
+    if not chosen_features or not chosen_targets:
+        missing = "target" if chosen_features else "feature"
+        raise UsageError(
+            f"{where}: no {missing} column is left; its columns are {listed(names)}{_other_delimiter(header)}"
+        )
+    return chosen_features, chosen_targets
+
+
+def remarks(header: Header, mode: HeaderMode, features: Sequence[str] | None, targets: Sequence[str]) -> list[str]:
+    """What a user should know of how a file's columns were taken, a sentence each."""
+    found = []
+    if not header.has_header and mode == "auto":
+        found.append("No header: the first line was taken as a row; the columns are called 0, 1, …")
+    unnamed = [str(column + 1) for column, name in enumerate(header.names) if not name]
+    if unnamed and not features and "" not in targets:
+        index = " (an index, as pandas writes it?)" if not header.names[0] else ""
+        number = f"Column {unnamed[0]} has" if len(unnamed) == 1 else f"Columns {listed(unnamed)} have"
+        found.append(f"{number} no name{index}: left out")
+    return found
+
+
+def make_layout(header: Header, columns: Sequence[str]) -> Layout:
+    """How a row's fields become the chosen columns, in the order in which they were chosen."""
+    place = {name: column for column, name in enumerate(columns)}
+    take = np.array([place.get(name, -1) for name in header.names], np.int32)
+    return Layout(len(header.names), take, len(columns), ord(header.delimiter))
+
+
+def listed(names: Sequence[str], most: int = MAX_LISTED) -> str:
+    """`a, b, c`; of more than `most` the first ones, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _close_name(name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def _other_delimiter(header: Header) -> str:
+    """What to do where a line's one field looks like several that something else delimits."""
+    if len(header.names) > 1:
+        return ""
+    (name,) = header.names
+    found = max(DELIMITERS, key=name.count)
+    return f"; if '{_typed(found)}' delimits the fields, add --delimiter '{_typed(found)}'" if found in name else ""
+
+
+def _typed(delimiter: str) -> str:
+    return "\\t" if delimiter == "\t" else delimiter

@@ -1,0 +1,66 @@
+"""Finds the file lines of a batch's rows, for error messages."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from disttrain.data.epoch import EpochPlan
+from disttrain.data.row_source import Floats, Int64s, RowSource
+from disttrain.data.shuffle import permutation
+
+MOST_NAMED = 3  # values that are not finite
+
+
+def step_rows(source: RowSource, plan: EpochPlan, step: int) -> Int64s:
+    """The numbers of the rows that a worker gives to a step of an epoch, int64 [rows], in the batch's order."""
+    return np.concatenate([_shard_rows(source, plan, shard, step) for shard in plan.shards] or [np.zeros(0, np.int64)])
+
+
+def _shard_rows(source: RowSource, plan: EpochPlan, shard: int, step: int) -> Int64s:
+    own = plan.sharding.shard_step(shard, step)
+    if plan.order.mode == "none":
+        return np.arange(own.start, own.stop)
+    start = own.start - plan.sharding.shard(shard).start
+    stop = start + len(own)
+    rows = [np.zeros(0, np.int64)]
+    for window in plan.windows(shard, source.block_bounds, source.num_columns, start):
+        if window.first_row >= stop:
+            break
+        numbers = np.concatenate([np.arange(part.start, part.stop) for part in window.ranges])
+        permuted = numbers[permutation(len(numbers), window.key)]
+        rows.append(permuted[max(start - window.first_row, 0) : stop - window.first_row])
+    return np.concatenate(rows)
+
+
+def describe_batch(source: RowSource, plan: EpochPlan, step: int, batch: Floats) -> str:
+    """In words: the lines of the file that a step's `batch`, float32 [rows, columns], is made of.
+
+    Names the values in it that are not finite, each with its line and column.
+    """
+    numbers = step_rows(source, plan, step)
+    if not len(numbers):
+        return ""
+    names = (*source.feature_names, *source.target_names)
+    odd = [
+        f"line {source.line_of(int(numbers[row]))} holds {batch[row, column]} in column '{names[column]}'"
+        for row, column in np.argwhere(~np.isfinite(batch))[:MOST_NAMED]
+    ]
+    return (
+        f"; the batch is of {source.url}, {_line_ranges(source, plan, numbers)}{''.join(f'; {text}' for text in odd)}"
+    )
+
+
+def _line_ranges(source: RowSource, plan: EpochPlan, numbers: Int64s) -> str:
+    """`lines 2 to 251 and 1002 to 1251`, or from the first to the last where rows were drawn from many places."""
+    ordered = np.sort(numbers)
+    breaks = np.flatnonzero(np.diff(ordered) > 1)
+    if len(breaks) >= MOST_NAMED:
+        breaks = breaks[:0]
+    starts = [0, *(breaks + 1)]
+    stops = [*breaks, len(ordered) - 1]
+    parts = [
+        f"{source.line_of(int(ordered[first]))} to {source.line_of(int(ordered[last]))}"
+        for first, last in zip(starts, stops, strict=True)
+    ]
+    drawn = "" if plan.order.mode == "none" else "drawn from "
+    return f"{drawn}lines {' and '.join(parts)}"

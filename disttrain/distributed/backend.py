@@ -1,0 +1,121 @@
+"""Who takes part in a run, and what every backend offers to the engine and the trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from disttrain.errors import DisttrainError, PeerError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from disttrain.distributed.replicas import Replicas
+
+T = TypeVar("T")
+
+SIGNAL_SPREAD_S = 0.5  # how long a signal to a launcher takes to reach all its workers
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """What a backend is told of the machine it is to use, and of the wait for other workers.
+
+    `num_devices` is None for all there are; `threads`, those of one TensorFlow operation, None for 1 where the model
+    is small, a step then being too little to split, else the machine's cores shared by its workers; `timeout_s` is how
+    long workers may take to meet, 0 for as long as it takes.
+    """
+
+    num_devices: int | None = None
+    threads: int | None = None
+    small_model: bool = False
+    timeout_s: float = 0
+
+
+@dataclass(frozen=True)
+class World:
+    """One worker's place among all: `rank` of `size`, and `local_rank` of `local_size` on its machine.
+
+    Each worker drives `num_devices` devices, with a replica of the model on each.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    num_devices: int = 1
+
+    @property
+    def num_replicas(self) -> int:
+        """Replicas of the model on all workers together."""
+        return self.size * self.num_devices
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this worker writes and prints for all."""
+        return self.rank == 0
+
+
+class Backend(Protocol):
+    """A way of averaging over workers. Every method is a collective: all workers call it, in one order."""
+
+    @property
+    def name(self) -> str:
+        """What `--backend` calls it."""
+
+    @property
+    def world(self) -> World:
+        """This worker's place."""
+
+    @property
+    def replicas(self) -> Replicas:
+        """This worker's copies of the model, `world.num_devices` of them."""
+
+    @property
+    def fuses_steps(self) -> bool:
+        """Whether a whole superstep, the all-reduce included, can be one XLA program."""
+
+    def reduce(self, flat: tf.Tensor) -> tf.Tensor:
+        """Inside a graph, on each replica: the sum over all replicas of all workers of a vector [n]."""
+
+    def sum(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """The sum over all workers of a float64 array of one shape everywhere."""
+
+    def gather(self, value: T) -> Sequence[T]:
+        """Every worker's value, in the order of ranks; any small object that can be pickled."""
+
+    def broadcast(self, variables: Sequence[Any]) -> None:
+        """Gives Keras variables the values that they have on rank 0."""
+
+    def lost_peer(self, error: BaseException) -> bool:
+        """Whether an exception means that another worker is gone. No collective."""
+
+    def close(self) -> None:
+        """Leaves the group; safe to call twice."""
+
+
+def together(backend: Backend, work: Callable[[], T]) -> T:
+    """Does `work` on every worker; if it failed on any, all of them stop here instead of waiting for it later.
+
+    The lowest rank that failed raises its own error, and with it the one message that a user sees; every other rank
+    raises a PeerError with the same exit code.
+    """
+    result: T | None = None
+    failure: Exception | None = None
+    try:
+        result = work()
+    except Exception as error:
+        failure = error
+    own_code = None if failure is None else getattr(failure, "exit_code", DisttrainError.exit_code)
+    outcomes = backend.gather((own_code, isinstance(failure, PeerError)))
+    failed = [(is_peer, rank, code) for rank, (code, is_peer) in enumerate(outcomes) if code is not None]
+    if failed:
+        _, rank, code = min(failed)  # a worker that only heard of a failure comes last
+        if failure is not None and backend.world.rank == rank:
+            raise failure
+        raise PeerError(f"rank {rank} could not start", exit_code=code)
+    return result  # type: ignore[return-value]

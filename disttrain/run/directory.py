@@ -1,0 +1,140 @@
+"""The run's directory: config.json, metrics.jsonl, history.csv and model.keras, each whole or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import keras
+
+from disttrain.checkpoints.store import CheckpointStore
+from disttrain.errors import StorageError, UsageError, all_redacted
+from disttrain.storage.local import FULL, atomic_write, part_of, remove_parts
+
+MODEL = "model.keras"
+CHECKPOINTS = "checkpoints"  # where a run's checkpoints lie, unless it was told otherwise
+HISTORY = "history.csv"
+METRICS = "metrics.jsonl"
+RESULTS = (MODEL, "config.json", HISTORY, METRICS)
+
+
+def default_directory(data: str) -> Path:
+    """`runs/NAME-TIME`, after the data's file name and the local time."""
+    name = data.split("?")[0] if "://" in data else data  # what follows it may be a signature
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", re.sub(r"\.\w+$", "", name.rsplit("/", 1)[-1])).strip("-")
+    first = Path("runs") / f"{stem or 'data'}-{time.strftime('%Y%m%d-%H%M%S')}"
+    others = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
+    return next(path for path in itertools.chain([first], others) if not path.exists())
+
+
+def check_free(path: Path) -> None:
+    """Raises UsageError if a directory holds the results of a run, unless there is nothing in them to lose."""
+    present = [name for name in RESULTS if (path / name).exists()]
+    if present and not _came_to_nothing(path):
+        raise UsageError(
+            f"--output {path}: already holds {', '.join(present)}; name another directory or add --overwrite"
+        )
+
+
+def _came_to_nothing(path: Path) -> bool:
+    """Whether the run in a directory was killed before its first checkpoint: the same command must be taken again."""
+    if (path / MODEL).exists():
+        return False
+    try:
+        config = json.loads((path / "config.json").read_bytes())
+        if config["checkpoint_every"] == "never":
+            return not (path / HISTORY).exists()
+        place = config["checkpoint_dir"] or str(path / CHECKPOINTS)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    with CheckpointStore(place, keep=1) as store:
+        return not store.names()
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Makes what a disk refuses a StorageError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error.strerror or error}; make room") from error
+
+
+class RunDirectory:
+    """Writes the results of one run; only the leader has one.
+
+    A context manager: a run that fails before anything is kept takes back what it wrote, so that the same command can
+    be given again.
+    """
+
+    def __init__(self, path: Path, *, overwrite: bool, goes_on: bool = False) -> None:
+        """Makes the directory.
+
+        Args:
+            path: where it is, or is to be.
+            overwrite: whether the results of an earlier run may go.
+            goes_on: whether the results that are there are this run's own.
+
+        Raises:
+            UsageError: if it cannot be written, or holds the results of another run and `overwrite` is false.
+            StorageError: if its disk is full.
+        """
+        self.path = path
+        if not overwrite and not goes_on:
+            check_free(path)
+        self._made = [place for place in (path, *path.parents) if not place.exists()]
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path):
+                pass
+        except OSError as error:
+            kind = StorageError if error.errno in FULL else UsageError
+            raise kind(f"--output {path}: cannot be written: {error.strerror}; name another directory") from error
+        remove_parts(path, "|".join(map(re.escape, RESULTS)), with_living_writers=False)
+        for name in RESULTS if not goes_on else ():
+            (path / name).unlink(missing_ok=True)
+        self._goes_on = goes_on
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None or self._goes_on or (self.path / CHECKPOINTS).exists() or (self.path / HISTORY).exists():
+            return
+        for name in RESULTS:
+            (self.path / name).unlink(missing_ok=True)
+        for place in self._made:
+            with contextlib.suppress(OSError):  # something of another's is in it
+                place.rmdir()
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Keeps the resolved configuration as config.json."""
+        with atomic_write(self.path / "config.json") as stream:
+            stream.write(json.dumps(all_redacted(dict(config)), indent=2).encode() + b"\n")
+
+    def write_model(self, model: keras.Model) -> Path:
+        """Saves the model as Keras does, and returns where."""
+        path = self.path / MODEL
+        scratch = part_of(path)  # Keras wants a name that ends as it likes
+        with disk_errors(path):
+            try:
+                scratch.mkdir()
+                model.save(scratch / MODEL)
+                with (scratch / MODEL).open("rb") as stream:
+                    os.fsync(stream.fileno())
+                os.replace(scratch / MODEL, path)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+        return path

@@ -1,0 +1,80 @@
+"""What identifies a run: what must stay the same to go on from its checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from disttrain.checkpoints.record import RunRecord
+from disttrain.config import TrainConfig
+from disttrain.data.row_source import RowSource
+from disttrain.data.superbatches import Feed
+from disttrain.errors import UsageError, all_redacted, redacted
+from disttrain.run.resume import RunPaths, best_by
+from disttrain.training.model import top_learning_rate
+from disttrain.training.state import describe_variables
+
+
+def record_of(
+    config: TrainConfig, training: Feed, validation: RowSource | None, model: keras.Model, paths: RunPaths
+) -> RunRecord:
+    """What a checkpoint tells of this run."""
+    source, sharding = training.source, training.sharding
+    return RunRecord(
+        data=_fingerprints(source),
+        validation_data=_fingerprints(validation) if validation is not None else None,
+        num_rows=source.num_rows,
+        features=list(source.feature_names),
+        targets=list(source.target_names),
+        num_shards=sharding.num_shards,
+        batch_size=sharding.batch_size,
+        shuffle=config.shuffle,
+        seed=config.seed,
+        precision=config.precision,
+        compression=config.compression,
+        warmup_epochs=config.warmup_epochs,
+        model=describe_variables(model.variables),
+        loss=_loss_name(model),
+        metrics=metric_names(model),
+        optimizer_class=type(model.optimizer).__name__,
+        optimizer=describe_variables(model.optimizer.variables),
+        learning_rate=top_learning_rate(config, sharding.num_shards),
+        output=str(paths.output),
+        options=all_redacted(config.model_dump(mode="json")),
+    )
+
+
+def new_learning_rate(config: TrainConfig, num_shards: int, resumed: RunRecord | None) -> float | None:
+    """The learning rate that was asked for, if it is another than the resumed run began with.
+
+    Where a schedule warms up to it, the model has that schedule already.
+    """
+    wanted = top_learning_rate(config, num_shards)
+    before = resumed.learning_rate if resumed is not None and resumed.learning_rate is not None else wanted
+    return wanted if wanted != before and not config.warmup_epochs else None
+
+
+def check_keep_best(config: TrainConfig, metrics: Sequence[str]) -> None:
+    """Raises UsageError if no epoch will have the value by which the best checkpoint is to stay."""
+    monitored = best_by(config)
+    names = ["loss", *metrics]
+    names += [f"val_{name}" for name in names] if config.validation_data else []
+    if monitored is not None and monitored[0] not in names:
+        raise UsageError(f"--keep-best {monitored[0]}: there is no such number; there are {', '.join(names)}")
+
+
+def metric_names(model: keras.Model, *, scalars: bool = False) -> list[str]:
+    """What a built model's metrics are called, the loss apart; where wanted only those of one number."""
+    results = model.get_metrics_result()
+    return [name for name, value in results.items() if name != "loss" and not (scalars and np.ndim(value))]
+
+
+def _fingerprints(source: RowSource) -> dict[str, str]:
+    return {redacted(file.url): file.fingerprint for file in source.files}
+
+
+def _loss_name(model: keras.Model) -> str:
+    loss = model.loss
+    return loss if isinstance(loss, str) else str(getattr(loss, "name", None) or getattr(loss, "__name__", loss))

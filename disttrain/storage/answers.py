@@ -1,0 +1,118 @@
+"""One range of an object, over HTTP or from S3, and whether the answer is what was asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from disttrain.errors import FileChanged, StorageError
+from disttrain.storage.base import Span
+
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+
+class Asked:
+    """A range of an object that was looked at before: its size, and the ETag or date that it had."""
+
+    def __init__(self, url: str, info: Mapping[str, Any], span: Span) -> None:
+        self.url = url
+        self.size_bytes = int(info["size"])
+        self.etag = str(info.get("ETag") or "")
+        self.date = str(info.get("Last-Modified") or "")
+        self.start, self.stop = span
+
+    @property
+    def header(self) -> str:
+        """As HTTP writes it, with the last byte."""
+        return f"bytes={self.start}-{self.stop - 1}"
+
+    @property
+    def strong_etag(self) -> str:
+        """What the object can be asked for by; a weak ETag tells no bytes apart, and none is empty."""
+        return "" if self.etag.startswith("W/") else self.etag
+
+    def check(self, content_range: str | None, etag: str, date: str) -> None:
+        """Holds an answer's headers against what was asked for.
+
+        Raises:
+            StorageError: for an answer without a range: the server gives the whole file.
+            FileChanged: for another version or another size of the object.
+            ConnectionError: for other bytes; asking again may help.
+        """
+        if (self.etag and etag and etag != self.etag) or (not self.etag and date and self.date and date != self.date):
+            raise FileChanged(
+                f"{self.url}: the file changed while it was being read (it was {self.etag or self.date}, and is "
+                f"{etag or date}); run again when nothing writes to it"
+            )
+        if content_range is None:
+            raise StorageError(
+                f"{self.url}: the server does not serve byte ranges; copy the file to a disk or a store that does"
+            )
+        match = _CONTENT_RANGE.fullmatch(content_range.strip())
+        if match is None or (int(match[1]), int(match[2]) + 1) != (self.start, self.stop):
+            raise ConnectionError(f"asked for {self.header}, got Content-Range '{content_range}'")
+        if match[3] not in ("*", str(self.size_bytes)):
+            raise FileChanged(
+                f"{self.url}: the file changed while it was being read ({self.size_bytes} bytes before, {match[3]} "
+                "now); run again when nothing writes to it"
+            )
+
+
+async def http_info(fs: Any, path: str) -> dict[str, Any]:
+    """Size and version as a web server tells them; an answer that is an error is raised with its status."""
+    session = await fs.set_session()
+    url, headers = fs.encode_url(path), {"Accept-Encoding": "identity"}
+    async with session.head(url, headers=headers, allow_redirects=True) as answer:
+        if answer.ok and "Content-Length" in answer.headers and not _is_encoded(answer.headers):
+            return _told(answer.headers, int(answer.headers["Content-Length"]))
+        if answer.status == 429 or (answer.status >= 500 and answer.status != 501):
+            answer.raise_for_status()
+    async with session.get(url, headers={**headers, "Range": "bytes=0-0"}) as answer:  # one that does not know HEAD
+        if answer.status == 416:  # of an empty file
+            return _told(answer.headers, 0)
+        answer.raise_for_status()
+        match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+        size = match[3] if match else answer.headers.get("Content-Length")
+        is_known = size is not None and size.isdecimal() and not _is_encoded(answer.headers)
+        return _told(answer.headers, int(size) if is_known else None)
+
+
+def _is_encoded(headers: Mapping[str, str]) -> bool:
+    return headers.get("Content-Encoding", "identity") not in ("identity", "")
+
+
+def _told(headers: Mapping[str, str], size_bytes: int | None) -> dict[str, Any]:
+    names = ("ETag", "Content-MD5", "Digest", "Last-Modified")
+    return {"size": size_bytes, "type": "file", **{name: headers[name] for name in names if headers.get(name)}}
+
+
+async def http_range(fs: Any, path: str, asked: Asked) -> bytes:
+    """The bytes asked for; an answer with others is given up before its body."""
+    session = await fs.set_session()
+    headers = {"Range": asked.header, "Accept-Encoding": "identity"}
+    if asked.strong_etag:
+        headers["If-Match"] = asked.strong_etag
+    async with session.get(fs.encode_url(path), headers=headers) as answer:
+        answer.raise_for_status()
+        content_range = answer.headers.get("Content-Range") if answer.status == 206 else None
+        is_all = (asked.start, asked.stop) == (0, asked.size_bytes) == (0, answer.content_length)
+        is_untold = answer.status == 206 and content_range is None and answer.content_type != "multipart/byteranges"
+        if is_untold or (answer.status == 200 and is_all):  # then the length must do
+            content_range = f"bytes {asked.start}-{asked.stop - 1}/*"
+        asked.check(content_range, answer.headers.get("ETag", ""), answer.headers.get("Last-Modified", ""))
+        return bytes(await answer.read())
+
+
+async def s3_range(fs: Any, path: str, asked: Asked) -> bytes:
+    """The same from S3, through s3fs."""
+    bucket, key, version = fs.split_path(path)
+    options = {"VersionId": version} if version else {}
+    if asked.strong_etag:
+        options["IfMatch"] = asked.strong_etag
+    answer = await fs._call_s3("get_object", Bucket=bucket, Key=key, Range=asked.header, **options)
+    try:
+        asked.check(answer.get("ContentRange"), answer.get("ETag", ""), "")
+        return bytes(await answer["Body"].read())
+    finally:
+        answer["Body"].close()

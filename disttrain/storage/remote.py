@@ -1,0 +1,180 @@
+"""Objects of any store that fsspec opens, read by ranges: lengths checked, retries and waiting bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from disttrain.activity import touch
+from disttrain.errors import UsageError
+from disttrain.storage.answers import Asked, http_info, http_range, s3_range
+from disttrain.storage.base import UNVERSIONED, FileInfo, Patience, Span
+from disttrain.storage.store_calls import StoreCalls
+
+REMOTE_BLOCK_BYTES = 8 << 20  # large enough to hide a store's latency of some 50 ms
+PIECE_BYTES = 2 << 20  # a remote block is fetched as this many bytes each, at the same time
+
+# What tells one version of an object from the next, the surest first; stores spell it differently.
+VERSION_FIELDS = (
+    ("ETag", "etag", "md5Hash", "Content-MD5", "content_md5", "Digest", "uid"),
+    ("LastModified", "last_modified", "Last-Modified", "mtime", "modified", "updated", "created"),
+)
+
+
+class RemoteReader:
+    """An object of a store that fsspec knows, read by ranges, several pieces of a large one at the same time."""
+
+    def __init__(self, url: str, patience: Patience) -> None:
+        self._object = _Object(url, patience)
+        self.info = self._object.file_info()
+        self.block_bytes = REMOTE_BLOCK_BYTES
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill the buffer; StorageError once the store's patience is used up or it answers with other lengths."""
+        if not buffer:
+            return
+        stop = offset + len(buffer)
+        starts = range(offset, stop, PIECE_BYTES)
+        pieces = self._object.fetch([(start, min(start + PIECE_BYTES, stop)) for start in starts], self.info.size_bytes)
+        for start, piece in zip(starts, pieces, strict=True):
+            buffer[start - offset : start - offset + len(piece)] = piece
+
+    def close(self) -> None:
+        """Cancel what is still being fetched; a second call does nothing."""
+        self._object.calls.close()
+
+    def __enter__(self) -> RemoteReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Object:
+    """One object of a store, as bytes: lengths checked."""
+
+    def __init__(self, url: str, patience: Patience) -> None:
+        self.url = url
+        self.calls = StoreCalls(url, patience)
+        self.fs, self.path = self.calls.fs, self.calls.path
+        self._info: dict[str, Any] = {}
+
+    def file_info(self) -> FileInfo:
+        def attempt(timeout_s: float) -> dict[str, Any]:
+            if self.url.startswith(("http://", "https://")):
+                return self.calls.finish(lambda: http_info(self.fs, self.path), timeout_s)
+            self.fs.invalidate_cache(self.path)
+            return dict(self.calls.run("info", timeout_s, self.path))
+
+        info = self._info = self.calls.with_retries("give the file's size", attempt)
+        self.calls.has_answered = True
+        if info.get("type") == "directory":
+            raise UsageError(f"{self.url}: is a directory, expected a file")
+        if info.get("size") is None:
+            raise UsageError(f"{self.url}: the server does not tell the file's size; copy the file and name the copy")
+        return FileInfo(self.url, int(info["size"]), f"{int(info['size'])}-{_version(info)}")
+
+    def fetch(self, ranges: list[Span], size_bytes: int) -> list[bytes]:
+        """The bytes of each half-open range, of the right length."""
+
+        def attempt(timeout_s: float) -> list[bytes]:
+            if self.fs.async_impl:
+                pieces = self.calls.finish(lambda: self._gather(ranges), timeout_s)
+            else:
+                pieces = [self.fs.cat_file(self.path, start=start, end=stop) for start, stop in ranges]
+            for (start, stop), piece in zip(ranges, pieces, strict=True):
+                if len(piece) != stop - start:
+                    raise ConnectionError(f"asked for {stop - start} bytes, got {len(piece)}")
+            return list(pieces)
+
+        return self.calls.with_retries(f"give bytes {ranges[0][0]} to {ranges[-1][1]} of {size_bytes}", attempt)
+
+    async def _gather(self, ranges: list[Span]) -> list[bytes]:
+        return list(await asyncio.gather(*map(self._range, ranges)))
+
+    async def _range(self, span: Span) -> bytes:
+        protocol = self.url.split("://", 1)[0]
+        if protocol in ("http", "https"):
+            piece = await http_range(self.fs, self.path, Asked(self.url, self._info, span))
+        elif protocol in ("s3", "s3a"):
+            piece = await s3_range(self.fs, self.path, Asked(self.url, self._info, span))
+        else:
+            piece = bytes(await self.fs._cat_file(self.path, start=span[0], end=span[1]))
+        touch()
+        return piece
+
+
+def _version(info: dict[str, Any]) -> str:
+    for fields in VERSION_FIELDS:
+        for field in fields:
+            if info.get(field):
+                return str(info[field]).strip('"')
+    return UNVERSIONED
+
+
+SLOW_BYTES_PER_S = 2_000_000  # a link slower than this is given up, however large the object
+
+
+class RemoteDirectory:
+    """The objects right below a URL; every call waits and tries again as its patience says."""
+
+    def __init__(self, url: str, patience: Patience) -> None:
+        self._url = url.rstrip("/")
+        self._patience = patience
+        self._calls = StoreCalls(self._url, patience)
+
+    def names(self) -> list[str]:
+        """The names of its objects, in no order; none where the directory does not exist."""
+
+        def attempt(timeout_s: float) -> list[str]:
+            self._calls.fs.invalidate_cache(self._calls.path)
+            try:
+                paths = self._calls.run("ls", timeout_s, self._calls.path, detail=False)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+            return [str(path).rstrip("/").rsplit("/", 1)[-1] for path in paths]
+
+        return self._calls.with_retries("list the directory", attempt)
+
+    def put(self, name: str, write: Callable[[BinaryIO], None]) -> None:
+        """Store what `write` writes as one object, whole or not at all, in place of one of that name."""
+        stream = io.BytesIO()
+        write(stream)
+        content = stream.getvalue()
+
+        def attempt(timeout_s: float) -> None:
+            try:
+                self._calls.run("pipe_file", timeout_s, f"{self._calls.path}/{name}", content)
+            except FileNotFoundError as error:
+                raise UsageError(f"{self._url}: there is no such bucket or directory; make it first") from error
+            except NotImplementedError as error:
+                raise UsageError(f"{self._url}: cannot be written to; name a directory or a bucket") from error
+
+        extra_s = len(content) / SLOW_BYTES_PER_S
+        patience = replace(
+            self._patience,
+            attempt_s=self._patience.attempt_s + extra_s,
+            total_s=self._patience.total_s + 2 * extra_s,
+        )
+        self._calls.with_retries(f"take {name} ({len(content):,} bytes)", attempt, patience)
+
+    def remove(self, name: str) -> None:
+        """Remove an object; one that is not there is removed."""
+
+        def attempt(timeout_s: float) -> None:
+            try:
+                self._calls.run("rm_file", timeout_s, f"{self._calls.path}/{name}")
+            except FileNotFoundError:
+                return
+
+        self._calls.with_retries(f"remove {name}", attempt)
+
+    def close(self) -> None:
+        """Cancel what is running; a second call does nothing."""
+        self._calls.close()

@@ -1,0 +1,1 @@
+"""Regression data to order, written as CSV."""

@@ -1,0 +1,47 @@
+"""The user's own Keras callbacks, run through Keras's CallbackList at the borders of supersteps."""
+
+from __future__ import annotations
+
+import keras
+from keras.callbacks import Callback, CallbackList
+
+from disttrain.distributed.backend import World
+from disttrain.errors import UsageError
+from disttrain.training.user_code import call_user_function
+
+# Callbacks that write files: on the leader only. All others run on every worker, with the same numbers, so that what
+# they decide (to stop, to lower the learning rate) is decided alike everywhere.
+WRITERS = (
+    keras.callbacks.CSVLogger,
+    keras.callbacks.ModelCheckpoint,
+    keras.callbacks.RemoteMonitor,
+    keras.callbacks.TensorBoard,
+)
+
+
+def build_callbacks(target: str | None, world: World, model: keras.Model, epochs: int, num_steps: int) -> CallbackList:
+    """The list of what `target` (`package.module:function`) returns, less what only the leader should do.
+
+    Raises:
+        UsageError: if the function cannot be imported, or returns something else than a list of Keras callbacks, or one
+            that would go on from a file of its own.
+    """
+    callbacks = [] if target is None else call_user_function("--callbacks", target, rank=world.rank)
+    if not isinstance(callbacks, (list, tuple)) or not all(isinstance(item, Callback) for item in callbacks):
+        raise UsageError(f"--callbacks {target}: returned {callbacks!r}, expected a list of keras.callbacks.Callback")
+    if any(isinstance(item, keras.callbacks.BackupAndRestore) for item in callbacks):
+        raise UsageError(
+            f"--callbacks {target}: BackupAndRestore would restore weights alone, and not where a run stands; leave it "
+            "out: disttrain writes checkpoints and goes on from them by itself (--checkpoint-every, --resume)"
+        )
+    mine = [item for item in callbacks if world.is_leader or not isinstance(item, WRITERS)]
+    return CallbackList(mine, model=model, epochs=epochs, steps=num_steps, verbose=0)
+
+
+def has_own(callbacks: CallbackList, *hooks: str) -> bool:
+    """Whether any of the callbacks does something in one of these methods of Keras's Callback."""
+    return any(
+        getattr(getattr(item, hook), "__func__", None) is not getattr(Callback, hook)
+        for item in callbacks.callbacks
+        for hook in hooks
+    )

@@ -1,0 +1,158 @@
+"""What makes a run's result worthless, found while it trains and told once: dead layers, losses that mean nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import chain
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from disttrain.data.digit_losses import DigitLoss
+from disttrain.data.row_source import Floats, RowSource
+from disttrain.distributed.backend import Backend
+from disttrain.training.constant import Constant, TargetSample, best_constant
+
+MAX_ROWS_LOOKED_AT = 1024  # of one batch: what the layers are asked about
+MAX_WEIGHTS = 1 << 16  # of one variable: compared to find out whether any changed
+SAME = 1e-6  # relative: what two epochs' losses differ by where nothing is learned
+REMEDY = "scale the columns to some -1 to 1, lower --learning-rate, or try another --seed"
+
+
+class Findings:
+    """One worker's part in looking after a run; all call `epoch_ends` together, and the leader tells what was found."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        backend: Backend,
+        training: RowSource,
+        validation: RowSource | None,
+        say: Callable[[str], None],
+        constant: Constant | None = None,
+        keep: Callable[[Floats], None] = lambda targets: None,
+    ) -> None:
+        """
+        Args:
+            model: compiled; float32 [rows, features] in.
+            backend: whose workers look after the run.
+            training: the rows that are trained on.
+            validation: those that are not, if there are any.
+            say: tells the user a sentence.
+            constant: what an earlier run found of the targets.
+            keep: takes a whole epoch's sample of the targets, float32 [rows, targets], on the leader.
+        """
+        self._model = model
+        self._backend = backend
+        self._sources = [source for source in (training, validation) if source is not None]
+        self._sample = TargetSample(training.num_rows, len(training.target_names))
+        self._num_features = len(training.feature_names)
+        self._say = say
+        self._keep = keep
+        self._rows = np.zeros((0, self._num_features), np.float32)
+        self._told: set[str] = set()
+        self._loss_before: float | None = None  # of the epoch before
+        self._weights: list[npt.NDArray[Any]] | None = None  # before the first epoch
+        self._layers: keras.Model | None = None
+        self._is_whole = True
+        self._samples = constant is None
+        self.constant = constant
+
+    def epoch_begins(self, *, whole: bool) -> None:
+        """The next rows are an epoch's first, or, if it is not `whole`, follow those of an earlier process."""
+        self._sample.reset()
+        self._is_whole = whole
+        if self._loss_before is None and self._backend.world.is_leader:
+            self._weights = self._some_weights()
+
+    def see(self, data: Floats) -> None:
+        """Rows that were trained on, float32 [steps, rows_per_step, columns]; the leader tells what it noticed."""
+        if self._samples and self._is_whole:
+            self._sample.add(data)
+        if self._backend.world.is_leader:
+            if data.shape[1]:
+                self._rows = data[-1, :MAX_ROWS_LOOKED_AT, : self._num_features].copy()  # a view would keep all alive
+            self._tell_digits([source.digit_losses.untold() for source in self._sources])
+
+    def epoch_ends(self, epoch: int, loss: float, *, whole: bool) -> None:
+        """Brings together what all workers noticed in an epoch, whose number counts from 1; the leader tells it.
+
+        `whole` says whether all its steps were taken; those before `epoch_begins` apart.
+        """
+        is_drawn = self._samples and self._is_whole and whole
+        sample = self._sample.rows if is_drawn else None
+        everyones = self._backend.gather((sample, [source.digit_losses.untold() for source in self._sources]))
+        if is_drawn:
+            self._samples = False
+            self._sample.reset()
+        if not self._backend.world.is_leader:
+            return
+        self._tell_digits(
+            [list(chain.from_iterable(own)) for own in zip(*(found for _, found in everyones), strict=True)]
+        )
+        if is_drawn:
+            targets = np.concatenate([drawn for drawn, _ in everyones])
+            self.constant = best_constant(self._model, targets)
+            self._keep(targets)
+        self._judge_layers()
+        self._judge_loss(epoch, loss)
+
+    def _tell_digits(self, found: list[list[DigitLoss]]) -> None:
+        for source, losses in zip(self._sources, found, strict=True):
+            for loss in source.digit_losses.tell(losses):
+                self._say(f"Warning: {loss.describe(source.url)}")
+
+    def _judge_layers(self) -> None:
+        """Looks at what each layer makes of some rows; what follows a dead layer is the same for all of them."""
+        if len(self._rows) < 2 or (self._rows == self._rows[0]).all():
+            return
+        rows = f"{len(self._rows):,} rows"
+        for layer, output in self._outputs():
+            if layer is not None and not output.any():
+                self._tell(f"Layer '{layer}': none of its units is active for any of {rows}; {REMEDY}", layer)
+        if (output == output[0]).all():
+            answer = f"{output[0].ravel()[0]:.6g}"
+            self._tell(f"The model's output is the same, {answer}, for each of {rows}; {REMEDY}", "output")
+
+    def _outputs(self) -> list[tuple[str | None, npt.NDArray[Any]]]:
+        """Each inner layer's name and output where the model tells them, then the model's own; [rows, ...] each."""
+        outputs: list[tuple[str | None, npt.NDArray[Any]]] = []
+        model = self._model
+        with suppress(ValueError, AttributeError, TypeError):  # of a model that is code alone
+            layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)][:-1]
+            if layers:
+                (rows,) = model.inputs
+                self._layers = self._layers or keras.Model(rows, {layer.name: layer.output for layer in layers})
+                outputs += [(name, np.asarray(one)) for name, one in self._layers(self._rows, training=False).items()]
+        return [*outputs, (None, np.asarray(model(self._rows, training=False)))]
+
+    def _judge_loss(self, epoch: int, loss: float) -> None:
+        if self._weights is not None and all(map(np.array_equal, self._some_weights(), self._weights)):
+            self._tell(
+                f"Epoch {epoch} changed no weight; raise --learning-rate, or look for layers that are frozen", "same"
+            )
+        self._weights = None
+        constant = self.constant
+        is_below = constant is not None and loss < constant.loss
+        if self._loss_before is not None and not is_below and abs(loss - self._loss_before) <= SAME * abs(loss):
+            self._tell(f"The loss of epoch {epoch}, {loss:.6g}, is that of the epoch before; {REMEDY}", "same")
+        self._loss_before = loss
+        if constant is not None and loss > constant.loss:
+            self._tell(
+                f"The loss of epoch {epoch}, {loss:.6g}, is above that of a constant, {constant.loss:.6g} (always "
+                f"answering {constant.answer}): the model has learned nothing so far; {REMEDY}",
+                "constant",
+            )
+
+    def _some_weights(self) -> list[npt.NDArray[Any]]:
+        """The first values of each variable: all of those of a small model."""
+        return [np.asarray(variable).reshape(-1)[:MAX_WEIGHTS].copy() for variable in self._model.trainable_variables]
+
+    def _tell(self, finding: str, subject: str) -> None:
+        """Says what was found, once for each subject."""
+        if subject not in self._told:
+            self._told.add(subject)
+            self._say(f"Warning: {finding}")

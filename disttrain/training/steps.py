@@ -1,0 +1,244 @@
+"""What happens inside a compiled call: the steps of training and of evaluation, as TensorFlow traces them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar, cast
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from disttrain.distributed.backend import Backend
+from disttrain.training.bounds import UncheckedError, num_operations, out_of_range
+from disttrain.training.optimizer import AllReduceOptimizer
+
+F = TypeVar("F", bound=Callable[..., Any])
+States = list[tf.Tensor]
+# Losses and faults of the superbatch's steps, float32 [steps] each; the votes' sums, float32 [votes]; metrics' states.
+CallResult = tuple[tf.Tensor, tf.Tensor, tf.Tensor, States]
+_Ends = tuple[Callable[[], None], Callable[[], None]]  # how a step ends: with the update, or without
+
+# A step's fault: none, or an update left out because this worker's own loss or gradient is not finite, or because
+# that of another worker, or only the sum over all, is not.
+NO_FAULT, OWN_FAULT, OTHER_FAULT = 0.0, 1.0, 2.0
+
+
+def _as_it_stands(function: F) -> F:
+    """Traced without AutoGraph, as in Keras's own `fit`: it would rewrite all of Keras that is called, in 0.5 s."""
+    return cast(F, tf.autograph.experimental.do_not_convert(function))
+
+
+class Steps:
+    """The graph code of one model's steps; nothing here runs in Python after it was traced."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer: AllReduceOptimizer,
+        backend: Backend,
+        num_features: int,
+        *,
+        skips_nonfinite: bool,
+        chooses: bool = True,
+        is_fused: bool = False,
+        tracing: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """Reads the model's loss.
+
+        Args:
+            model: built and compiled.
+            optimizer: the model's; where it reduces, each replica's gradients are weighted by its share of the rows.
+            backend: whose replicas take the steps.
+            num_features: columns of a row that are no targets.
+            skips_nonfinite: a step whose loss or gradient is not finite is left out, and the next one taken; else the
+                call ends there.
+            chooses: else the update of a step that is not accepted is made too, and whoever called takes it back: the
+                choice costs a small model a sixth of its step.
+            is_fused: the steps are compiled by XLA, which does not refuse an index that is out of range.
+            tracing: in which a batch's loss is traced; what it says of gradients holds.
+        """
+        self.model = model
+        self.skips_nonfinite = skips_nonfinite
+        self._chooses = chooses
+        self._is_fused = is_fused
+        self._tracing = tracing
+        self.looks_up = False  # whether anything traced so far looks something up
+        self._num_features = num_features
+        self._is_leader = backend.world.is_leader
+        self._replicas = backend.replicas
+        self._reduces = optimizer.reduces
+        self._is_local = not optimizer.reduces and backend.world.num_replicas > 1
+        self._sums_over_rows = sums_over_rows(model)
+        self._optimizer = optimizer
+        self._moved = [v for v in model.non_trainable_variables if np.issubdtype(np.dtype(v.dtype), np.floating)]
+
+    def states(self) -> States:
+        """The metrics' states, on each replica its own."""
+        states: States = self._replicas.run(lambda: [tf.identity(v.value) for v in self.model.metrics_variables])
+        return states
+
+    def train_steps(self, data: Any, start: tf.Tensor, stop: tf.Tensor, shares: Any, votes: tf.Tensor) -> CallResult:
+        """Steps [start, stop) of a superbatch; the metrics' states are those since its step 0.
+
+        Args:
+            data: on each replica its part, float32 [steps, rows_per_step, columns]; with no rows, it still takes part
+                in every step.
+            start: the first step, int32 scalar.
+            stop: the step after the last one, int32 scalar.
+            shares: on each replica its part of each step's loss, float32 [steps].
+            votes: float32 [votes], the same in each step; where gradients are reduced, summed with them.
+        """
+        num_steps = tf.shape(self._replicas.results(data)[0])[0]
+        self._replicas.run(self._begin_metrics, start)
+        losses = tf.TensorArray(tf.float32, size=num_steps, element_shape=())
+        faults = tf.TensorArray(tf.float32, size=num_steps, element_shape=())
+        summed, step = votes, start
+        while step < stop:  # not tf.range, whose length XLA makes a constant: one compilation for every length
+            loss, fault, summed = self._step(data, shares, step, votes)
+            losses, faults = losses.write(step, loss), faults.write(step, fault)
+            step = step + 1 if self.skips_nonfinite else tf.where(fault > NO_FAULT, stop, step + 1)
+        return losses.stack(), faults.stack(), summed, self.states()
+
+    def _begin_metrics(self, start: tf.Tensor) -> None:
+        for variable in self.model.metrics_variables:
+            variable.assign(tf.where(start > 0, variable.value, tf.zeros_like(variable.value)))
+
+    def _features_and_targets(self, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return rows[:, : self._num_features], rows[:, self._num_features :]  # [rows, features], [rows, targets]
+
+    @_as_it_stands
+    def _step(self, data: Any, shares: Any, step: tf.Tensor, votes: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """One step on every replica: the loss, the fault, and the votes.
+
+        The choice between the two ends of a step is made once for all replicas: `tf.distribute` lets none wait for the
+        others, as an optimizer's update does, inside a branch of its own.
+        """
+        replicas = self._replicas
+        ends: dict[int, _Ends] = {}
+
+        def begin(data: tf.Tensor, shares: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            *results, ends[replicas.index()] = self._begin(data[step], shares[step], votes)
+            return tuple(results)
+
+        def end(leaves_out: bool) -> tf.Tensor:
+            replicas.run(lambda: ends[replicas.index()][leaves_out]())
+            return tf.constant(leaves_out)
+
+        losses, accepted, faults, summed = (replicas.results(value) for value in replicas.run(begin, data, shares))
+        if self._chooses:
+            tf.cond(accepted[0], lambda: end(False), lambda: end(True))
+        else:
+            end(False)
+        return losses[0], tf.where(accepted[0], NO_FAULT, tf.reduce_min(tf.stack(faults))), summed[0]
+
+    def _begin(self, rows: tf.Tensor, share: tf.Tensor, votes: tf.Tensor) -> tuple[Any, ...]:
+        """A replica's step up to its update.
+
+        Returns the loss, whether it is accepted, the fault if it is not, the votes, and the step's two ends.
+        """
+        model = self.model
+        has_rows = rows.shape[0] > 0
+        if not has_rows and not self._reduces:
+            model.optimizer.iterations.assign_add(1)
+            return share, tf.constant(True), tf.constant(OTHER_FAULT), votes, (_nothing, _nothing)
+        before = [tf.identity(v.value) for v in self._moved]
+        if has_rows:
+            own_loss, own_gradients, predictions = self._gradients(rows, share)
+        else:
+            own_loss, own_gradients, predictions = self._no_gradients(share)
+        if self._replicas.index():
+            votes = tf.zeros_like(votes)  # each worker votes once
+        gradients, (loss, summed) = self._optimizer.reduce(own_gradients, model.trainable_variables, own_loss, votes)
+
+        def update() -> None:
+            self._optimizer.apply(gradients)
+            if has_rows:
+                model.compute_metrics(*self._features_and_targets(rows), predictions)
+
+        def leave_out() -> None:
+            for variable, value in zip(self._moved, before, strict=True):
+                variable.assign(value)  # batch normalization has averaged the faulty rows in
+            if self._is_local:  # left out by this worker alone: all count the same steps
+                model.optimizer.iterations.assign_add(1)
+
+        own = [(g, None) for g in own_gradients if g is not None]
+        fault = tf.where(self._optimizer.accepts(own, own_loss), OTHER_FAULT, OWN_FAULT)
+        return loss, self._optimizer.accepts(gradients, loss), fault, summed, (update, leave_out)
+
+    def _gradients(self, rows: tf.Tensor, share: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor], Any]:
+        """This worker's part of the loss and of its gradients, its own mean times its share; and the predictions."""
+        model = self.model
+        x, y = self._features_and_targets(rows)
+        with self._tracing():
+            predictions, loss = self._checked_loss(x, y, training=True)
+            if self._reduces:
+                if self._sums_over_rows and not self._is_leader and self._replicas.num_in_sync == 1:
+                    loss = loss - sum(model.losses)  # regularization counts once; rank 0 has rows in every step
+                loss = loss * tf.cast(share, loss.dtype)
+            objective = model.optimizer.scale_loss(loss)
+        unconnected = tf.UnconnectedGradients.ZERO if self._reduces else tf.UnconnectedGradients.NONE
+        gradients = tf.gradients(
+            objective, [v.value for v in model.trainable_variables], unconnected_gradients=unconnected
+        )
+        return tf.cast(loss, tf.float32), gradients, predictions
+
+    def _no_gradients(self, share: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor], None]:
+        """Zeros, made of the share that a worker without rows has: an all-reduce of constants would be folded away."""
+        return share, [tf.cast(tf.fill(v.shape, share), v.dtype) for v in self.model.trainable_variables], None
+
+    def evaluate_steps(self, data: Any, num_steps: tf.Tensor) -> tuple[Any, States]:
+        """The first `num_steps` batches' losses without a step, and the metrics' states, on each replica its own."""
+
+        def evaluate(data: tf.Tensor) -> tf.Tensor:
+            self.model.reset_metrics()
+            losses = tf.TensorArray(tf.float32, size=tf.shape(data)[0], element_shape=())
+            step = tf.constant(0)
+            while step < num_steps:
+                losses = losses.write(step, self._evaluate_step(data[step]))
+                step += 1
+            return losses.stack()
+
+        return self._replicas.run(evaluate, data), self.states()
+
+    @_as_it_stands
+    def _evaluate_step(self, rows: tf.Tensor) -> tf.Tensor:
+        """One batch's loss; the metrics take it in."""
+        model = self.model
+        if rows.shape[0] == 0:
+            return tf.constant(0.0)
+        x, y = self._features_and_targets(rows)
+        predictions, loss = self._checked_loss(x, y, training=False)
+        model.compute_metrics(x, y, predictions)
+        return tf.cast(loss, tf.float32)
+
+    def _checked_loss(self, x: tf.Tensor, y: tf.Tensor, *, training: bool) -> tuple[Any, tf.Tensor]:
+        """The predictions, and their loss: NaN where anything was looked up that is not there."""
+        num_before = num_operations()
+        predictions = self.model(x, training=training)
+        loss = self._loss(x, y, predictions, training=training)
+        try:
+            is_outside = out_of_range(num_before)
+        except UncheckedError:
+            if self._is_fused:
+                raise
+            is_outside = None  # the kernels refuse it
+        if is_outside is None:
+            return predictions, loss
+        self.looks_up = True
+        return predictions, tf.where(is_outside, tf.constant(float("nan"), loss.dtype), loss)
+
+    def _loss(self, x: tf.Tensor, y: tf.Tensor, predictions: Any, *, training: bool) -> tf.Tensor:
+        """The batch's own loss: Keras gives a strategy's replicas the part of a mean that would add up to one."""
+        loss = self.model.compute_loss(x, y, predictions, None, training=training)
+        return loss if self._sums_over_rows else loss * self._replicas.num_in_sync
+
+
+def _nothing() -> None:
+    pass
+
+
+def sums_over_rows(model: keras.Model) -> bool:
+    """Whether the model's loss adds its rows up instead of averaging them."""
+    return getattr(model.loss, "reduction", None) == "sum"

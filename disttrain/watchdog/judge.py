@@ -1,0 +1,229 @@
+"""Which worker hangs, judged from what each of them tells and from their silence; pure, its clock handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from disttrain.errors import HungError, PeerError
+from disttrain.watchdog.processes import Process
+
+Kind = Literal["stalled", "silent", "lost", "failed", "network"]
+
+MAX_SHOWN = 8  # ranks or groups of them that a verdict lists
+MAX_TEXT = 500
+MISSED_S = 5.0  # without a word, where all-reduce has failed: five beats
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What a worker tells about itself: for how long its main thread made no progress, and while doing what."""
+
+    idle_s: float = 0.0
+    doing: str = "starting"
+    waits_for_peers: bool = False
+    position: tuple[int, int] | None = None
+
+    @property
+    def place(self) -> str:
+        """The position in brackets, if there is one."""
+        return f" (epoch {self.position[0]}, step {self.position[1]})" if self.position else ""
+
+    def message(self) -> dict[str, Any]:
+        """As JSON takes it; `from_message` gives it back."""
+        return {
+            "idle_s": self.idle_s,
+            "doing": self.doing[:MAX_TEXT],
+            "waits_for_peers": self.waits_for_peers,
+            "position": self.position,
+        }
+
+    @classmethod
+    def from_message(cls, message: Mapping[str, Any]) -> Beat:
+        """Raises KeyError, TypeError or ValueError for anything that `message` did not make."""
+        place = message["position"]
+        position = None if place is None else (int(place[0]), int(place[1]))
+        return cls(
+            float(message["idle_s"]), str(message["doing"])[:MAX_TEXT], bool(message["waits_for_peers"]), position
+        )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The ranks that hold up the run, and why.
+
+    `stalled`: no progress in its own work. `silent`: not heard of. `lost`: its process ended. `failed`: it ended with
+    an error, which it said itself, and told the exit code. `network`: all workers only wait for each other, so that the
+    all-reduce between them hangs.
+    """
+
+    kind: Kind
+    ranks: tuple[int, ...]
+    text: str
+    told_exit_code: int | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """What a run ends with that is ended for it."""
+        if self.told_exit_code is not None:
+            return self.told_exit_code
+        return PeerError.exit_code if self.kind == "lost" else HungError.exit_code
+
+    def condemns(self, rank: int) -> bool:
+        """Whether this rank must end, also where the others go on."""
+        return rank in self.ranks and self.kind != "network"
+
+    def message(self) -> dict[str, Any]:
+        """As JSON takes it; `from_message` gives it back."""
+        told = {"told_exit_code": self.told_exit_code}
+        return {"kind": self.kind, "ranks": self.ranks, "text": self.text} | told
+
+    @classmethod
+    def from_message(cls, message: Mapping[str, Any]) -> Verdict:
+        """Raises KeyError, TypeError or ValueError for anything that `message` did not make."""
+        told = message["told_exit_code"]
+        exit_code = None if told is None else int(told)
+        return cls(message["kind"], tuple(int(rank) for rank in message["ranks"]), str(message["text"]), exit_code)
+
+
+@dataclass
+class _State:
+    beat: Beat
+    heard_s: float
+    is_known: bool = False  # was ever heard of
+    gone_s: float | None = None  # since when its connection is closed without a goodbye
+    exit_code: int | None = None  # with which it told that it fails
+
+
+class Judge:
+    """Keeps what was last heard of some ranks, and says who hangs; every method takes the time, monotonic."""
+
+    def __init__(
+        self, ranks: Iterable[int], processes: Mapping[int, Process], now: float, *, timeout_s: float, grace_s: float
+    ) -> None:
+        """`grace_s`: how long a worker whose connection closed may take to come back, or to end the run by itself."""
+        self._processes = processes
+        self._timeout_s = timeout_s
+        self._grace_s = grace_s
+        self._states = {rank: _State(Beat(), now) for rank in ranks}
+        self._begun_s = now
+
+    def heard(self, rank: int, beat: Beat, now: float) -> None:
+        """A rank told this; one that is no longer watched is ignored."""
+        if (state := self._states.get(rank)) is not None and state.exit_code is None:
+            state.beat, state.heard_s, state.is_known, state.gone_s = beat, now, True, None
+
+    def gone(self, rank: int, now: float) -> None:
+        """A rank's connection closed without a goodbye: its process ended, or the network did it."""
+        if (state := self._states.get(rank)) is not None and state.gone_s is None:
+            state.gone_s = now
+
+    def failed(self, rank: int, exit_code: int, now: float) -> None:
+        """A rank told that it ends with this error, which it says itself; it does not come back."""
+        if (state := self._states.get(rank)) is not None:
+            state.exit_code = exit_code
+            self.gone(rank, now)
+
+    def back(self, rank: int) -> None:
+        """A rank's connection is there again."""
+        if (state := self._states.get(rank)) is not None and state.exit_code is None:
+            state.gone_s = None
+
+    def left(self, rank: int) -> None:
+        """A rank said goodbye, or its fate is settled."""
+        self._states.pop(rank, None)
+
+    def restart(self, now: float) -> None:
+        """Starts all clocks anew: whoever judges did not run for a while, so that silence means nothing."""
+        self._begun_s = now
+        for state in self._states.values():
+            state.gone_s = None if state.gone_s is None else now
+
+    def unknown(self) -> list[int]:
+        """The ranks that were never heard of."""
+        return [rank for rank, state in self._states.items() if not state.is_known]
+
+    def verdict(self, now: float) -> Verdict | None:
+        """The first of: a rank that ended, one not heard of, one that stalls, all waiting for each other."""
+        return self._lost(now) or self._silent(now, self._timeout_s) or self._stalled(now) or self._all_waiting(now)
+
+    def missed(self, now: float) -> str:
+        """Of whom nothing was heard for some seconds, in the words of a verdict; empty where all are heard."""
+        silent = self._silent(now, min(MISSED_S, self._timeout_s))
+        return silent.text if silent is not None else ""
+
+    def _lost(self, now: float) -> Verdict | None:
+        gone = {rank: state.gone_s for rank, state in self._states.items() if state.gone_s is not None}
+        if not any(now - gone_s >= self._grace_s for gone_s in gone.values()):
+            return None
+        for rank in gone:
+            if (exit_code := self._states[rank].exit_code) is not None:  # the others may have ended for it
+                return replace(self._about("failed", list(gone), "failed, {last}{place}"), told_exit_code=exit_code)
+        return self._about("lost", list(gone), "ended, {last}{place}; what it said stands above, if anything")
+
+    def _silent(self, now: float, patience_s: float) -> Verdict | None:
+        silence = {
+            rank: now - max(state.heard_s, self._begun_s)
+            for rank, state in list(self._states.items())
+            if state.is_known and state.gone_s is None
+        }
+        if max(silence.values(), default=0) < patience_s:
+            return None
+        ranks = [rank for rank, silence_s in silence.items() if silence_s >= 0.7 * patience_s]  # a host's together
+        ranks.sort(key=lambda rank: (silence[rank] < patience_s, rank))
+        return self._about(
+            "silent",
+            ranks,
+            f"has not been heard of for {silence[ranks[0]]:.0f} s; it was {{last}}{{place}}: stopped, killed, "
+            "or its network is cut",
+        )
+
+    def _stalled(self, now: float) -> Verdict | None:
+        is_alone = len(self._states) == 1
+        stalled = [
+            rank
+            for rank, state in self._states.items()
+            if self._idle_s(state, now) >= self._timeout_s and (is_alone or not state.beat.waits_for_peers)
+        ]
+        if not stalled:
+            return None
+        idle_s = self._idle_s(self._states[stalled[0]], now)
+        return self._about("stalled", stalled, f"made no progress for {idle_s:.0f} s while {{doing}}{{place}}")
+
+    def _all_waiting(self, now: float) -> Verdict | None:
+        """All that are heard of wait: for one that was never heard of, else for each other."""
+        known = {rank: state for rank, state in self._states.items() if state.is_known}
+        waiting = [
+            rank
+            for rank, state in known.items()
+            if state.beat.waits_for_peers and self._idle_s(state, now) >= self._timeout_s and state.gone_s is None
+        ]
+        if not waiting or len(waiting) < len(known):
+            return None
+        if unknown := self.unknown():
+            return self._about("silent", unknown, "has never been heard of, and the others wait")
+        idle_s = min(self._idle_s(known[rank], now) for rank in waiting)
+        groups: dict[str, list[int]] = {}
+        for rank in waiting:
+            groups.setdefault(f"{known[rank].beat.doing}{known[rank].beat.place}", []).append(rank)
+        parts = [f"{_ranks(ranks)} {doing}" for doing, ranks in list(groups.items())[:MAX_SHOWN]]
+        hosts = ", ".join(sorted({self._processes[rank].host for rank in waiting})[:MAX_SHOWN])
+        text = f"all workers wait for each other for {idle_s:.0f} s, {'; '.join(parts)}: the network between them hangs"
+        return Verdict("network", tuple(waiting), f"{text} (hosts: {hosts})")
+
+    def _idle_s(self, state: _State, now: float) -> float:
+        return min(state.beat.idle_s, now - self._begun_s)
+
+    def _about(self, kind: Kind, ranks: list[int], form: str) -> Verdict:
+        """A verdict on some ranks, the first of which is told about in full."""
+        beat = self._states[ranks[0]].beat
+        last = f"last seen {beat.doing}" if beat.doing else "last seen"
+        told = form.replace("{last}", last).replace("{place}", beat.place).replace("{doing}", beat.doing)
+        others = f"; so it is with {_ranks(ranks[1:])}" if len(ranks) > 1 else ""
+        return Verdict(kind, tuple(ranks), f"rank {ranks[0]} ({self._processes[ranks[0]]}) {told}{others}")
+
+
+def _ranks(ranks: list[int]) -> str:
+    shown = ", ".join(map(str, ranks[:MAX_SHOWN])) + (f" and {len(ranks) - MAX_SHOWN} more" * (len(ranks) > MAX_SHOWN))
+    return f"rank {shown}" if len(ranks) == 1 else f"ranks {shown}"

@@ -1,0 +1,254 @@
+"""What a worker hears and tells once a beat, by its role: alone, the leader, or one that follows the leader."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from time import monotonic
+from typing import Any
+
+from disttrain.distributed.json_lines import Message, Waiter
+from disttrain.distributed.links import Link, Server
+from disttrain.watchdog.judge import Beat, Judge, Verdict
+
+WARN_S = 10.0  # after which a worker that was never heard of is warned about
+
+_FAULTS = (KeyError, TypeError, ValueError, IndexError)  # of a message that is none of ours
+
+
+class Alone:
+    """The only worker: nobody to tell anything, and only its own main thread to judge."""
+
+    told_exit_code: int | None = None  # of the first of the other workers that told that it fails
+
+    def __init__(self, waiter: Waiter, judge: Judge, rank: int) -> None:
+        self.is_ready = threading.Event()
+        self.is_ready.set()
+        self._waiter = waiter
+        self._judge = judge
+        self._rank = rank
+
+    def hear(self, own: Beat, until_s: float) -> Verdict | None:
+        """Waits until it is time, or for a verdict of another worker."""
+        self._judge.heard(self._rank, own, monotonic())
+        self._waiter.wait(until_s)
+        return None
+
+    def verdict(self, now: float) -> Verdict | None:
+        """Who hangs, as far as this worker knows."""
+        return self._judge.verdict(now)
+
+    def missed(self, now: float) -> str:
+        """Which others are not heard of, as far as this worker knows."""
+        return ""
+
+    def tell(self, verdict: Verdict) -> None:
+        """To the other workers."""
+
+    def settle(self, verdict: Verdict, now: float) -> None:
+        """Goes on without those whom the verdict condemns, all clocks anew."""
+        self._judge.restart(now)
+
+    def restart(self, now: float) -> None:
+        """Starts all clocks anew."""
+        self._judge.restart(now)
+
+    def leave(self, farewell: Message) -> None:
+        """Tells the others that this worker leaves, and how."""
+
+    def close(self) -> None:
+        """Lets go of all sockets."""
+
+
+class Leader:
+    """Hears all workers and judges them, itself among them."""
+
+    def __init__(self, waiter: Waiter, server: Server, judge: Judge, warn: Callable[[str], None]) -> None:
+        self.is_ready = threading.Event()
+        self.is_ready.set()
+        self._waiter = waiter
+        self._server = server
+        self._judge = judge
+        self._warn = warn
+        self._warns_s = monotonic() + WARN_S
+        self._settled: dict[int, Verdict] = {}
+        self._own = Beat()
+        self.told_exit_code: int | None = None
+
+    def hear(self, own: Beat, until_s: float) -> Verdict | None:
+        """Answers every worker's beat with its own; returns the verdict of workers that missed this one meanwhile."""
+        self._own = own
+        self._judge.heard(0, own, monotonic())
+        while not self._waiter.is_stopping and monotonic() < until_s:
+            for rank, message in self._server.poll(until_s):
+                if (verdict := self._take(rank, message)) is not None:
+                    return verdict
+        return None
+
+    def _take(self, rank: int, message: Message | None) -> Verdict | None:
+        now = monotonic()
+        if message is None:
+            self._judge.gone(rank, now)
+        elif rank in self._settled:  # back again, but the others went on without it
+            self._server.send(rank, {"verdict": self._settled[rank].message()})
+        elif "goodbye" in message:
+            self._judge.left(rank)
+        with suppress(*_FAULTS):
+            if message and "failed" in message:
+                exit_code = int(message["failed"])
+                self._judge.failed(rank, exit_code, now)
+                self._server.tell({"told": exit_code})
+                self.told_exit_code = self.told_exit_code or exit_code
+            elif message and "beat" in message:
+                self._judge.heard(rank, Beat.from_message(message["beat"]), now)
+                self._server.send(rank, {"beat": self._own.message()})
+            elif message and "verdict" in message:
+                return Verdict.from_message(message["verdict"])
+        return None
+
+    def verdict(self, now: float) -> Verdict | None:
+        """Warns of workers that cannot reach this one, once, and judges."""
+        if now > self._warns_s:
+            self._warns_s = float("inf")
+            for rank in self._judge.unknown():
+                self._warn(
+                    f"rank {rank} does not reach the leader's port {self._server.port}, so that the leader cannot tell "
+                    "what it is doing; let the workers' machines connect to each other"
+                )
+        return self._judge.verdict(now)
+
+    def missed(self, now: float) -> str:
+        """Which others are not heard of, as far as this worker knows."""
+        return self._judge.missed(now)
+
+    def tell(self, verdict: Verdict) -> None:
+        """To all other workers."""
+        self._server.tell({"verdict": verdict.message()})
+
+    def settle(self, verdict: Verdict, now: float) -> None:
+        """Watches no longer those whom the verdict condemns; should they come back, they will hear of it."""
+        for rank in verdict.ranks:
+            if verdict.condemns(rank):
+                self._settled[rank] = verdict
+                self._judge.left(rank)
+        self._judge.restart(now)
+
+    def restart(self, now: float) -> None:
+        """Starts all clocks anew."""
+        self._judge.restart(now)
+
+    def leave(self, farewell: Message) -> None:
+        """Tells the others that this worker leaves, and how; hears what they say meanwhile."""
+        for rank, message in self._server.leave(farewell):
+            self._take(rank, message)
+
+    def close(self) -> None:
+        """Lets go of all sockets."""
+        self._server.close()
+
+
+class Follower:
+    """Tells the leader what it does, and misses the leader's answers; without a leader it judges only itself."""
+
+    def __init__(
+        self, waiter: Waiter, offer: Any, of_leader: Judge, of_self: Judge, rank: int, patience_s: float
+    ) -> None:
+        """`offer`: the leader's addresses, port and token; `patience_s`: without an answer, try a new connection."""
+        addresses, port, token = offer
+        self.is_ready = threading.Event()
+        self._waiter = waiter
+        self._link = Link(waiter, addresses, port, token, rank)
+        self._of_leader = of_leader
+        self._of_self = of_self
+        self._rank = rank
+        self._patience_s = patience_s
+        self._asked_s: float | None = None  # when the beat was sent that is not answered
+        self._leader_left = self._leader_failed = False
+        self._own = Beat()
+        self.told_exit_code: int | None = None
+
+    def hear(self, own: Beat, until_s: float) -> Verdict | None:
+        """Sends a beat and takes what the leader says; returns a verdict that the leader made."""
+        self._own = own
+        is_there = not (self._leader_left or self._leader_failed)
+        is_due = is_there and (not self._link.is_open or self._waits_for_long())
+        if is_due and self._link.connect((until_s - monotonic()) / 2):
+            self._asked_s = None
+            self._of_leader.back(0)
+        if self._link.is_open and self._asked_s is None:
+            self._asked_s = monotonic()
+            self._link.send({"beat": own.message()})
+        while not self._waiter.is_stopping and monotonic() < until_s:
+            for message in self._link.poll(until_s):
+                if (verdict := self._take(message)) is not None:
+                    return verdict
+        return None
+
+    def _waits_for_long(self) -> bool:
+        """Then a new connection gets through sooner than one that lost much."""
+        return self._asked_s is not None and monotonic() - self._asked_s > self._patience_s
+
+    def _take(self, message: Message | None) -> Verdict | None:
+        now = monotonic()
+        if message is None:
+            self._asked_s = None
+            self._of_leader.gone(0, now)
+        elif "goodbye" in message:
+            self._leader_left = True
+            self._of_leader.left(0)
+            self._link.close()
+        with suppress(*_FAULTS):
+            if message and "failed" in message:
+                self._leader_failed = True
+                self._of_leader.failed(0, int(message["failed"]), now)
+                self._link.close()
+            if message and (exit_code := message.get("failed", message.get("told"))) is not None:
+                self.told_exit_code = self.told_exit_code or int(exit_code)
+            elif message and "beat" in message:
+                self._asked_s = None
+                self._of_leader.heard(0, replace(Beat.from_message(message["beat"]), idle_s=0.0), now)
+                self.is_ready.set()
+            elif message and "verdict" in message:
+                return Verdict.from_message(message["verdict"])
+        return None
+
+    def verdict(self, now: float) -> Verdict | None:
+        """Whether the leader is silent or lost; without a leader, whether this worker stalls."""
+        is_unwatched = bool(self._of_leader.unknown())
+        if self._leader_left or is_unwatched:
+            waits = self._own.waits_for_peers and not self._leader_left  # it may be right to wait
+            self._of_self.heard(self._rank, replace(self._own, idle_s=0.0) if waits else self._own, now)
+            return self._of_self.verdict(now)
+        return self._of_leader.verdict(now)
+
+    def missed(self, now: float) -> str:
+        """Which others are not heard of, as far as this worker knows."""
+        return self._of_leader.missed(now)
+
+    def tell(self, verdict: Verdict) -> None:
+        """To the leader: should it only have been stopped, it finds that it must end."""
+        self._link.send({"verdict": verdict.message()})
+
+    def settle(self, verdict: Verdict, now: float) -> None:
+        """Goes on without the leader, if it is the one."""
+        if verdict.condemns(0):
+            self._leader_left = True
+            self._of_leader.left(0)
+            self._link.close()
+        self.restart(now)
+
+    def restart(self, now: float) -> None:
+        """Starts all clocks anew."""
+        self._of_leader.restart(now)
+        self._of_self.restart(now)
+
+    def leave(self, farewell: Message) -> None:
+        """Tells the leader that this worker leaves, and how; hears what it says meanwhile."""
+        for message in self._link.leave(farewell):
+            self._take(message)
+
+    def close(self) -> None:
+        """Lets go of all sockets."""
+        self._link.close()

@@ -1,0 +1,63 @@
+"""Ends a worker whose run does not start: one that waits in MPI for a worker that never comes waits for ever.
+
+There the main thread hears no signal, and the workers do not watch each other yet. So each has a timer, from before it
+imports TensorFlow, which takes longest, until the watchdog runs; when it is over, whoever then says nothing is the one.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from types import TracebackType
+
+from disttrain import activity
+from disttrain.errors import HungError
+from disttrain.watchdog.processes import end_at_once, this_process, within
+
+POLL_S = 0.5
+IMPORT_S = 120.0  # at least: TensorFlow's import takes 3 s, on a slow disk or a busy machine many times that
+SPEAK_S = 2.0
+OTHERS_SPEAK_S = 2.0  # for the others, before launchers end all for the first that ends
+
+
+class StartTimer:
+    """Runs from the beginning of a `with` statement until `stop`, at the latest until the statement's end."""
+
+    def __init__(self, rank: int, timeout_s: float) -> None:
+        """`timeout_s`: how long to wait for other workers; 0 waits for ever."""
+        self._rank = rank
+        self._timeout_s = timeout_s
+        self._is_over = threading.Event()
+
+    def stop(self) -> None:
+        """Called when the workers have met; a second call does nothing."""
+        self._is_over.set()
+
+    def __enter__(self) -> StartTimer:
+        self._screen = os.dup(2)  # which is held back while TensorFlow is imported
+        if self._timeout_s:
+            threading.Thread(target=self._run, name="start-timer", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        os.close(self._screen)
+
+    def _run(self) -> None:
+        while not self._is_over.wait(POLL_S):
+            waited_s = time.monotonic() - activity.last_progress_s()
+            if waited_s >= (self._timeout_s if activity.waits_for_peers() else max(self._timeout_s, IMPORT_S)):
+                self._end(waited_s)
+
+    def _end(self, waited_s: float) -> None:
+        """Ends this process, unless the others come while they are given the time to say where they are."""
+        line = (
+            f"disttrain: rank {self._rank} ({this_process()}) waited {waited_s:.0f} s for the run to start, and is "
+            f"{activity.describe()}; a rank that does not say so is stopped, or does not come\n"
+        )
+        within(SPEAK_S, lambda: os.write(self._screen, line.encode(errors="replace")))
+        if not self._is_over.wait(OTHERS_SPEAK_S):
+            end_at_once(HungError.exit_code)
