@@ -22,6 +22,19 @@ ONE_AT_A_TIME = {
 }
 
 
+def pytest_collection_modifyitems(items):
+    """Spreads the files of ONE_AT_A_TIME evenly among the others, so that they seldom wait for each other."""
+    files = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    alone = [path for path in files if path.stem in ONE_AT_A_TIME]
+    others = [path for path in files if path.stem not in ONE_AT_A_TIME]
+    apart = -(-len(others) // max(len(alone), 1))
+    for number, path in enumerate(alone):
+        others.insert(number * (apart + 1), path)
+    items[:] = [item for path in others for item in files[path]]
+
+
 @pytest.fixture(autouse=True)
 def one_at_a_time(request, tmp_path_factory):
     """Where pytest-xdist runs two tests at a time, keeps those of ONE_AT_A_TIME from running beside each other."""

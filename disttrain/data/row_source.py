@@ -74,6 +74,10 @@ class RowSource(Protocol):
         """Where blocks begin and end, int64 [num_blocks + 1]: rows that are found and read with a single read."""
 
     @property
+    def max_block_bytes(self) -> int:
+        """Bytes of text that a block has at most."""
+
+    @property
     def block_bytes(self) -> int:
         """What one read should ask for."""
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from disttrain.data.csv.index import CHUNK_BYTES
 from disttrain.data.epoch import EpochPlan
 from disttrain.data.ranges import Range
 from disttrain.data.row_cache import RowCache
@@ -24,7 +23,6 @@ from disttrain.threads import DaemonPool, Handover
 READ_AHEAD_BYTES = 32 << 20  # what the read-ahead of all held shards may take together
 MIN_BLOCK_BYTES = 64 << 10  # smaller reads cost more in calls than they save in memory
 MAX_READ_THREADS = 8
-INDEX_BLOCK_BYTES = CHUNK_BYTES + (64 << 10)  # a block of the index and the rest of its last line: one read
 JOIN_S = 1.0  # how long closing waits for a thread; one that still waits for a store ends when its reader is closed
 
 
@@ -87,7 +85,7 @@ class Superbatches:
         self._block_bytes = min(source.block_bytes, max(READ_AHEAD_BYTES // (2 * num_shards), MIN_BLOCK_BYTES))
         self._num_ahead = 1
         if plan.order.mode != "none":  # no longer reads, but as many bytes of them at a time
-            block_bytes = min(self._block_bytes, INDEX_BLOCK_BYTES)
+            block_bytes = min(self._block_bytes, source.max_block_bytes)
             self._block_bytes, self._num_ahead = block_bytes, self._block_bytes // block_bytes
         self._readers = DaemonPool(min(num_shards * self._num_ahead, MAX_READ_THREADS), "read")
         self._parsers = DaemonPool(min(num_shards, num_threads), "parse")

@@ -45,3 +45,8 @@ def cluster_rank_and_size(environ: Mapping[str, str]) -> tuple[int, int] | None:
     if kind not in counts or not 0 <= index < counts[kind]:
         return None
     return index + (counts["chief"] if kind == "worker" else 0), sum(counts.values())
+
+
+def launch_of(environ: Mapping[str, str]) -> str:
+    """What the workers of one elastic launch have in common: where their launcher listens."""
+    return ":".join(environ.get(f"HOROVOD_GLOO_RENDEZVOUS_{name}", "") for name in ("ADDR", "PORT"))

@@ -11,8 +11,8 @@ from disttrain.checkpoints.commits import Change, Commits, RunDefaults, WorldCha
 from disttrain.checkpoints.file import Checkpoint
 from disttrain.checkpoints.record import RunRecord
 from disttrain.distributed.backend import SIGNAL_SPREAD_S, Backend
+from disttrain.distributed.launched import launch_of
 from disttrain.errors import Stopped
-from disttrain.run.lock import launch_of
 from disttrain.training.stop_signals import StopSignals
 
 

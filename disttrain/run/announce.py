@@ -7,29 +7,37 @@ from pathlib import Path
 
 from rich.console import Console
 
-from disttrain.checkpoints.file import Checkpoint
-from disttrain.config import TrainConfig
+from disttrain.checkpoints.commits import Change
+from disttrain.checkpoints.file import Position
 from disttrain.data.csv.source import Source, listed, remarks
 from disttrain.data.sharding import Sharding
 from disttrain.distributed.backend import Backend, World
 from disttrain.run.console import show_number, show_rate, show_values
+from disttrain.run.context import RunContext
 from disttrain.run.resume import show_position
 from disttrain.training.constant import Constant
 from disttrain.training.metric_sums import Value
 from disttrain.training.progress import EpochResult
+from disttrain.training.reports import Regrouped, Reporter
 
 MAX_COLUMNS_SHOWN = 8
 
 
-def announce_data(console: Console, config: TrainConfig, data: str, source: Source) -> None:
-    """The rows and columns that are trained on, and what was left out."""
+def announce_start(
+    context: RunContext, data: str, source: Source, sharding: Sharding, position: Position | None
+) -> None:
+    """What the run trains on, with whom, and where it goes on from, if it does not begin."""
+    console, config = context.console, context.config
     for remark in remarks(source.header, config.header, config.features, source.target_names):
         console.print(remark)
     features, targets = _columns(source.feature_names), _columns(source.target_names)
     console.print(f"{data}: {source.num_rows:,} rows, {features} -> {targets}")
+    _announce_world(console, context.backend, sharding)
+    if position is not None:
+        console.print(f"Going on from the checkpoint of {show_position(position)}")
 
 
-def announce_world(console: Console, backend: Backend, sharding: Sharding) -> None:
+def _announce_world(console: Console, backend: Backend, sharding: Sharding) -> None:
     """The workers, and what they do in a step."""
     world = backend.world
     workers = f"{world.size} workers" if world.size > 1 else "1 worker"
@@ -44,9 +52,15 @@ def announce_world(console: Console, backend: Backend, sharding: Sharding) -> No
         console.print(f"{idle} {kind_of_replicas(world)} have no shard: there are {sharding.num_shards}")
 
 
-def announce_resumed(console: Console, checkpoint: Checkpoint) -> None:
-    """Where the run goes on from."""
-    console.print(f"Going on from the checkpoint of {show_position(checkpoint.position)}")
+def announce_change(
+    context: RunContext, change: Change, position: Position | None, reporters: Sequence[Reporter]
+) -> None:
+    """Why there is another world than before, to the user and to all reporters."""
+    size = context.backend.world.size
+    context.console.print(change.news(size, position))
+    at = position or Position(1, 0)
+    for reporter in reporters:
+        reporter.report(Regrouped(change.why(size), size, change.num_before, at.epoch, at.step, change.seconds))
 
 
 def announce_stopping(console: Console, signal_name: str) -> None:

@@ -15,7 +15,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -246,11 +246,6 @@ class RunLock:
         for made in self._made:
             with contextlib.suppress(OSError):  # something is in it
                 made.rmdir()
-
-
-def launch_of(environ: Mapping[str, str]) -> str:
-    """What the workers of one elastic launch have in common: where their launcher listens."""
-    return ":".join(environ.get(f"HOROVOD_GLOO_RENDEZVOUS_{name}", "") for name in ("ADDR", "PORT"))
 
 
 def _make(path: Path) -> list[Path]:

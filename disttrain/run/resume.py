@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from disttrain.activity import activity
 from disttrain.checkpoints.differences import refuse
 from disttrain.checkpoints.file import Checkpoint, Position, file_name, foreign_content, position_of
 from disttrain.checkpoints.record import RunRecord
@@ -146,3 +147,13 @@ def is_finished(paths: RunPaths, checkpoint: Checkpoint, epochs: int) -> bool:
     if not (model.exists() and history.exists()):
         return False
     return model.stat().st_mtime_ns >= history.stat().st_mtime_ns  # else it is of fewer epochs than there are
+
+
+def save_commit(config: TrainConfig, commit: Checkpoint) -> str:
+    """Writes the last commit of an elastic run that is stopped between two worlds; returns what to say."""
+    paths = RunPaths.of(config, Path(str(RunRecord.of(commit).output)))
+    store = CheckpointStore(paths.checkpoints, keep=config.keep, best_by=best_by(config))
+    with store, activity("writing the last checkpoint"):
+        store.save(commit)
+    position = commit.position
+    return f"stopped in epoch {position.epoch}, after step {position.step:,}; {how_to_go_on(paths, config)}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import keras
 from keras.callbacks import Callback, CallbackList
 
-from disttrain.distributed.backend import World
+from disttrain.distributed.backend import Backend, World
 from disttrain.errors import UsageError
 from disttrain.training.user_code import call_user_function
 
@@ -45,3 +47,17 @@ def has_own(callbacks: CallbackList, *hooks: str) -> bool:
         for item in callbacks.callbacks
         for hook in hooks
     )
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Which hooks any worker's callbacks implement, so that all workers take part in what these are told."""
+
+    anything: bool
+    batch_ends: bool
+
+    @classmethod
+    def of(cls, callbacks: CallbackList, backend: Backend) -> Listening:
+        """A collective."""
+        own = (bool(callbacks.callbacks), has_own(callbacks, "on_batch_end", "on_train_batch_end"))
+        return cls(*(any(flags) for flags in zip(*backend.gather(own), strict=True)))

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from disttrain.checkpoints.commits import Commits
+from disttrain.checkpoints.commits import Commits, WorldChanged
 from disttrain.checkpoints.file import Checkpoint
 from disttrain.checkpoints.record import RunRecord
 from disttrain.checkpoints.writer import CheckpointWriter
+from disttrain.errors import Stopped
 from disttrain.option_types import Every
 from disttrain.training.progress import RunProgress
 from disttrain.training.stop_signals import StopSignals
@@ -73,6 +74,19 @@ class Decision:
     def needs_checkpoint(self) -> bool:
         """Whether what is trained so far is to be kept."""
         return self.stop or self.checkpoint or self.regroup
+
+
+def leave_if_decided(decision: Decision, progress: RunProgress) -> None:
+    """Ends the training where all is kept, if that was decided.
+
+    Raises:
+        Stopped: if the run is to stop.
+        WorldChanged: if it is to go on in another world.
+    """
+    if decision.stop:
+        raise Stopped(f"stopped in epoch {progress.epoch}, after step {progress.current.steps:,}")
+    if decision.regroup:
+        raise WorldChanged
 
 
 class Checkpointing:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import numpy as np
 
 from disttrain.data.locate import describe_batch
@@ -10,7 +12,7 @@ from disttrain.distributed.backend import Backend, together
 from disttrain.errors import NonFiniteError
 from disttrain.training.engine import Engine, Superstep
 from disttrain.training.progress import EpochProgress
-from disttrain.training.refusals import refuse_row
+from disttrain.training.refusals import refusals_located, refuse_row
 
 
 class FaultySteps:
@@ -22,6 +24,11 @@ class FaultySteps:
         self._backend = backend
         self._feed = feed
         self._skips = skips
+
+    def located(self, superbatch: Superbatch, epoch: int) -> AbstractContextManager[None]:
+        """Makes what a kernel refuses of a superbatch inside a `with` statement a DataError that names the line."""
+        plan = self._feed.plan.of_epoch(epoch)
+        return refusals_located(self._feed.source, plan, superbatch, self._engine.model)
 
     def check(self, superstep: Superstep, superbatch: Superbatch, epoch: int, first_step: int) -> None:
         """Ends the run before a step of a superstep, which began at `first_step`, that is not finite.

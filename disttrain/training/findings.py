@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,12 +16,27 @@ import numpy.typing as npt
 from disttrain.data.digit_losses import DigitLoss
 from disttrain.data.row_source import Floats, RowSource
 from disttrain.distributed.backend import Backend
-from disttrain.training.constant import Constant, TargetSample, best_constant
+from disttrain.training.constant import Constant, TargetSample, best_constant, keep_targets, load_targets
 
 MAX_ROWS_LOOKED_AT = 1024  # of one batch: what the layers are asked about
 MAX_WEIGHTS = 1 << 16  # of one variable: compared to find out whether any changed
 SAME = 1e-6  # relative: what two epochs' losses differ by where nothing is learned
 REMEDY = "scale the columns to some -1 to 1, lower --learning-rate, or try another --seed"
+
+
+def open_findings(
+    model: keras.Model,
+    backend: Backend,
+    training: RowSource,
+    validation: RowSource | None,
+    say: Callable[[str], None],
+    cache_dir: Path,
+) -> Findings:
+    """Findings with what an earlier run kept of the targets in `cache_dir`; the leader's alone are asked."""
+    kept = load_targets(cache_dir, training) if backend.world.is_leader else None
+    constant = best_constant(model, kept) if kept is not None else None
+    keep = partial(keep_targets, cache_dir, training)
+    return Findings(model, backend, training, validation, say, constant, keep)
 
 
 class Findings:

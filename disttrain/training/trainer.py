@@ -3,47 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from keras.callbacks import CallbackList
 
 from disttrain.activity import activity, note_position
-from disttrain.checkpoints.commits import WorldChanged
 from disttrain.checkpoints.file import Checkpoint, Position
-from disttrain.checkpoints.record import RunRecord
 from disttrain.data.superbatches import Feed, Superbatch
 from disttrain.distributed.backend import Backend, together
-from disttrain.errors import Stopped
-from disttrain.training.callback_state import capture_callbacks, restore_callbacks
-from disttrain.training.callbacks import has_own
-from disttrain.training.checkpointing import Checkpointing, Contents, Decision
+from disttrain.training.callbacks import Listening
+from disttrain.training.checkpointing import Checkpointing, Decision, leave_if_decided
 from disttrain.training.engine import Engine, Superstep
 from disttrain.training.evaluator import Evaluator
 from disttrain.training.faulty_steps import FaultySteps
 from disttrain.training.findings import Findings
 from disttrain.training.metric_sums import Value, as_logs, values_of_one_number
 from disttrain.training.progress import EpochProgress, EpochResult, RunProgress
-from disttrain.training.refusals import refusals_located
 from disttrain.training.reports import EpochBegun, EpochEnded, Event, Reporter, StepsDone, StepsSkipped
-from disttrain.training.state import capture_state, restore_state
-
-
-@dataclass(frozen=True)
-class Told:
-    """Which hooks of callbacks have a listener on any worker, so that all take part in what they are told."""
-
-    anything: bool
-    batch_ends: bool
-
-    @classmethod
-    def of(cls, callbacks: CallbackList, backend: Backend) -> Told:
-        """A collective."""
-        own = (bool(callbacks.callbacks), has_own(callbacks, "on_batch_end", "on_train_batch_end"))
-        return cls(*(any(flags) for flags in zip(*backend.gather(own), strict=True)))
+from disttrain.training.snapshots import Snapshots
 
 
 class Trainer:
@@ -56,12 +36,11 @@ class Trainer:
         feed: Feed,
         callbacks: CallbackList,
         checkpointing: Checkpointing,
-        record: RunRecord,
+        snapshots: Snapshots,
         *,
         evaluator: Evaluator | None = None,
         findings: Findings | None = None,
         reporters: Sequence[Reporter] = (),
-        say: Callable[[str], None] = lambda message: None,
         skips_nonfinite: bool = False,
     ) -> None:
         """
@@ -71,11 +50,10 @@ class Trainer:
             feed: the rows to train on.
             callbacks: the user's own.
             checkpointing: where what is trained is kept.
-            record: of this run, for its checkpoints.
+            snapshots: of the model, its optimizer, metrics and callbacks.
             evaluator: validates after each epoch.
             findings: looks for what makes the result worthless.
             reporters: hear of the training's events.
-            say: tells the user a sentence.
             skips_nonfinite: a step whose loss or gradient is not finite is left out; else the run ends before it.
         """
         self._engine = engine
@@ -83,16 +61,15 @@ class Trainer:
         self._feed = feed
         self._callbacks = callbacks
         self._checkpointing = checkpointing
-        self._record = record
+        self._snapshots = snapshots
         self._evaluator = evaluator
         self._findings = findings
         self._reporters = reporters
-        self._say = say
         self._faulty = FaultySteps(engine, backend, feed, skips=skips_nonfinite)
         self._progress = RunProgress()
         # What earlier processes have trained of the current epoch, and when this one began with it.
         self._rows_before, self._seconds_before, self._begun_s = 0, 0.0, 0.0
-        self._told = Told(anything=False, batch_ends=False)
+        self._told = Listening(anything=False, batch_ends=False)
 
     def compile(self) -> float:
         """Compiles the supersteps before the first epoch's clock starts; returns the seconds taken."""
@@ -124,11 +101,13 @@ class Trainer:
             Stopped: at a border where a signal was noticed, once a checkpoint was handed on.
             WorldChanged: in an elastic run, at a border where workers are to come or go.
         """
-        self._told = Told.of(self._callbacks, self._backend)
+        self._told = Listening.of(self._callbacks, self._backend)
         self._engine.model.stop_training = False
         self._callbacks.on_train_begin()
         if resumed is not None:
-            self._restore(resumed, learning_rate)
+            self._progress = self._snapshots.restore(resumed)
+            if learning_rate is not None:
+                self._engine.model.optimizer.learning_rate = learning_rate
         else:
             self._engine.synchronize()
         progress = self._progress
@@ -137,28 +116,6 @@ class Trainer:
         self._engine.finalize()
         self._callbacks.on_train_end(as_logs(progress.results[-1].values))
         return progress.results
-
-    def _restore(self, checkpoint: Checkpoint, learning_rate: float | None) -> None:
-        contents = Contents.of(checkpoint)
-        self._progress = contents.progress
-        self._engine.model.stop_training = self._progress.stopped_early
-        self._engine.totals.reset()
-        restore_state(self._engine, self._backend, checkpoint.arrays or None)
-        if self._progress.current.steps:
-            self._begin_again()
-            restore_state(self._engine, self._backend, checkpoint.arrays or None)
-        others = {name: checkpoint.arrays[name] for name in set(checkpoint.arrays) - set(contents.state)}
-        arrays = self._backend.gather(others if self._backend.world.is_leader else None)[0]
-        for message in restore_callbacks(self._callbacks, contents.callbacks, arrays or {}):
-            self._say(message)
-        if learning_rate is not None:
-            self._engine.model.optimizer.learning_rate = learning_rate
-
-    def _begin_again(self) -> None:
-        """Lets callbacks note what is of this process alone, such as the time; the rest is put back afterwards."""
-        self._callbacks.on_epoch_begin(self._progress.epoch - 1)
-        if self._progress.current.batch is not None:
-            self._callbacks.on_train_batch_begin(self._progress.current.batch)
 
     def _epoch(self, *, is_last: bool) -> None:
         epoch, current = self._progress.epoch, self._progress.current
@@ -175,7 +132,7 @@ class Trainer:
         together(self._backend, lambda: self._faulty.check_any_applied(epoch, current))
         if self._evaluator is not None:
             self._keep(must=True)
-            self._leave(decision)
+            leave_if_decided(decision, self._progress)
         values: dict[str, Value] = {"loss": current.loss, **self._engine.totals.values_of(sums)}
         self._engine.average_state()
         if self._findings is not None:
@@ -183,7 +140,7 @@ class Trainer:
         values.update({f"val_{name}": value for name, value in self._validate().items()})
         self._end_epoch(values)
         if not is_last and not self._progress.stopped_early:
-            self._leave(decision)
+            leave_if_decided(decision, self._progress)
 
     def _end_epoch(self, values: dict[str, Value]) -> None:
         """Tells what an epoch came to, and keeps it."""
@@ -238,13 +195,12 @@ class Trainer:
         if current.batch is None:
             current.batch = current.steps
             self._callbacks.on_train_batch_begin(current.steps)
-        plan = self._feed.plan.of_epoch(self._progress.epoch)
         waits = self._backend.world.size > 1
         done = 0
         with closing(supersteps):
             while True:
                 training = activity("training from step {}", current.steps, waits_for_peers=waits)
-                with training, refusals_located(self._feed.source, plan, superbatch, self._engine.model):
+                with training, self._faulty.located(superbatch, self._progress.epoch):
                     superstep = next(supersteps, None)
                 if superstep is None:
                     return
@@ -288,37 +244,19 @@ class Trainer:
         if decision.needs_checkpoint:
             self._progress.current.seconds = self._seconds()
             self._keep(must=decision.stop)
-        self._leave(decision)
-
-    def _leave(self, decision: Decision) -> None:
-        """Ends the training here, where all is kept, if that was decided."""
-        if decision.stop:
-            raise self._stopped()
-        if decision.regroup:
-            raise WorldChanged
-
-    def _stopped(self) -> Stopped:
-        return Stopped(f"stopped in epoch {self._progress.epoch}, after step {self._progress.current.steps:,}")
+        leave_if_decided(decision, self._progress)
 
     def _keep(self, *, must: bool, ended: Position | None = None, values: dict[str, float] | None = None) -> None:
         """Keeps what is trained so far, or the end of the epoch that was just done; all workers call it together."""
         begun_s = time.monotonic()
-        checkpoint = self._checkpoint(ended or Position(self._progress.epoch, self._progress.current.steps))
+        position = ended or Position(self._progress.epoch, self._progress.current.steps)
+        checkpoint = self._snapshots.take(position, self._progress)
         self._checkpointing.keep(checkpoint, time.monotonic() - begun_s, must=must, values=values)
-
-    def _checkpoint(self, position: Position) -> Checkpoint:
-        state = capture_state(self._engine, self._backend, wanted=self._checkpointing.wants_state)
-        callbacks, arrays = capture_callbacks(self._callbacks)
-        if self._checkpointing.every_worker_keeps:  # the leader has callbacks that the others have not
-            own = (callbacks, arrays) if self._backend.world.is_leader else ([], {})
-            callbacks, arrays = self._backend.gather(own)[0]
-        contents = Contents(self._record, self._progress, callbacks, sorted(state))
-        return Checkpoint(position, contents.to_json(), {**state, **arrays})
 
     def _validate(self) -> dict[str, Value]:
         if self._evaluator is None:
             return {}
         values = self._evaluator.evaluate(lambda: self._checkpointing.is_stopping)  # the epoch's steps are kept already
         if values is None:
-            raise self._stopped()
-        return values
+            leave_if_decided(Decision(stop=True), self._progress)
+        return values or {}

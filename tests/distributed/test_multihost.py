@@ -13,8 +13,8 @@ from itertools import count
 import numpy as np
 import pytest
 from command import ROOT, environment, history, regression_rows, write_csv
-from namespaces import SSH_PORT, Network, wait_for, why_not
 from launching import needs_mpi
+from namespaces import SSH_PORT, Network, wait_for, why_not
 
 REASON = why_not()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(REASON), reason=REASON)]

@@ -20,7 +20,8 @@ from disttrain.elastic.continuity import ElasticRun
 from disttrain.elastic.reexec import VARIABLE
 from disttrain.elastic.rendezvous import Rendezvous
 from disttrain.errors import Stopped
-from disttrain.run.session import Session
+from disttrain.run import session
+from disttrain.run.context import open_context
 from disttrain.run.worlds import run_training
 from disttrain.training.stop_signals import StopSignals
 
@@ -108,9 +109,8 @@ def train(tmp_path, monkeypatch):
     def begin(commits: Commits, **options) -> None:
         config = TrainConfig(data="data.csv", batch_size=NUM_ROWS, hidden=(2,), cache_dir=tmp_path / "cache", **options)
         with ExitStack() as stack:
-            Session(
-                config, {}, LocalBackend("local", OneReplica()), stack, ElasticRun({}, commits, StopSignals())
-            ).train()
+            run = ElasticRun({}, commits, StopSignals())
+            session.train(open_context(config, {}, LocalBackend("local", OneReplica()), run, stack))
 
     return begin
 

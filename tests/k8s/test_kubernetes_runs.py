@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 from command import ROOT, history, regression_rows, write_csv
+from launching import HAS_MPI
 from manifests import copy_of_the_repository, needs_kubectl, render
 from namespaces import Network, why_not
 from pods import Pod, sidecar
-from launching import HAS_MPI
 
 from disttrain.config import TrainConfig
 

@@ -1,16 +1,14 @@
 """launch/local.sh, horovod.sh, mpi.sh and slurm.sbatch: the commands that they build."""
 
-import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from command import HOROVODRUN
-from launching import HAS_MPI, LAUNCH, clean, needs_mpi
+from command import HOROVODRUN, ROOT
+from launching import LAUNCH, clean, needs_mpi
 
 SCRIPTS = ["local.sh", "horovod.sh", "mpi.sh", "slurm.sbatch"]
 RUN = [sys.executable, "-m", "disttrain"]

@@ -9,7 +9,7 @@ from disttrain.config import MakeDataConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 READMES = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", ROOT / "k8s" / "README.md"]
-DOCUMENTS = sorted([*READMES, *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([*READMES, *ROOT.glob("C*.md"), *(ROOT / "docs").rglob("*.md")])
 NAMES = [str(document.relative_to(ROOT)) for document in DOCUMENTS]
 # What a reader has rather than the repository: the environment, and what runs write.
 MADE_BY_RUNNING = (".venv/", "runs/", "wheels/", "__pycache__/", "k8s/runs/")
@@ -56,7 +56,22 @@ def test_named_modules_can_be_run(name):
     ]
 
 
-def test_the_tree_in_the_readme_names_every_module():
-    tree = text_of("README.md").split("## What is where")[1]
-    modules = [path.name for path in (ROOT / "disttrain").glob("*.py") if not path.name.startswith("__")]
-    assert not [module for module in modules if not re.search(rf"^ +{re.escape(module)} ", tree, re.MULTILINE)]
+def test_the_tree_in_the_architecture_names_every_module():
+    """By their names, each indented below its folder."""
+    tree = text_of("docs/architecture.md").split("## The tree")[1].split("```")[1]
+    modules = [path for path in (ROOT / "disttrain").rglob("*.py") if not path.name.startswith("__")]
+    assert not [path for path in modules if not re.search(rf"^ +{re.escape(path.name)} ", tree, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_linked_headings_exist(name):
+    """Every `#anchor` of a link, as GitHub makes them of headings."""
+    missing = []
+    for link, anchor in re.findall(r"\]\(([^)#\s]*)#([^)]+)\)", text_of(name)):
+        target = (ROOT / name).parent / link if link else ROOT / name
+        if "://" in link or target.suffix != ".md":
+            continue
+        headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+        anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        missing += [f"{link}#{anchor}"] if anchor not in anchors else []
+    assert not missing

@@ -23,6 +23,7 @@ from disttrain.option_types import Every
 from disttrain.training.checkpointing import Checkpointing
 from disttrain.training.engine import Engine
 from disttrain.training.evaluator import Evaluator
+from disttrain.training.snapshots import Snapshots
 from disttrain.training.stop_signals import StopSignals
 from disttrain.training.trainer import Trainer
 
@@ -129,7 +130,8 @@ class Job:
             checkpointing = Checkpointing(Every(), None, stop, self.commits)
             engine = Engine(model, backend, 3)
             evaluator = Evaluator(engine, backend, self.validation, told)
-            trainer = Trainer(engine, backend, self.training, told, checkpointing, RunRecord(), evaluator=evaluator)
+            snapshots = Snapshots(engine, backend, told, checkpointing, RunRecord(), pytest.fail)
+            trainer = Trainer(engine, backend, self.training, told, checkpointing, snapshots, evaluator=evaluator)
             return model, trainer.run(EPOCHS, resumed)
 
     def stopped(self, *callbacks):

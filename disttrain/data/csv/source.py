@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from disttrain.data.csv.header import Header, HeaderMode, read_header
-from disttrain.data.csv.index import Index, index_file, keep_beside, load_beside
+from disttrain.data.csv.index import CHUNK_BYTES, Index, index_file, keep_beside, load_beside
 from disttrain.data.csv.parsed_rows import ParsedRows
 from disttrain.data.csv.parser import Layout
 from disttrain.data.digit_losses import DigitLosses
@@ -25,6 +25,7 @@ from disttrain.storage.base import FileInfo, Reader
 from disttrain.storage.open import check_unchanged, open_reader
 from disttrain.threads import DaemonPool
 
+INDEX_BLOCK_BYTES = CHUNK_BYTES + (64 << 10)
 MAX_LISTED = 50  # columns that a message names
 DELIMITERS = (";", "\t", "|", ",", " ")  # that are looked for where the one that was named is nowhere
 
@@ -142,6 +143,11 @@ class Source:
     def block_bounds(self) -> Int64s:
         """Where the rows of the index's chunks begin and end, int64 [num_blocks + 1]; no block is empty."""
         return block_bounds(self.index.rows, self.num_rows)
+
+    @property
+    def max_block_bytes(self) -> int:
+        """Those of a chunk of the index, and of the rest of its last line."""
+        return INDEX_BLOCK_BYTES
 
     @property
     def block_bytes(self) -> int:

@@ -16,9 +16,12 @@ from disttrain.config import TrainConfig
 from disttrain.data.ranges import Range
 from disttrain.data.shuffle import FILE_ORDER
 from disttrain.distributed.backend import World
+from disttrain.elastic.continuity import FixedRun
 from disttrain.errors import DataError, PeerError, StorageError
-from disttrain.run import inputs
-from disttrain.run.inputs import Inputs, machine_rows
+from disttrain.run import files
+from disttrain.run.context import RunContext
+from disttrain.run.feeds import machine_rows, open_feed
+from disttrain.run.files import Files
 from disttrain.storage.local import LocalReader
 
 ROWS = b"x,y\n" + b"1,2\n" * 1000
@@ -50,7 +53,8 @@ def opened_by_all(paths, cache_dir, stream=None):
             backend = ThreadBackend(rank, told, barriers)
             console = Console(file=stream or io.StringIO(), soft_wrap=True)
             try:
-                return Inputs(TrainConfig(), backend, cache_dir, console, stack).open(str(paths[rank])).num_rows
+                context = RunContext(TrainConfig(), backend, FixedRun(), cache_dir, console, stack)
+                return Files(context).open(str(paths[rank])).num_rows
             except Exception as error:
                 return error
 
@@ -109,9 +113,9 @@ def test_a_file_without_rows_is_told_by_one_worker(paths, cache_dir):
 
 
 def test_compiling_is_told_and_no_part_of_the_indexing(paths, cache_dir, monkeypatch):
-    monkeypatch.setattr(inputs, "compile_kernels", lambda: time.sleep(1))  # as long as if nothing were compiled yet
-    monkeypatch.setattr(inputs, "SLOW_COMPILE_S", 0.9)
-    monkeypatch.setattr(inputs, "SLOW_INDEX_S", 0)
+    monkeypatch.setattr(files, "compile_kernels", lambda: time.sleep(1))  # as long as if nothing were compiled yet
+    monkeypatch.setattr(files, "SLOW_COMPILE_S", 0.9)
+    monkeypatch.setattr(files, "SLOW_INDEX_S", 0)
     output = io.StringIO()
     assert opened_by_all(paths[:1], cache_dir, output) == [1000]
     compiled, indexed = output.getvalue().splitlines()
@@ -125,8 +129,8 @@ def test_a_worker_parses_as_many_shards_at_once_as_it_has_cores(paths, cache_dir
     backend = ThreadBackend(0, [None], [threading.Barrier(1)] * 2)
     backend.world = World(size=1, local_size=2)
     with ExitStack() as stack:
-        inputs = Inputs(TrainConfig(), backend, cache_dir, Console(quiet=True), stack)
-        feed = inputs.feed(inputs.open(str(paths[0])), 6, FILE_ORDER)
+        context = RunContext(TrainConfig(), backend, FixedRun(), cache_dir, Console(quiet=True), stack)
+        feed = open_feed(context, Files(context).open(str(paths[0])), 6, FILE_ORDER)
         before = set(threading.enumerate())
         stack.enter_context(feed.stream())
         begun = [thread.name for thread in set(threading.enumerate()) - before]

@@ -1,0 +1,53 @@
+"""Puts together what trains a run: the trainer, and what it tells, keeps and looks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from disttrain.checkpoints.record import RunRecord
+from disttrain.distributed.backend import together
+from disttrain.run.context import RunContext
+from disttrain.run.directory import RunDirectory
+from disttrain.run.keeping import open_checkpointing, open_directory, open_reporters
+from disttrain.run.opening import Opened
+from disttrain.run.preparation import Prepared
+from disttrain.training.callbacks import build_callbacks
+from disttrain.training.checkpointing import Checkpointing
+from disttrain.training.evaluator import Evaluator
+from disttrain.training.findings import Findings, open_findings
+from disttrain.training.reports import Reporter
+from disttrain.training.snapshots import Snapshots
+from disttrain.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """The trainer of a run and what it works with; only the leader has a directory and reporters."""
+
+    trainer: Trainer
+    checkpointing: Checkpointing
+    directory: RunDirectory | None
+    reporters: list[Reporter]
+    findings: Findings
+
+
+def assemble(context: RunContext, opened: Opened, prepared: Prepared, record: RunRecord) -> Assembled:
+    """Makes all of it; a collective."""
+    config, backend = context.config, context.backend
+    engine, training, validation = prepared.engine, prepared.training, prepared.validation
+    num_steps = training.sharding.num_steps
+    callbacks = together(
+        backend, lambda: build_callbacks(config.callbacks, backend.world, engine.model, config.epochs, num_steps)
+    )
+    directory = together(backend, lambda: open_directory(context, opened))
+    checkpointing = together(backend, lambda: open_checkpointing(context, opened))
+    reporters = open_reporters(context, opened, directory, training.sharding)
+    say = context.console.print
+    findings = open_findings(engine.model, backend, opened.training, opened.validation, say, context.cache_dir)
+    snapshots = Snapshots(engine, backend, callbacks, checkpointing, record, say)
+    evaluator = Evaluator(engine, backend, validation, callbacks) if validation is not None else None
+    trainer = Trainer(
+        engine, backend, training, callbacks, checkpointing, snapshots, evaluator=evaluator, findings=findings,
+        reporters=reporters, skips_nonfinite=config.on_nonfinite == "skip",
+    )  # fmt: skip
+    return Assembled(trainer, checkpointing, directory, reporters, findings)

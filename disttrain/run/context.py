@@ -1,0 +1,46 @@
+"""What all parts of a run share: its options, its workers, and where it prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from disttrain.config import TrainConfig, default_cache_dir
+from disttrain.distributed.backend import Backend
+from disttrain.distributed.launched import launched_rank
+from disttrain.elastic.continuity import Continuity
+from disttrain.run.console import open_console
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """One run in one world.
+
+    Attributes:
+        config: the run's options.
+        backend: whose workers run it.
+        continuity: how this world follows on another one, if it is an elastic run's.
+        cache_dir: where indexes are kept.
+        console: where the leader prints; quiet on all others.
+        stack: closes what the run opens.
+    """
+
+    config: TrainConfig
+    backend: Backend
+    continuity: Continuity
+    cache_dir: Path
+    console: Console
+    stack: ExitStack
+
+
+def open_context(
+    config: TrainConfig, environ: Mapping[str, str], backend: Backend, continuity: Continuity, stack: ExitStack
+) -> RunContext:
+    """What a run in this world shares; `environ` is the process's as it was given."""
+    plain = False if launched_rank(environ) is not None else None  # mpirun gives rank 0 a terminal of its own
+    console = open_console(is_quiet=not backend.world.is_leader, is_terminal=plain)
+    return RunContext(config, backend, continuity, config.cache_dir or default_cache_dir(environ), console, stack)

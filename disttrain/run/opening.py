@@ -1,0 +1,81 @@
+"""Opens a run: the directory that it writes to, the checkpoint that it goes on from, and its files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from disttrain.checkpoints.commits import RunDefaults
+from disttrain.checkpoints.file import Checkpoint
+from disttrain.checkpoints.record import RunRecord
+from disttrain.data.csv.source import Source
+from disttrain.distributed.backend import together
+from disttrain.run.context import RunContext
+from disttrain.run.directory import default_directory
+from disttrain.run.files import Files
+from disttrain.run.lock import RunLock
+from disttrain.run.resume import RunPaths, check_of_a_run, find_checkpoint
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The files of a run, and what it goes on from: `resumed` is the record in `checkpoint`."""
+
+    data: str
+    training: Source
+    validation: Source | None
+    paths: RunPaths
+    checkpoint: Checkpoint | None
+    resumed: RunRecord | None
+    num_shards: int
+
+
+def open_run(context: RunContext) -> Opened:
+    """Finds what the run goes on from, and opens its files; a collective.
+
+    Raises:
+        DisttrainError: on the worker that cannot open something; PeerError on the others.
+    """
+    config, backend, files = context.config, context.backend, Files(context)
+    data = files.training_data()
+    own = RunDefaults(str(default_directory(data)), backend.world.num_replicas)
+    defaults = context.continuity.settle(own, backend)
+    named = RunPaths.of(config, Path(defaults.output))
+    together(backend, lambda: _hold(context, named))
+    paths, checkpoint = _find_checkpoint(context, named)
+    resumed = RunRecord.of(checkpoint) if checkpoint is not None else None
+    training = files.open(data)
+    validation = files.open(config.validation_data, like=training) if config.validation_data else None
+    kept = resumed.num_shards if resumed is not None else None
+    num_shards = config.num_shards or kept or defaults.num_shards
+    return Opened(data, training, validation, paths, checkpoint, resumed, num_shards)
+
+
+def _hold(context: RunContext, paths: RunPaths) -> None:
+    """On the leader: lets no other run into the directories that this one writes to."""
+    config = context.config
+    if not context.backend.world.is_leader:
+        return
+    held = [str(paths.output)]
+    if config.checkpoint_dir is not None and config.checkpoint_every != "never":
+        held.append(paths.checkpoints)
+    for url in dict.fromkeys(held):
+        context.stack.enter_context(RunLock(url, context.console.print, context.continuity.launch))
+
+
+def _find_checkpoint(context: RunContext, named: RunPaths) -> tuple[RunPaths, Checkpoint | None]:
+    """Where to go on from: all workers get what it tells, and the leader its numbers too."""
+    backend = context.backend
+    if context.continuity.last_commit is not None:
+        return replace(named, resume_from=None), context.continuity.last_commit
+    is_leader = backend.world.is_leader
+
+    def find() -> tuple[RunPaths, Checkpoint | None]:
+        paths, found = find_checkpoint(named, context.config, context.console.print)
+        if found is not None:
+            check_of_a_run(paths, found)
+        return paths, found
+
+    paths, found = together(backend, lambda: find() if is_leader else (named, None))
+    paths, told = backend.gather((paths, (found.position, found.about) if found is not None else None))[0]
+    return paths, found if told is None or is_leader else Checkpoint(*told, arrays={})
