@@ -8,8 +8,7 @@ import sys
 
 import keras
 
-from disttrain import num_batches
-from disttrain.data import batches
+from disttrain import batches, num_batches
 
 BATCH_SIZE = 250
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from disttrain.data import batches
+from disttrain import batches
 from disttrain.data.csv.parser import Layout, ParseFault, parse_rows
 
 DELIMITERS = [",", ";", "|", "\t", " ", ":", "\x1f", "/"]

@@ -3,7 +3,7 @@
 On a CPU XLA makes a function of each operation and calls one after the other, some fifty in a step of the job's
 network. Of its 18 microseconds 7 went into these functions, 9 into the calls and the library that multiplies matrices,
 and 2 into malloc (`perf record`). Told to, XLA makes one function of a whole loop, with loops for products: fast ones
-unless a factor is transposed, as in gradients. So these are written here without any (docs/performance.md).
+unless a factor is transposed, as in gradients. So these are written here without any (docs/records/performance.md).
 """
 
 from __future__ import annotations

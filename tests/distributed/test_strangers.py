@@ -16,7 +16,7 @@ LOOPBACK = (int(socket.AF_INET), "127.0.0.1")
 
 
 def test_no_line_of_a_stranger_raises_or_is_believed():
-    """Ten million were tried once: docs/reliability.md."""
+    """Ten million were tried once: docs/records/reliability.md."""
     hostile_lines.run(20_000, seed=5)
 
 

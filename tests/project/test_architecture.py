@@ -1,6 +1,7 @@
 """The code's shape: imports go one way, reading knows nothing of training, and nothing grows too large to be read."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,7 @@ SOURCES = sorted(
 )
 
 
+@functools.cache
 def imports(path):
     """The full names that a file imports anywhere, also inside functions, but for those for type checkers alone."""
     tree = ast.parse(path.read_text())
@@ -65,14 +67,16 @@ def imports(path):
         if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
         for inner in ast.walk(node)
     }
+    found = []
     for node in ast.walk(tree):
         if node in for_checkers:
             continue
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}:{node.lineno}: a relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
 
 
 def own_module(name):
@@ -85,8 +89,9 @@ def own_module(name):
     return ".".join(parts) or "disttrain"
 
 
+@functools.cache
 def own_imports(module):
-    return {own_module(name) for name in imports(MODULES[module])} - {None}
+    return frozenset({own_module(name) for name in imports(MODULES[module])} - {None})
 
 
 def wing_of(module):
@@ -109,7 +114,7 @@ def test_a_module_imports_only_from_wings_before_its_own(module):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_no_module_imports_itself_by_way_of_others(module):
-    seen, ahead = set(), own_imports(module) - {module}
+    seen, ahead = set(), set(own_imports(module) - {module})
     while ahead:
         seen |= ahead
         ahead = set().union(*(own_imports(other) for other in ahead)) - seen

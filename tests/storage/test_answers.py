@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from command import disttrain
 
-from disttrain.data import batches
+from disttrain import batches
 from disttrain.errors import FileChanged, StorageError, UsageError, all_redacted, redacted
 from disttrain.storage.base import Patience
 from disttrain.storage.open import open_reader

@@ -152,7 +152,7 @@ def test_a_disk_without_room_for_a_new_file_is_a_storage_error(tmp_path, monkeyp
     def refuse(*arguments):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("disttrain.storage.open", refuse, raising=False)
+    monkeypatch.setattr("disttrain.storage.local.open", refuse, raising=False)
     with (
         pytest.raises(StorageError, match=f"a: cannot be written: {os.strerror(number)}"),
         atomic_write(tmp_path / "a"),

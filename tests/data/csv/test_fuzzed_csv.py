@@ -4,13 +4,13 @@ import csv_fuzz
 import numpy as np
 import pytest
 
-from disttrain.data import batches
+from disttrain import batches
 from disttrain.errors import DataError
 
 
 @pytest.mark.filterwarnings("ignore:.*which float32 rounds to")
 def test_every_line_is_read_as_pythons_csv_reads_it_or_refused():
-    """Ten million were run once: docs/reliability.md."""
+    """Ten million were run once: docs/records/reliability.md."""
     csv_fuzz.run(40_000, seed=11)
 
 
