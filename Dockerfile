@@ -28,7 +28,7 @@ RUN --mount=type=bind,from=wheels,target=/wheels \
 
 # disttrain, Horovod and the compiled kernels in /new, to be laid over /opt/disttrain.
 FROM packages AS app
-COPY pyproject.toml README.md /build/disttrain/
+COPY pyproject.toml README.md LICENSE /build/disttrain/
 COPY disttrain /build/disttrain/disttrain
 COPY launch /build/disttrain/launch
 ARG KERNELS="x86-64-v3 x86-64-v4"

@@ -1,4 +1,4 @@
-"""All benchmarks, one after the other: their tables, and a JSON file of each.
+"""Runs all benchmarks one after the other; prints their tables and writes a JSON file for each.
 
 python -m benchmarks
 python -m benchmarks --only end_to_end --directory runs/benchmarks

@@ -1,4 +1,4 @@
-"""What the all-reduce costs: one of the job's gradient, and a step of a larger model beside one process alone.
+"""Measures the all-reduce: of the job's gradient, and in a step of a larger model compared with one process alone.
 
 python -m benchmarks.allreduce
 python -m benchmarks.allreduce --launcher 'horovodrun --mpi -np 2'
@@ -15,9 +15,9 @@ import numpy as np
 
 from benchmarks.measure import median_s, print_table, printed, write_json
 
-JOB_FLOATS = 169 + 1  # the gradient of the 1-16-8-1 network, and the loss that rides along
+JOB_FLOATS = 169 + 1  # the gradient of the 1-16-8-1 network, and the loss, which is reduced with it
 LARGE = {"features": 30, "hidden": (512, 256), "batch_size": 8192, "steps": 8}
-REDUCTIONS = 200  # of one graph call
+REDUCTIONS = 200  # in one call of the graph
 RESULT = "allreduce-result "
 
 
@@ -57,7 +57,7 @@ def main():
 
 
 def turn(launcher, repeats):
-    """What rank 0 of a new group of workers, or one process alone, measured."""
+    """Starts new workers, or one process without a launcher, and returns what the leader measured."""
     command = [*shlex.split(launcher), sys.executable, "-m", "benchmarks.allreduce", "--worker", "--repeats", repeats]
     environ = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     output = printed(command, environ)
@@ -85,7 +85,7 @@ def work(repeats):
     rows = Superbatch(data, 0, global_rows, (LARGE["batch_size"],))
 
     def steps():
-        return list(engine.train(engine.copy_to_devices(rows), steps_per_call=LARGE["steps"]))
+        return list(engine.train(engine.copy_to_devices(rows), steps_per_superstep=LARGE["steps"]))
 
     step_s = median_s(steps, repeats) / LARGE["steps"]
     reduce_s = median_s(reductions(tf, backend), repeats) / REDUCTIONS
@@ -95,7 +95,7 @@ def work(repeats):
 
 
 def reductions(tf, backend):
-    """Many all-reduces in one graph call, each of what the last one gave."""
+    """Returns a function that runs many all-reduces in one call of a graph, each on the result of the last."""
 
     @tf.function
     def loop(flat):

@@ -1,13 +1,14 @@
-"""What checkpoints cost: the same training without any, with one a minute, and with one a second.
+"""Measures what checkpoints cost: the same training without any, with one a minute, and with one a second.
 
     python -m benchmarks.checkpoint
     python -m benchmarks.checkpoint --model large --every never 1s --seconds 30 --repeats 3 --json checkpoint.json
 
-Each run is a process of its own that trains one epoch, of about `--seconds`; its time is that of the epoch's training,
-in which the checkpoints fall (the one at its end comes after). The runs of a round take turns, and a cost is the median
-over the rounds of a run's time over that of the run without checkpoints in the same round. On a busy machine the cost
-of one a minute drowns in the noise: what one checkpoint of those a second costs, over 60 s, tells it better. "CPU ms
-each" is the processor time of the whole process, the writer's thread included, and depends least on what else runs.
+Each run is a process of its own that trains one epoch of about `--seconds`. Its time is that of the epoch's training,
+which includes the checkpoints except the one at the epoch's end. The runs of a round take turns. A cost is a run's time
+divided by that of the run without checkpoints in the same round; the table has the median over the rounds. On a busy
+machine the cost of one checkpoint a minute is lost in the noise: a single one's cost, measured with one a second and
+divided by 60 s, is more precise. "CPU ms each" is the processor time of the whole process, including the writer's
+thread; it depends least on what else runs.
 """
 
 import argparse
@@ -65,13 +66,13 @@ def parse_options():
 
 
 def rotated(names, number):
-    """Each round begins with another, so that none has a place of its own."""
+    """Returns `names` rotated by `number`, so that each round begins with another one."""
     number %= len(names)
     return [*names[number:], *names[:number]]
 
 
 def rows_of(model, wanted_s, scratch):
-    """How many rows an epoch of so many seconds has, by one that is long enough to tell."""
+    """Returns how many rows an epoch of `wanted_s` seconds has, judged by a shorter one that is long enough to time."""
     rows, calibration_s = 10_000, min(CALIBRATION_S, wanted_s)
     while True:
         seconds = train(model, rows, "never", scratch)["seconds"]
@@ -81,7 +82,7 @@ def rows_of(model, wanted_s, scratch):
 
 
 def train(model, rows, every, scratch):
-    """What an epoch took in a process of its own, and the bytes of its last checkpoint."""
+    """Trains an epoch in a process of its own; returns its times, and the size of its last checkpoint."""
     data, output = scratch / f"{rows}.csv", scratch / "run"
     if not data.exists():
         make_data(str(data), Recipe(rows, FEATURES, noise=0.1))
@@ -99,7 +100,7 @@ def train(model, rows, every, scratch):
 
 
 def cpu_s():
-    """Processor time of the children that have ended, in seconds."""
+    """Returns the processor time of the children that have ended, in seconds."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -115,7 +116,7 @@ def report(results):
 
 
 def costs(every, found, bases):
-    """The cells that compare runs with those without checkpoints."""
+    """Returns the table cells that compare runs with those without checkpoints."""
     interval_s = Every.parse(every).seconds if every != "never" else None
     if interval_s is None:
         return [""] * 5

@@ -1,13 +1,13 @@
-"""The job from CSV to trained model: the generator script, tuned tf.data and disttrain, side by side on one file.
+"""Compares the generator script, tuned tf.data and disttrain at the whole job, from CSV to trained model, on one file.
 
     python -m benchmarks.end_to_end
     python -m benchmarks.end_to_end --contender generator disttrain --rows 100e6 --json end_to_end.json
 
-Each contender is started by itself; the slow ones train on the head of the file. `horovod` is two processes that
-average their weights every 64 steps; `horovod-cached` is the same with its rows kept in the first epoch and read from
-there in all others. A training rate is the rows of an epoch over the seconds of the median epoch, the first (which
-compiles, and fills the cache) left out; a process rate is all rows trained over the wall time of the whole process,
-start-up, compiling and indexing included.
+Each contender runs alone; the slow ones train on the first rows of the file only. `horovod` is two processes that
+average their weights every 64 steps. `horovod-cached` is the same, but caches its rows in the first epoch and reads
+the cache in all others. A training rate is the rows of an epoch divided by the seconds of the median epoch, without the
+first one (which compiles, and fills the cache). A process rate is all rows trained divided by the wall time of the
+whole process, including start-up, compiling and indexing.
 """
 
 import argparse
@@ -28,13 +28,13 @@ from disttrain.synthetic.regression import Recipe, make_data
 
 CONTENDERS = ("generator", "tfdata", "disttrain", "horovod", "horovod-cached")
 COMPARED_WITH = ("generator", "tfdata", "horovod")
-LAUNCHERS = ("mpi.sh", "horovod.sh")  # of launch/; the first that can start here is the faster one
+LAUNCHERS = ("mpi.sh", "horovod.sh")  # of launch/, the faster one first: the first that can start here is used
 BATCH_SIZE = 250
 
 
 @dataclass(frozen=True)
 class Run:
-    """One process of one contender: `epochs` holds seconds and loss of each."""
+    """One process of one contender; `epochs` has the seconds and the loss of each epoch."""
 
     rows: int
     epochs: list[dict[str, float]]
@@ -55,7 +55,7 @@ def main():
         options.data = os.path.abspath(options.data or made(options.rows, Path(scratch)))
         num_rows = count_rows(options.data)
         runs = {name: [] for name in contenders(options)}
-        for repeat in range(options.repeats):  # contenders take turns, so that a busy minute meets all of them
+        for repeat in range(options.repeats):  # contenders take turns, so that a busy minute affects them all
             for name, found in runs.items():
                 found.append(run(name, num_rows, options, Path(scratch) / f"{name}-{repeat}"))
                 print(f"{name}: {found[-1].rows_per_s:,.0f} rows/s", file=sys.stderr, flush=True)
@@ -96,7 +96,7 @@ def made(num_rows, scratch):
 
 
 def contenders(options):
-    """The names of those that can run here; settles what launches two processes."""
+    """Returns the contenders that can run here; sets `options.launcher`, which starts two processes."""
     if not any(name.startswith("horovod") for name in options.contender):
         return options.contender
     wanted = [options.launcher] if options.launcher else LAUNCHERS
@@ -113,7 +113,7 @@ def launched(script, *arguments):
 
 
 def count_rows(path):
-    """Lines below the header; reading them also brings the file into the page cache, so that no contender pays."""
+    """Counts the lines below the header; this also brings the file into the page cache, so that no contender has to."""
     lines = 0
     with open(path, "rb", buffering=0) as file:
         while block := file.read(8 << 20):
@@ -155,7 +155,7 @@ def read_history(path):
 
 
 def summary(runs):
-    """Medians over the repeats, and the slowest and the fastest."""
+    """Returns the medians over the repeats, and the slowest and the fastest rate."""
     rates = [run.rows_per_s for run in runs]
     return {
         "rows": runs[0].rows,

@@ -1,6 +1,6 @@
-"""The script that disttrain replaces: a Python generator in `model.fit`, made to run and to print its times.
+"""The script that disttrain replaces: a Python generator in `model.fit`, corrected so that it runs, and timed.
 
-Two things are changed from what people write: the header is skipped, and a batch has the rows that it should have.
+Two common mistakes are corrected: the header is skipped, and every batch has as many rows as it should.
 """
 
 import json

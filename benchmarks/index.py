@@ -1,9 +1,9 @@
-"""How fast rows are found in a file that lies in the page cache: GB/s of wall time and per core.
+"""Measures how fast a file in the page cache is indexed: GB/s of wall time, and per core.
 
     python -m benchmarks.index [--gigabytes 1] [--repeats 5] [--threads 1 2] [--json FILE]
     python -m benchmarks.index --data five_hundred.csv --repeats 3
 
-Beside it, in the same run, stands `wc -l`, which counts line feeds only.
+The same run times `wc -l` for comparison, which only counts line feeds.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main():
 
 
 def files(options, directory):
-    """Name and path of each file, made when its turn comes."""
+    """Yields the name and path of each file, which is made when its turn comes."""
     if options.data:
         yield options.data.name, options.data
         return
@@ -59,7 +59,7 @@ def files(options, directory):
 
 
 def write_csv(path, num_columns, end, num_bytes):
-    """The same ten thousand rows again and again."""
+    """Writes the same ten thousand rows again and again."""
     values = np.random.default_rng(0).normal(size=(10_000, num_columns))
     piece = "".join(",".join(f"{value:.6f}" for value in row) + end for row in values).encode()
     with open(path, "wb") as stream:
@@ -91,7 +91,7 @@ def timed(file, how, size, repeats, function):
 
 
 def cpu_s():
-    """Processor time of this process and of its children that have ended, in seconds."""
+    """Returns the processor time of this process and of its children that have ended, in seconds."""
     used = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(times.ru_utime + times.ru_stime for times in used)
 

@@ -1,10 +1,11 @@
-"""What each setting of the launchers is worth: the job with two workers, as launched and with one setting changed.
+"""Measures each setting of the launchers: runs the job with two workers, as launched and with one setting changed.
 
     python -m benchmarks.launch_settings
     python -m benchmarks.launch_settings --job small --settings 'cycle 1 ms' 'no yielding' --turns 5
 
-A turn runs every setting once, one after the other, so that what else the machine does meets all of them alike. A ratio
-is a run's rows/s over those of the run as launched in the same turn; the table has the medians over the turns.
+A turn runs every setting once, one after the other, so that other load on the machine affects all of them alike. A
+ratio is a run's rows/s divided by those of the run as launched in the same turn; the table has the medians over the
+turns.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from benchmarks.measure import ROOT, print_table, printed, write_json
 from disttrain.synthetic.regression import Recipe, make_data
 
 AS_LAUNCHED = "as launched"
-# The script and what is set in its environment.
+# The script, and the variables that are set in its environment.
 SETTINGS = {
     AS_LAUNCHED: ("mpi.sh", {}),
     "cycle 1 ms": ("mpi.sh", {"HOROVOD_CYCLE_TIME": "1"}),
@@ -69,7 +70,7 @@ def parse_options():
 
 
 def run(job, setting, scratch):
-    """Rows a second of one run: the median of its epochs, without the first."""
+    """Returns the rows per second of one run: the median of its epochs, without the first."""
     script, environ = SETTINGS[setting]
     output = Path(tempfile.mkdtemp(dir=scratch))
     command = [ROOT / "launch" / script, "-np", "2", "--", "--data", scratch / f"{job}.csv", "--epochs", EPOCHS]

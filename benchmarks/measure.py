@@ -1,4 +1,4 @@
-"""What benchmarks share: commands run, the median time of a function, the machine in words, a table, a JSON file."""
+"""What the benchmarks share: runs commands, times functions, describes the machine, writes tables and JSON files."""
 
 import json
 import os
@@ -28,7 +28,7 @@ PACKAGES = (
 
 
 def printed(command, environ):
-    """What a command prints that is run at the top of the repository; where it fails, its last words end this one."""
+    """Runs a command at the top of the repository and returns what it prints; exits with the end of it on failure."""
     words = list(map(str, command))
     done = subprocess.run(words, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -37,7 +37,7 @@ def printed(command, environ):
 
 
 def median_s(function, repeats):
-    """The median wall time of `repeats` calls, in seconds, after one call that is not counted."""
+    """Returns the median wall time of `repeats` calls, in seconds, after one call that is not counted."""
     function()
     times = []
     for _ in range(repeats):
@@ -48,7 +48,7 @@ def median_s(function, repeats):
 
 
 def machine():
-    """Processor, memory and versions, and how busy the machine was when it was asked."""
+    """Returns the machine's processor, memory, versions of packages, and current load."""
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -61,14 +61,14 @@ def machine():
 
 
 def write_json(path, results):
-    """Write `{"machine": …, "results": …}`."""
+    """Writes `{"machine": …, "results": …}`."""
     with open(path, "w", encoding="utf-8") as file:
         json.dump({"machine": machine(), "results": results}, file, indent=2)
         file.write("\n")
 
 
 def print_table(titles, rows):
-    """Aligned columns: the first to the left, the others to the right."""
+    """Prints aligned columns: the first to the left, the others to the right."""
     table = [[str(cell) for cell in row] for row in [titles, *rows]]
     widths = [max(len(row[i]) for row in table) for i in range(len(titles))]
     for row in table:

@@ -1,12 +1,12 @@
-"""The peak memory of whole runs, by the rows of the file and by how these are read.
+"""Measures the peak memory of whole runs, by the number of rows and by how these are read.
 
     python -m benchmarks.memory
     python -m benchmarks.memory --rows 1e3 5e6 500e6 --json memory.json
     python -m benchmarks.memory --data five_hundred.csv --how keras none
 
-Each run is a process of its own, `python -m disttrain` for one epoch (from the cache: one more), and its peak is the
-most that it ever had in memory (`ru_maxrss`). `keras` is what TensorFlow takes alone: `model.fit` on a single batch.
-Files are made and removed in TMPDIR, one after the other: 22 bytes a row, and 8 more for the cache.
+Each run is a process of its own: `python -m disttrain` for one epoch (two with the cache). Its peak is the most that it
+ever had in memory (`ru_maxrss`). `keras` is what TensorFlow needs by itself: `model.fit` on a single batch. Files are
+made and removed in TMPDIR one after the other; they take 22 bytes a row, and 8 more for the cache.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def parse_options():
 
 
 def files(options, scratch):
-    """Name and path of each file, made when its turn comes."""
+    """Yields the name and path of each file, which is made when its turn comes."""
     if options.data:
         yield from ((path.name, path.resolve()) for path in options.data)
         return
@@ -81,7 +81,7 @@ def disttrain_command(path, flags, place):
 
 
 def peak_bytes(command, place):
-    """The most memory that a command's process ever had."""
+    """Runs a command and returns the peak memory of its process, in bytes."""
     log = place / "log"
     with open(log, "wb") as stream:
         process = subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=stream, stderr=stream)
@@ -98,7 +98,7 @@ def add(results, file, how, peak):
 
 
 def report(results):
-    """Beside each peak, what it is above that of Keras alone."""
+    """Prints each peak, and how much it is above that of Keras alone."""
     alone = next((result["peak_bytes"] for result in results if result["how"] == KERAS), None)
     table = []
     for result in results:

@@ -1,12 +1,12 @@
-"""What a slow network between two hosts costs, and what --sync-every brings: two workers on one host each.
+"""Measures what a slow network between two hosts costs, and what --sync-every gains; each host has one worker.
 
     python -m benchmarks.network
     python -m benchmarks.network --rates 1gbit 100mbit --sync-every 1 256 --launcher mpi.sh --json network.json
 
 The hosts are network namespaces of this machine (so it needs Linux, root, iproute2 and openssh-server), with the data
-on an S3 server in a third one. The link of the second host is limited to a rate by tbf; its delay is not changed. Each
-run is `launch/horovod.sh -H a:1,b:1` or `mpi.sh`; its rate is that of its last epoch, whose rows come from the cache.
-All runs of a turn follow each other; the table has the medians over the turns.
+on an S3 server in a third one. tbf limits the rate of the second host's link; the delay is not changed. Each run is
+`launch/horovod.sh -H a:1,b:1` or `mpi.sh`; its rate is that of its last epoch, whose rows come from the cache. A turn
+runs every setting once, one after the other; the table has the medians over the turns.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmarks.measure import ROOT, print_table, write_json
 from disttrain.synthetic.regression import Recipe, make_data
 
-sys.path.insert(0, str(ROOT / "tests"))  # the hosts are those of the tests
+sys.path.insert(0, str(ROOT / "tests"))  # the module of the tests that makes the hosts
 from namespaces import SSH_PORT, Network, why_not
 
 UNLIMITED = "none"
@@ -66,7 +66,7 @@ def parse_options():
 
 
 def run(network, rate, sync_every, options, place):
-    """Rows a second of one run with this link."""
+    """Returns the rows per second of one run with a link of this rate."""
     output = Path(tempfile.mkdtemp(dir=place))
     words = [ROOT / "launch" / options.launcher, "-H", "a:1,b:1", "--network-interface", "eth0"]
     words += ["--ssh-port", SSH_PORT, "--ssh-key", network.place / "key", "--", "--data", "s3://rows/data.csv"]

@@ -1,10 +1,11 @@
-"""Rows a second of disttrain's parser, pyarrow and polars on one core, from bytes in memory to float32 columns.
+"""Measures the rows/s of disttrain's parser, pyarrow and polars on one core, from bytes in memory to float32 columns.
 
     python -m benchmarks.parse [--megabytes 64] [--turns 9] [--json FILE]
 
-Two files, made from a fixed seed: the two-column job (`0.48291273,0.48291273`), and 30 columns of numbers over twelve
-orders of magnitude with 6 to 18 digits each, one in five with an exponent. The three parsers take turns, and processor
-time is counted, so that what else the machine does falls on all of them; each figure is the median over the turns.
+There are two files, made from a fixed seed: the two-column job (`0.48291273,0.48291273`), and 30 columns of numbers
+over twelve orders of magnitude with 6 to 18 digits each, one in five with an exponent. The parsers take turns, and
+processor time is counted, so that other load on the machine affects them alike; each figure is the median over the
+turns.
 """
 
 import argparse
@@ -65,7 +66,7 @@ PARSERS = {"disttrain": parse_disttrain, "pyarrow": parse_pyarrow, "polars": par
 
 
 def measure_file(data, num_columns, turns):
-    """Per parser the seconds of each turn; the first turn, which warms up, is not counted."""
+    """Returns the seconds of each turn by parser; the first turn, which warms up, is not counted."""
     parsers = {name: make(data, num_columns) for name, make in PARSERS.items()}
     times = {name: [] for name in parsers}
     for turn in range(turns + 1):

@@ -1,10 +1,10 @@
-"""The training loop alone, from batches in memory: a superstep of disttrain beside `jax.lax.scan`.
+"""Compares the training loop alone, on batches in memory: a superstep of disttrain with `jax.lax.scan`.
 
 python -m benchmarks.step
 python -m benchmarks.step --steps 1048 --batch-size 250 --repeats 30 --json step.json
 
-Both train the job's 1-16-8-1 network with mean absolute error and Adam on the same batches, one process and one
-intra-op thread each, and take turns; a turn is one compiled call over all its steps.
+Both train the job's 1-16-8-1 network with mean absolute error and Adam on the same batches, in one process with one
+intra-op thread each. They take turns; a turn times one compiled call over all its steps, and repeats it.
 """
 
 import argparse
@@ -52,14 +52,14 @@ def main():
 
 
 def turn(name):
-    """The median seconds of a step in a process of its own."""
+    """Returns the median seconds of a step, measured in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.step", *sys.argv[1:], "--contender", name]
     environ = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": "cpu"}
     return json.loads(printed(command, environ))
 
 
 def batches(options):
-    """float32 [steps, rows, 2]: x in [0, 1) and y = x."""
+    """Returns float32 [steps, rows, 2]: x in [0, 1) and y = x."""
     x = np.random.default_rng(0).random((options.steps, options.batch_size, 1), np.float32)
     return np.concatenate([x, x], axis=2)
 
@@ -78,7 +78,7 @@ def disttrain_call(data):
     model.compile(keras.optimizers.Adam(), loss="mae")
     engine = Engine(model, backend, 1, rows_per_step=data.shape[1])
     rows = Superbatch(data, 0, np.full(len(data), data.shape[1]), data.shape[1:2])
-    return lambda: list(engine.train(engine.copy_to_devices(rows), steps_per_call=len(data)))
+    return lambda: list(engine.train(engine.copy_to_devices(rows), steps_per_superstep=len(data)))
 
 
 def jax_call(data):

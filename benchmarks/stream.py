@@ -1,9 +1,9 @@
-"""How fast rows come out of the stream, without training on them: file order, shuffled, from the epoch cache.
+"""Measures how fast rows are streamed, without training on them: in file order, shuffled, from the epoch cache.
 
     python -m benchmarks.stream [--rows 20e6] [--columns 2 30] [--batch-size 250] [--shards 1] [--json FILE]
 
-The files lie in the page cache, and what the epoch cache keeps does, too. The contenders take turns, so that what else
-the machine does falls on all of them; the table has each one's fastest epoch.
+The files and the epoch cache are in the page cache. The contenders take turns, so that other load on the machine
+affects them alike; the table has each one's fastest epoch.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def main():
 
 
 def measured(source, kept, options):
-    """One result for each contender, of its fastest epoch."""
+    """Returns a result for each contender, that of its fastest epoch."""
     one_epoch(source, EpochOrder(), None, options)  # brings the file into the page cache
     best = {}
     for repeat in range(1, options.repeats + 1):
@@ -77,7 +77,7 @@ def measured(source, kept, options):
 
 
 def one_epoch(source, order, cache, options):
-    """Seconds of wall time and of processor time of an epoch whose superbatches are copied, as TensorFlow does."""
+    """Copies an epoch's superbatches, as TensorFlow does; returns the seconds of wall time and of processor time."""
     batch_bytes = options.batch_size * options.shards * source.num_columns * 4
     steps = max(SUPERBATCH_BYTES // batch_bytes, 1)
     copy = np.empty((steps, options.batch_size * options.shards, source.num_columns), np.float32)

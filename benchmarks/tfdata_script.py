@@ -1,7 +1,7 @@
-"""The same training by TensorFlow's own means, tuned: `tf.data` decodes the CSV, `fit` runs many steps in a call.
+"""The same training with TensorFlow alone, tuned: `tf.data` decodes the CSV, and `fit` runs many steps per call.
 
-Tried on two cores and no faster: `CsvDataset` (0.6 times the rows/s), decoding blocks of 64 batches and `unbatch`
-(0.6), 200 steps a call (0.6), one intra-op thread (the same), no `jit_compile` (the same).
+These were tried on two cores and are no faster: `CsvDataset` (0.6 times the rows/s), decoding blocks of 64 batches and
+`unbatch` (0.6), 200 steps per call (0.6), one intra-op thread (the same), no `jit_compile` (the same).
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What each thread of this process is doing and since when, for whoever watches over it; costs a microsecond to say."""
+"""Records what each thread of this process is doing and since when, for the watchdog; a record costs a microsecond."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Activity:
 
 
 class _Named:
-    """One `with activity(...)`; its text is put together only if somebody asks."""
+    """One `with activity(...)`; its text is formatted only when it is asked for."""
 
     __slots__ = ("_text", "_values", "_where", "since_s", "waits_for_peers", "waits_for_threads")
 
@@ -56,13 +56,13 @@ class _Named:
         stack = self._where.stack
         if stack[-1] is self:
             stack.pop()
-        else:  # of a generator that was left in the middle
+        else:  # left out of order, by a generator that was not run to its end
             stack.remove(self)
         self._where.moved_s = monotonic()
 
 
 class _Thread:
-    """A thread that ever named what it does: its activities, the innermost last, and when it last moved on."""
+    """A thread that has named an activity: its activities, the innermost last, and when it last made progress."""
 
     __slots__ = ("moved_s", "stack", "thread")
 
@@ -73,7 +73,7 @@ class _Thread:
 
 
 _local = threading.local()
-_threads: dict[int, _Thread] = {}  # by the thread's identity, which a new thread takes over from one that ended
+_threads: dict[int, _Thread] = {}  # by the thread's identifier, which a new thread may take over from one that ended
 _position: list[tuple[int, int] | None] = [None]
 
 
@@ -86,19 +86,20 @@ def _register() -> _Thread:
 def activity(text: str, *values: object, waits_for_peers: bool = False, waits_for_threads: bool = False) -> _Named:
     """Names what the calling thread does inside a `with` statement; entering and leaving count as progress.
 
-    So it stands around a loop of attempts, not inside: trying again is no progress.
+    So it belongs around a loop of retries, not inside: a retry is no progress.
 
     Args:
-        text: follows "while": `reading bytes {} to {} of {}`, in the form of `str.format` where there are values.
-        values: put into the text only if it is shown, so that a hot path pays nothing for it.
-        waits_for_peers: nothing but other workers can end it, such as an all-reduce; a worker is never blamed for it.
-        waits_for_threads: threads of this process do the work: what they are doing is shown, their progress counts.
+        text: follows "while": `reading bytes {} to {} of {}`, a template of `str.format` where there are values.
+        values: formatted into the text only if it is shown, so that a hot path pays nothing for it.
+        waits_for_peers: only other workers can end it, as with an all-reduce; a worker is never blamed for it.
+        waits_for_threads: other threads of this process do the work; what they are doing is shown, and their progress
+            counts.
     """
     return _Named(text, values, waits_for_peers, waits_for_threads)
 
 
 def touch() -> None:
-    """The calling thread's work moves on; for long loops inside of one activity."""
+    """Records that the calling thread makes progress, for long loops inside one activity."""
     try:
         _local.record.moved_s = monotonic()
     except AttributeError:
@@ -106,18 +107,18 @@ def touch() -> None:
 
 
 def note_position(epoch: int, step: int) -> None:
-    """So many steps of this epoch (from 1) are done; counts as progress."""
+    """Records that `step` steps of this epoch (from 1) are done; counts as progress."""
     _position[0] = (epoch, step)
     touch()
 
 
 def position() -> tuple[int, int] | None:
-    """The epoch and its steps done, as last noted."""
+    """Returns the epoch and its steps done, as last recorded."""
     return _position[0]
 
 
 def current_activities() -> list[Activity]:
-    """The innermost activity of every thread that is in one, the main thread's first, then the longest-standing."""
+    """Returns the innermost activity of every thread that has one: the main thread's first, then the oldest first."""
     found = []
     for ident, record in list(_threads.items()):
         if not record.thread.is_alive():
@@ -132,7 +133,7 @@ def current_activities() -> list[Activity]:
 
 
 def last_progress_s() -> float:
-    """When the main thread, or a thread that it waits for, last made progress; on the monotonic clock."""
+    """Returns when the main thread, or a thread that it waits for, last made progress; on the monotonic clock."""
     main = _main()
     named = _innermost(main)
     if named is None or not named.waits_for_threads:
@@ -141,13 +142,13 @@ def last_progress_s() -> float:
 
 
 def waits_for_peers() -> bool:
-    """Whether the main thread does nothing but wait for other workers."""
+    """Returns whether the main thread only waits for other workers."""
     named = _innermost(_main())
     return named is not None and named.waits_for_peers
 
 
 def describe() -> str:
-    """What this process is doing, to follow "while": the main thread's activity, or that of whom it waits for."""
+    """Returns what this process is doing, to follow "while": what the main thread does, or a thread it waits for."""
     return redacted(_describe())
 
 
@@ -163,7 +164,7 @@ def _describe() -> str:
 
 
 def main_place() -> str:
-    """Where the main thread is: the innermost line of Python that is not of a library."""
+    """Returns where the main thread is: the innermost line of Python that is not in a library."""
     innermost = frame = sys._current_frames().get(threading.main_thread().ident or 0)
     while frame is not None and _is_library(frame.f_code.co_filename):
         frame = frame.f_back

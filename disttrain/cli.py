@@ -26,9 +26,9 @@ from disttrain.terminal import drop_unread_output
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
-# How long a worker waits before it ends because another one did: the launcher stops it sooner, so that the error of the
-# worker that failed stands last. Without a launcher's help it still ends, and where that worker could not say why, says
-# that it is gone.
+# How long a worker waits before it ends because another one did. A launcher stops it sooner, so that the error of the
+# worker that failed is printed last. Without a launcher's help it still ends and, where the failed worker could not say
+# why, says that it is gone.
 PEER_GRACE_S = 5.0
 
 # name -> the module whose COMMAND it is, imported when it is called
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             print("disttrain: interrupted", file=sys.stderr)
         code = EXIT_INTERRUPTED
     except _TerminatedError:
-        if rank is None:  # a launcher does it when another worker failed, and that one's error stands last
+        if rank is None:  # a launcher sends SIGTERM when another worker failed, whose error is to be printed last
             print("disttrain: terminated", file=sys.stderr)
         code = EXIT_TERMINATED
     _leave(code)
@@ -61,7 +61,7 @@ class _TerminatedError(BaseException):
 
 @contextmanager
 def _termination_raised() -> Iterator[None]:
-    """Makes SIGTERM an exception, so that what is half written is taken back before the process ends."""
+    """Makes SIGTERM raise an exception, so that half-written files are removed before the process ends."""
 
     def terminate(number: int, frame: FrameType | None) -> None:
         raise _TerminatedError
@@ -78,19 +78,19 @@ def _run(name: str, words: list[str], rank: int | None) -> int:
         is_word = name == "train" and bool(words) and not words[0].startswith("-")
         if is_word and (close := difflib.get_close_matches(words[0], COMMANDS, n=1)):
             raise UsageError(f"{words[0]}: there is no such command; did you mean {close[0]}?")
-        environ = dict(os.environ)  # as it was given: TensorFlow and Horovod change it
+        environ = dict(os.environ)  # a copy: TensorFlow and Horovod change it
         command: Command[Any] = importlib.import_module(COMMANDS[name]).COMMAND
         config = load_command(command, words, environ)
-    except DisttrainError as error:  # in the options, which are every rank's: said once
+    except DisttrainError as error:  # in the options, which all ranks share: printed once
         if rank:
-            time.sleep(PEER_GRACE_S)  # else the launcher might end rank 0 before it has said it
+            time.sleep(PEER_GRACE_S)  # else the launcher might end the leader before it has printed it
         else:
             _say(error, None)
         return error.exit_code
     try:
         command.run(config, environ)
     except DisttrainError as error:
-        rank = launched_rank(os.environ)  # in an elastic run not always the one that it began with
+        rank = launched_rank(os.environ)  # an elastic run may have changed it
         if isinstance(error, PeerError):
             time.sleep(PEER_GRACE_S)
         if not _is_said_by_another(error, rank):
@@ -103,7 +103,7 @@ def _run(name: str, words: list[str], rank: int | None) -> int:
 
 
 def _is_said_by_another(error: DisttrainError, rank: int | None) -> bool:
-    """A worker that failed explains itself, and where all stop alike the first says so."""
+    """Returns whether another worker prints the error: the one that failed, or the leader where all stop alike."""
     if isinstance(error, PeerError):
         return error.is_explained
     return isinstance(error, Stopped) and error.is_shared and bool(rank)

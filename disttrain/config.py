@@ -1,7 +1,7 @@
 """Every option, typed, documented and checked before any file or device is touched.
 
-The classes here are the one place an option is declared: flags, environment variables (`DISTTRAIN_*`) and TOML keys
-are derived from their fields (see options.py).
+An option is declared only in the classes here: flags, environment variables (`DISTTRAIN_*`) and TOML keys are derived
+from their fields (see options.py).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ JOB_EPOCHS = 10
 
 
 def option(group: str, description: str, default: Any = ..., **rules: Any) -> Any:
-    """A field with its group in `--help`; a default of `None` is described by the text itself."""
+    """Returns a field with its group in `--help`; the description itself tells what a default of `None` means."""
     return Field(default, description=description, json_schema_extra={"group": group}, **rules)
 
 
 def default_cache_dir(environ: Mapping[str, str]) -> Path:
-    """`DISTTRAIN_CACHE_DIR`, else `XDG_CACHE_HOME/disttrain`, else `~/.cache/disttrain`."""
+    """Returns `DISTTRAIN_CACHE_DIR`, else `XDG_CACHE_HOME/disttrain`, else `~/.cache/disttrain`."""
     if directory := environ.get("DISTTRAIN_CACHE_DIR"):
         return Path(directory).expanduser()
     base = environ.get("XDG_CACHE_HOME")
@@ -42,7 +42,7 @@ class Settings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _switches_are_for_switches(cls, value: Any, info: ValidationInfo) -> Any:
-        """Else TOML's `true` would be the number 1."""
+        """Rejects true and false for a field that is not a bool; otherwise TOML's `true` would be the number 1."""
         if isinstance(value, bool) and info.field_name and cls.model_fields[info.field_name].annotation is not bool:
             raise ValueError("expected a value, not true or false")
         return value
@@ -61,22 +61,22 @@ class TrainConfig(Settings):
     targets: Words = option("data", "target columns. Default: the last column", ())
     validation_data: str | None = option("data", "second CSV, evaluated after every epoch. Default: none", None)
     header: Literal["auto", "yes", "no"] = option(
-        "data", "whether the first line names the columns; without one they are called 0, 1, …", "auto"
+        "data", "whether the first line is a header; without one the columns are called 0, 1, …", "auto"
     )
     strict: bool = option(
-        "data", "end the run at a whole number that float32 rounds to another, instead of a warning", False
+        "data", "end the run, instead of warning, at a whole number that float32 rounds to another", False
     )
     delimiter: Delimiter = option("data", "the character between two fields; \\t for a tab", ",")
     cache: Directory | None = option(
         "data",
-        "directory on a local disk in which parsed rows are kept, so that later epochs and runs neither parse nor "
-        "fetch the file: 4 bytes a number. Default: none",
+        "directory on a local disk for parsed rows, 4 bytes a number, so that later epochs and runs neither fetch nor "
+        "parse the file again. Default: none",
         None,
     )
     cache_limit: Bytes | None = option(
         "data",
-        "bytes that the cache's directory may take, such as 10GB; what was used longest ago is removed. "
-        "Default: what the disk has",
+        "most bytes that the cache directory may take, such as 10GB; the least recently used entries are removed. "
+        "Default: as much as the disk has",
         None,
     )
 
@@ -96,15 +96,15 @@ class TrainConfig(Settings):
     )
     warmup_epochs: float = option(
         "model",
-        "epochs, or a part of one, over which --scale-lr raises the learning rate step by step from the one given; "
-        "the paper took 5",
+        "number of epochs, which may be a fraction, over which --scale-lr raises the learning rate from the given one; "
+        "the paper used 5",
         0,
         ge=0,
         allow_inf_nan=False,
     )
 
     epochs: Count = option("training", "passes over the data", JOB_EPOCHS)
-    batch_size: Count = option("training", "rows that one shard gives to a step", JOB_BATCH_ROWS)
+    batch_size: Count = option("training", "rows of each shard in one step", JOB_BATCH_ROWS)
     num_shards: Count | None = option(
         "training",
         "shards of the data; batch size x shards is the global batch. Default: one for each device of each worker",
@@ -112,18 +112,18 @@ class TrainConfig(Settings):
     )
     shuffle: Literal["none", "shard", "global"] = option(
         "training",
-        "the order of the rows, new in every epoch: the file's, each shard's rows permuted, or blocks dealt to all "
-        "shards; a sorted file needs global",
+        "order of the rows: none keeps the file's; shard permutes each shard's rows, anew in every epoch; global also "
+        "deals blocks of rows to all shards, anew in every epoch, which a sorted file needs",
         "none",
     )
-    seed: int = option("training", "of the initial weights and of everything random", 0, ge=0, lt=2**32)
+    seed: int = option("training", "random seed for initial weights, shuffling and dropout", 0, ge=0, lt=2**32)
     steps_per_execution: Count | None = option(
-        "training", "steps in one compiled call. Default: chosen from the bytes of a batch", None
+        "training", "steps in one compiled call. Default: chosen from the size of a batch in bytes", None
     )
     backend: Literal["auto", "local", "mirrored", "multiworker", "horovod"] = option(
         "devices",
-        "auto takes horovod where horovodrun or mpirun started the process, multiworker where TF_CONFIG names several "
-        "workers, else mirrored for several GPUs and local for one device",
+        "auto is horovod if horovodrun or mpirun started the process, multiworker if TF_CONFIG names several workers, "
+        "else mirrored for several GPUs and local for one device",
         "auto",
     )
     devices: Count | None = option(
@@ -134,12 +134,12 @@ class TrainConfig(Settings):
     )
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = option(
         "devices",
-        "Keras's dtype policy: mixed computes in half the bytes and keeps float32 weights; mixed_float16 scales the "
-        "loss, too",
+        "Keras's dtype policy: the mixed ones compute in 16 bits and keep float32 weights; mixed_float16 also scales "
+        "the loss",
         "float32",
     )
     compression: Literal["none", "fp16"] = option(
-        "devices", "in what Horovod sends gradients: as they are, or as 16-bit floats, in half the bytes", "none"
+        "devices", "how Horovod sends gradients: none as they are, fp16 as 16-bit floats, in half the bytes", "none"
     )
     threads: Count | None = option(
         "devices",
@@ -150,19 +150,20 @@ class TrainConfig(Settings):
 
     sync_every: Count = option(
         "training",
-        "steps that each worker takes alone before all average their weights (local SGD); 1 averages every gradient",
+        "steps that each worker takes alone before all average their weights (local SGD); 1 averages the gradients of "
+        "every step instead",
         1,
     )
     timeout: Seconds = option(
         "training",
-        "time (90s, 10m) after which a worker that makes no progress ends the run, named; longer than the model takes "
-        "to compile; 0 waits for ever",
+        "time (90s, 10m) after which the run ends if a worker makes no progress, and names it; must be longer than the "
+        "model takes to compile; 0 waits forever",
         600,
     )
     on_nonfinite: Literal["stop", "skip"] = option(
         "training",
-        "what to do before an update whose loss or gradient is NaN or infinite: end the run, or leave the update out "
-        "(with sync_every, that of the worker whose it is)",
+        "what to do about an update whose loss or gradient is NaN or infinite: stop ends the run before it; skip "
+        "leaves it out (with sync_every, only on the worker where it occurred)",
         "stop",
     )
     callbacks: str | None = option(
@@ -173,8 +174,8 @@ class TrainConfig(Settings):
 
     checkpoint_every: str = option(
         "checkpoints",
-        "how often the run is kept besides at the end of each epoch: 1000 (steps), 90s, 5m, 2h; epoch for no more than "
-        "that, never for no checkpoints at all",
+        "how often to save a checkpoint, besides at the end of each epoch: 1000 (steps), 90s, 5m, 2h; epoch: only at "
+        "the end of each epoch; never: no checkpoints at all",
         "5m",
     )
     checkpoint_dir: Location | None = option(
@@ -182,22 +183,22 @@ class TrainConfig(Settings):
         "directory, local or any URL that fsspec opens. Default: checkpoints/ in the output directory",
         None,
     )
-    keep: Count = option("checkpoints", "how many of the newest checkpoints stay", 2)
+    keep: Count = option("checkpoints", "how many of the newest checkpoints to keep", 2)
     keep_best: str | None = option(
         "checkpoints",
-        "a value such as val_loss, or val_r2:max, by which the best checkpoint stays too. Default: val_loss with "
+        "also keep the checkpoint that is best by this value, such as val_loss or val_r2:max. Default: val_loss with "
         "--validation-data",
         None,
     )
     resume: Location = option(
         "checkpoints",
-        "auto goes on from the newest checkpoint in the output directory, if there is one; never starts anew; or the "
-        "path or URL of a run's directory, of its checkpoints or of one of them",
+        "auto: go on from the newest checkpoint in the output directory, if there is one; never: start anew; else go "
+        "on from this path or URL of a run's directory, of its checkpoints' directory or of one checkpoint",
         "auto",
     )
 
     output: Directory | None = option(
-        "output", "directory for model, history and metrics. Default: runs/NAME-TIME, after the data's name", None
+        "output", "directory for model, history and metrics. Default: runs/NAME-TIME, with the data file's name", None
     )
     overwrite: bool = option("output", "replace the results of an earlier run in the output directory", False)
     cache_dir: Directory | None = option(
@@ -277,5 +278,5 @@ class MakeDataConfig(Settings):
     rows: Count = option("recipe", "data lines, such as 1000000 or 500e6", 1_000_000)
     features: Count = option("recipe", "feature columns; y is a smooth function of them (of one: y = x)", 1)
     noise: float = option("recipe", "standard deviation of the Gaussian noise on y", 0.0, ge=0, allow_inf_nan=False)
-    seed: int = option("recipe", "of every random number: the same seed gives the same file", 0, ge=0, lt=2**32)
+    seed: int = option("recipe", "random seed: the same seed gives the same file", 0, ge=0, lt=2**32)
     overwrite: bool = option("output", "replace the file if it exists", False)

@@ -22,7 +22,7 @@ from typing import Any
 
 _WORDS = "key|token|secret|sig|signature|password|passwd|pwd|credential|auth|sas"
 _PATTERNS = (
-    # user:password@ before a host, and what stands there alone where it can only be a name or a token
+    # user:password@ before a host; then, for HTTP and FTP, a name or token@ alone
     (re.compile(r"(\b[\w+.-]+://)[^/\s?#'\"]*:[^/\s?#'\"]*@"), r"\1***@"),
     (re.compile(r"(\b(?:https?|s?ftp)://)[^/\s?#'\"@]+@", re.IGNORECASE), r"\1***@"),
     # ?sig=…, &X-Amz-Signature=…
@@ -31,7 +31,7 @@ _PATTERNS = (
 
 
 class DisttrainError(Exception):
-    """The base of the tree; `exit_code` is what the command ends with. No message shows a secret of a URL."""
+    """The base of the tree; `exit_code` is the command's exit code, and no message shows a secret in a URL."""
 
     exit_code = 1
 
@@ -46,11 +46,11 @@ class UsageError(DisttrainError):
 
 
 class CheckpointError(UsageError):
-    """A checkpoint cannot be taken: it is torn, foreign, of a newer format, or of another run."""
+    """A checkpoint cannot be used: it is torn, foreign, of a newer format, or of another run."""
 
 
 class NewerFormat(CheckpointError):
-    """A checkpoint was written by a newer disttrain, so that it may well be whole."""
+    """A checkpoint was written by a newer disttrain, so it may well be whole."""
 
 
 class DataError(DisttrainError):
@@ -76,16 +76,16 @@ class NonFiniteError(DisttrainError):
 
 
 class PeerError(DisttrainError):
-    """Another worker failed, so this one stops too; where the other's exit code is known, with that one.
+    """Another worker failed, so this one stops too, with the other's exit code if that is known.
 
-    A worker that could tell its exit code says why it failed, too; one that was killed says nothing.
+    A worker that could report its exit code also reports why it failed; one that was killed reports nothing.
     """
 
     exit_code = 6
 
     def __init__(self, message: str, exit_code: int | None = None) -> None:
         super().__init__(message)
-        self.is_explained = exit_code is not None  # by the worker that failed, so that this one need not
+        self.is_explained = exit_code is not None  # whether the failed worker says why: then this one need not
         if exit_code is not None:
             self.exit_code = exit_code
 
@@ -106,18 +106,18 @@ class Stopped(DisttrainError):
 
     def __init__(self, message: str, *, is_shared: bool = True) -> None:
         super().__init__(message)
-        self.is_shared = is_shared  # by all workers, so that the first says it for all
+        self.is_shared = is_shared  # whether all workers stop: then the leader says it for all
 
 
 def redacted(text: str) -> str:
-    """The text with every secret in its URLs replaced by `***`."""
+    """Returns the text with every secret in its URLs replaced by `***`."""
     for pattern, replacement in _PATTERNS if "://" in text else ():
         text = pattern.sub(replacement, text)
     return text
 
 
 def all_redacted(value: Any) -> Any:
-    """The same for every text in what JSON can hold."""
+    """Returns a JSON value with `redacted` applied to every text in it."""
     if isinstance(value, str):
         return redacted(value)
     if isinstance(value, dict):

@@ -14,10 +14,10 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def compiled(function: Callable[..., Any], signature: Any, **options: Any) -> Callable[..., Any]:
-    """`function` for one signature, without the interpreter lock: loaded from numba's cache, or compiled in seconds."""
+    """Returns `function` compiled for one signature, without the GIL: from numba's cache, or compiled in seconds."""
     try:
         result = numba.njit(signature, nogil=True, cache=True, **options)(function)
-    except RuntimeError as error:  # no directory that could hold the cache: a read-only machine without a home
+    except RuntimeError as error:  # no directory for the cache is writable: a read-only machine without a home
         if "cannot cache" not in str(error):
             raise
         result = numba.njit(signature, nogil=True, **options)(function)
@@ -25,12 +25,12 @@ def compiled(function: Callable[..., Any], signature: Any, **options: Any) -> Ca
 
 
 def inlined(function: _F) -> _F:
-    """Compile a function into each of its callers: what the quick way is made of."""
+    """Compiles a function into each of its callers, for the quick functions."""
     return cast(_F, numba.njit(error_model="numpy", forceinline=True)(function))
 
 
 def called(function: _F) -> _F:
-    """Compile a function; LLVM decides whether it stands alone."""
+    """Compiles a function; LLVM decides whether to inline it."""
     return cast(_F, numba.njit(error_model="numpy")(function))
 
 
@@ -40,7 +40,7 @@ def _intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @_intrinsic
 def address(_typing: Any, array: Any) -> Any:
-    """Where an array's first element lies. A number, unlike an array, costs no reference count when passed on."""
+    """Returns the address of an array's first element, which unlike the array costs no reference count to pass on."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
@@ -50,7 +50,7 @@ def address(_typing: Any, array: Any) -> Any:
 
 
 def _load(builder: Any, address: Any, bits: int) -> Any:
-    """Code for an unaligned load, without bounds check or wrap-around."""
+    """Emits the code of an unaligned load, without bounds check or wrap-around."""
     value = builder.load(builder.inttoptr(address, ir.IntType(bits).as_pointer()))
     value.align = 1
     return value
@@ -58,7 +58,7 @@ def _load(builder: Any, address: Any, bits: int) -> Any:
 
 @_intrinsic
 def byte_at(_typing: Any, address: Any) -> Any:
-    """The byte at an address, as an int64."""
+    """Returns the byte at an address, as an int64."""
 
     def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         return builder.zext(_load(builder, args[0], 8), ir.IntType(64))
@@ -88,7 +88,7 @@ def word_at(_typing: Any, address: Any) -> Any:
 
 @_intrinsic
 def prefetch(_typing: Any, address: Any) -> Any:
-    """Ask for the cache line at an address that need not exist."""
+    """Prefetches the cache line at an address, which need not be valid."""
 
     def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         int32, pointer = ir.IntType(32), ir.IntType(8).as_pointer()

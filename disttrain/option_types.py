@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 
 
 def split_commas(value: Any) -> Any:
-    """`"a,b"` and `["a,b", "c"]` as a list of words; anything else as it is."""
+    """Returns `"a,b"` and `["a,b", "c"]` as a list of words; anything else as it is."""
     if isinstance(value, str):
         value = [value]
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
@@ -21,7 +21,7 @@ def split_commas(value: Any) -> Any:
 
 
 def whole_number(value: Any) -> Any:
-    """`"500e6"` and `5e8` as 500000000; anything else as it is, for pydantic to judge."""
+    """Returns `"500e6"` and `5e8` as 500000000; anything else as it is, for pydantic to check."""
     if isinstance(value, int) or (isinstance(value, str) and value.strip().isdecimal()):
         return int(value)  # exactly, whatever its size
     try:
@@ -32,17 +32,17 @@ def whole_number(value: Any) -> Any:
 
 
 def written_out(value: Any) -> Any:
-    r"""A tab for the two characters `\t`, which are easier to type; anything else as it is."""
+    r"""Returns a tab for the two characters `\t`, which are easier to type; anything else as it is."""
     return "\t" if value == "\\t" else value
 
 
 def from_home(value: Any) -> Any:
-    """A path with `~` or `~name` written out, as a shell does where it sees one; a URL and anything else as it is."""
+    """Returns a path with a leading `~` or `~name` expanded, as a shell does; a URL and anything else as it is."""
     return os.path.expanduser(value) if isinstance(value, (str, Path)) else value
 
 
 def byte_count(value: Any) -> Any:
-    """`"10GB"` as 10,000,000,000 and `"1.5 GiB"` as 1,610,612,736; a number without a unit is of bytes."""
+    """Returns `"10GB"` as 10,000,000,000 and `"1.5 GiB"` as 1,610,612,736; a number without a unit is in bytes."""
     match = re.fullmatch(r"([0-9.e+]+)\s*(?:([kMGT])(i?))?B?", value.strip(), re.I) if isinstance(value, str) else None
     if match is None:
         return whole_number(value)
@@ -58,7 +58,7 @@ _UNIT_S = {"s": 1, "m": 60, "h": 3600}
 
 
 def duration_s(value: Any) -> Any:
-    """`"90s"`, `"5m"` and `"1.5h"` in seconds; a number without a unit is of seconds."""
+    """Returns `"90s"`, `"5m"` and `"1.5h"` in seconds; a number without a unit is in seconds."""
     match = re.fullmatch(r"([0-9.e+]+)\s*([smh])", value.strip(), re.I) if isinstance(value, str) else None
     try:
         return float(match[1]) * _UNIT_S[match[2].lower()] if match else value
@@ -68,14 +68,14 @@ def duration_s(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Every:
-    """How often something is done: every so many steps, or seconds, or neither, only at the ends of epochs."""
+    """How often something is done: every `steps` steps or `seconds` seconds; with neither, at the ends of epochs."""
 
     steps: int | None = None
     seconds: float | None = None
 
     @classmethod
     def parse(cls, text: str) -> Every | None:
-        """`1000` steps, `90s`, `5m`, `2h`, `epoch`; None for `never`.
+        """Reads `1000` (steps), `90s`, `5m`, `2h` or `epoch`; returns None for `never`.
 
         Raises:
             ValueError: for anything else.

@@ -1,4 +1,4 @@
-"""From a settings class to its flags, and from flags, environment and TOML file to checked settings."""
+"""Makes flags from a settings class, and checked settings from flags, environment and TOML file."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ OTHER_NAMES = {
     "bs": "batch_size",
     "workers": "num_shards",
 }
-# How pydantic calls what is wrong with a value, and how we say what was expected.
+# pydantic's names for what is wrong with a value, and our words for what was expected.
 BOUNDS = {
     "greater_than": "greater than",
     "greater_than_equal": "greater than or equal to",
@@ -76,9 +76,9 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Command(Generic[S]):
-    """A subcommand: its options, what its help says around them, and what it does with them.
+    """A subcommand: its options, the texts around them in its help, and the function that runs it.
 
-    `run` gets the checked options and the environment as the process was given it.
+    `run` is called with the checked options and the environment as the process was given it.
     """
 
     prog: str
@@ -89,20 +89,20 @@ class Command(Generic[S]):
 
 
 def load_command(command: Command[S], arguments: Sequence[str], environ: Mapping[str, str]) -> S:
-    """A subcommand's options; see `load`."""
+    """Returns a subcommand's options; see `load`."""
     parser = build_parser(command.settings, command.prog, command.description, command.epilog)
     return load(command.settings, parser, arguments, environ)
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are ours, so that one place prints and exits."""
+    """An argument parser that raises our errors, so that printing and exiting happen in one place."""
 
     def error(self, message: str) -> Any:
         raise UsageError(f"{message}; see {self.prog} --help")
 
 
 def build_parser(settings: type[Settings], prog: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
-    """A parser with one flag for every field of `settings`, in the fields' groups."""
+    """Builds a parser with one flag for every field of `settings`, in the fields' groups."""
     parser = _Parser(
         prog=prog, description=description, epilog=epilog, formatter_class=_help_formatter, allow_abbrev=False
     )
@@ -122,7 +122,7 @@ def build_parser(settings: type[Settings], prog: str, description: str, epilog: 
 
 
 def load(settings: type[S], parser: argparse.ArgumentParser, arguments: Sequence[str], environ: Mapping[str, str]) -> S:
-    """The settings that flags, environment, TOML file and defaults give together, the first of these winning.
+    """Returns the settings from flags, environment, TOML file and defaults; the first that gives a value wins.
 
     Raises:
         UsageError: for an unknown flag or key and for every value that breaks a rule, naming where it came from.
@@ -158,7 +158,7 @@ def _flag(name: str) -> str:
 
 
 def _presentation(name: str, field: FieldInfo) -> dict[str, Any]:
-    """What argparse shows of a field; the values themselves are judged by pydantic."""
+    """Returns what argparse shows of a field; pydantic checks the values themselves."""
     text = (field.description or "").replace("%", "%%")
     if field.default is False:
         return {"action": "store_true", "help": text}
@@ -176,7 +176,7 @@ def _presentation(name: str, field: FieldInfo) -> dict[str, Any]:
 
 
 def _from_environment(settings: type[Settings], environ: Mapping[str, str]) -> dict[str, str]:
-    """Unknown `DISTTRAIN_*` names are left alone: Kubernetes makes some of its own for a service's name."""
+    """Reads the options' variables; ignores other `DISTTRAIN_*` names, some of which Kubernetes makes for a service."""
     keys = {name: ENVIRONMENT_PREFIX + name.upper() for name in settings.model_fields}
     return {name: environ[key] for name, key in keys.items() if environ.get(key)}
 
@@ -199,7 +199,7 @@ def _from_toml(settings: type[Settings], path: str | None) -> dict[str, Any]:
 
 
 def _hint(settings: type[Settings], unknown: Sequence[str]) -> str:
-    """What was meant by the first of some arguments that are none, if that can be guessed."""
+    """Returns the option or remedy meant by the first unknown argument; empty if that cannot be guessed."""
     word = unknown[0].partition("=")[0]
     if not word.startswith("-"):
         is_path = "data" in settings.model_fields and ("." in word or "/" in word)
@@ -217,7 +217,7 @@ def _explain(detail: ErrorDetails, origins: Mapping[str, str]) -> str:
 
 
 def _expected(detail: ErrorDetails) -> str:
-    """What a value should have been, in our words."""
+    """Returns what a value should have been, in our words."""
     bounds, kind = detail.get("ctx", {}), detail["type"]
     if kind in BOUNDS:
         return f"expected a number {BOUNDS[kind]} {next(iter(bounds.values())):,.20g}"

@@ -19,7 +19,7 @@ UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, e
 
 
 def drop_unread_output() -> None:
-    """From here on, printing to the process's own stdout and stderr raises no OSError; both are there."""
+    """Makes printing to the process's own stdout and stderr raise no OSError; opens them if they are closed."""
     _open_closed()
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
@@ -30,7 +30,7 @@ def drop_unread_output() -> None:
 
 
 def _open_closed() -> None:
-    """Gives closed standard descriptors a file, before a file or a connection of ours gets their numbers."""
+    """Opens /dev/null as each closed standard descriptor, before another file or connection gets its number."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -62,7 +62,7 @@ def _dropping(stream: io.TextIOWrapper) -> io.TextIOWrapper:
 
 
 class _Dropping(io.FileIO):
-    """Writes to a descriptor, and once that takes nothing any more, points it to nowhere."""
+    """Writes to a descriptor; once that fails, points the descriptor to /dev/null."""
 
     def write(self, data: Any, /) -> int:
         try:
@@ -79,7 +79,7 @@ def native_messages_held(wanted: bool) -> Iterator[None]:
     """Holds back what is written to file descriptor 2, and lets it out only if the block raises.
 
     Args:
-        wanted: leave everything as it is; for whoever sets TF_CPP_MIN_LOG_LEVEL to see the messages.
+        wanted: changes nothing, for users who set TF_CPP_MIN_LOG_LEVEL to see the messages.
     """
     if wanted:
         yield

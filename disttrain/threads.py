@@ -1,6 +1,6 @@
-"""Background threads that never outlive the program: a small pool, and a bounded queue that carries errors along.
+"""Background threads that never outlive the program: a small pool, and a bounded queue that passes errors on.
 
-And how many cores there are for them.
+Also counts the cores that are available to them.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ T = TypeVar("T")
 
 
 def num_cores(sharing: int = 1) -> int:
-    """Cores that each of so many processes may use, which share those of this one."""
+    """Returns the cores for each process if `sharing` processes share the cores of this one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // sharing)
 
 
 class DaemonPool:
-    """Runs calls in a few daemon threads, which, unlike an executor's, do not hold up the end of the program."""
+    """Runs calls in a few daemon threads, which, unlike an executor's, do not delay the program's exit."""
 
     def __init__(self, num_threads: int, name: str) -> None:
         self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
@@ -34,7 +34,7 @@ class DaemonPool:
             threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True).start()
 
     def submit(self, call: Callable[[], T]) -> Future[T]:
-        """Run `call` as soon as a thread is free; its result, or what it raised, is the future's."""
+        """Runs `call` as soon as a thread is free; the future gets its result, or what it raised."""
         future: Future[T] = Future()
         with self._closing:
             if self._closed:
@@ -44,7 +44,7 @@ class DaemonPool:
         return future
 
     def close(self) -> None:
-        """Cancel what has not begun, without waiting for what is running; a second call does nothing."""
+        """Cancels calls that have not begun, without waiting for running ones; a second `close` does nothing."""
         with self._closing:
             if self._closed:
                 return
@@ -66,11 +66,11 @@ class DaemonPool:
                 future.set_result(call())
             except BaseException as error:
                 future.set_exception(error)
-            del job, future, call  # or the last result would be kept until the next job
+            del job, future, call  # else the last result would be kept until the next job
 
 
 class Handover(Generic[T]):
-    """A bounded queue from one thread to another; what fails in the one is raised in the other."""
+    """A bounded queue from one thread to another; an error in the first is raised in the second."""
 
     def __init__(self, depth: int) -> None:
         self._items: deque[T] = deque()
@@ -81,7 +81,7 @@ class Handover(Generic[T]):
         self._error: BaseException | None = None
 
     def put(self, item: T) -> bool:
-        """Wait for a free place and put the item there; False if nobody wants it any more."""
+        """Waits until there is room and appends the item; returns False if the queue is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or len(self._items) < self._depth)
             if not self._closed:
@@ -90,13 +90,13 @@ class Handover(Generic[T]):
             return not self._closed
 
     def end(self, error: BaseException | None = None) -> None:
-        """After the items put so far there are no more, or only this error."""
+        """Marks the end of the items; after the last one, `get` raises `error` if there is one."""
         with self._changed:
             self._ended, self._error = True, error
             self._changed.notify_all()
 
     def get(self) -> T:
-        """Wait for the next item; raises StopIteration at the end, or the error that the other thread ended with."""
+        """Waits for the next item; raises StopIteration at the end, or the error that the other thread ended with."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._ended or self._items)
             if self._items and not self._closed:
@@ -107,7 +107,7 @@ class Handover(Generic[T]):
             raise StopIteration
 
     def close(self) -> None:
-        """Nobody wants more: waiting ends on both sides, and what was put is let go."""
+        """Closes the queue: waiting ends on both sides, and the items still in it are dropped."""
         with self._changed:
             self._closed = True
             self._items.clear()

@@ -1,4 +1,4 @@
-"""Your own `model.fit` on a CSV of any size: the hand-written generator is swapped for `disttrain.batches`.
+"""Your own `model.fit` on a CSV of any size, with `disttrain.batches` in place of a hand-written generator.
 
 disttrain make-data five.csv --rows 5e6 --noise 0.1
 python examples/own_fit.py five.csv
@@ -14,7 +14,7 @@ BATCH_SIZE = 250
 
 
 def main(path: str, epochs: int = 3) -> None:
-    """Train on columns x and y of `path`, and print what the model makes of x = 0.5."""
+    """Trains on columns x and y of `path`, and prints what the model predicts for x = 0.5."""
     keras.utils.set_random_seed(1)
     model = keras.Sequential(
         [

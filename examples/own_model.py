@@ -8,10 +8,10 @@ import keras
 
 
 def build(num_features: int, num_targets: int, width: int = 64, num_blocks: int = 2) -> keras.Model:
-    """A small residual network, compiled with its own optimizer, loss and metrics.
+    """Builds a small residual network, compiled with its own optimizer, loss and metrics.
 
-    disttrain gives `num_features` and `num_targets`, since it knows the file's columns. A function without arguments
-    is called without any.
+    disttrain passes `num_features` and `num_targets`, which it knows from the file's columns, to a function that has
+    parameters of these names.
     """
     inputs = keras.Input((num_features,))
     hidden = keras.layers.Dense(width)(inputs)

@@ -20,7 +20,7 @@ TIMEOUT_S = 300
 
 @dataclass
 class Finished:
-    """What a command left behind."""
+    """The result of a command that has ended."""
 
     returncode: int
     stdout: str
@@ -28,7 +28,7 @@ class Finished:
 
     @property
     def complaints(self) -> list[str]:
-        """What disttrain itself said on stderr, without the launcher's prefix."""
+        """Returns what disttrain itself printed on stderr, without the launcher's prefix."""
         return [line[line.index("disttrain:") :] for line in self.stderr.splitlines() if "disttrain:" in line]
 
 
@@ -39,7 +39,7 @@ def command_line(*arguments, processes: int | None = None) -> list[str]:
 
 
 def environment(directory: Path, **extra: str) -> dict[str, str]:
-    """This process's environment, less what would change a run, with its caches in `directory`."""
+    """Returns this process's environment without variables that would change a run, and with caches in `directory`."""
     changing = ("DISTTRAIN_", "HOROVOD_", "TF_CPP_")  # TensorFlow sets the last one itself when it is imported
     kept = {name: value for name, value in os.environ.items() if not name.startswith(changing)}
     kept["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(directory), str(ROOT / "tests" / "without_jax")])
@@ -97,7 +97,7 @@ def weights(run: Path) -> list[np.ndarray]:
 
 
 def write_csv(path: Path, x: np.ndarray, y: np.ndarray) -> Path:
-    """A CSV with a header whose numbers read back as exactly these float32 arrays [rows, features], [rows, targets]."""
+    """Writes a CSV with a header; its numbers read back as exactly these float32 [rows, features], [rows, targets]."""
     names = [f"x{i}" for i in range(x.shape[1])] + [f"y{i}" for i in range(y.shape[1])]
     rows = np.concatenate([x, y], axis=1).astype(np.float64)
     np.savetxt(path, rows, fmt="%.17g", delimiter=",", header=",".join(names), comments="")

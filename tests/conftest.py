@@ -1,4 +1,4 @@
-"""What several test modules need: a place for indexes, and an S3 server that runs while the tests do."""
+"""Fixtures that several test modules share: folders for indexes and caches, and an S3 server."""
 
 import fcntl
 import signal
@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def one_at_a_time(request, tmp_path_factory):
-    """Where pytest-xdist runs two tests at a time, keeps those of ONE_AT_A_TIME from running beside each other."""
+    """Keeps tests of ONE_AT_A_TIME from running at the same time under pytest-xdist."""
     if request.path.stem not in ONE_AT_A_TIME:
         yield
         return
@@ -48,7 +48,7 @@ def one_at_a_time(request, tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible():
-    """A job in a shell's background ignores Ctrl-C, and so would the commands that tests start and interrupt."""
+    """Restores the handling of Ctrl-C: a shell's background job ignores it, and so would the commands it starts."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -61,7 +61,7 @@ def cache_dir(tmp_path):
 
 @pytest.fixture
 def kept(tmp_path):
-    """A place for an epoch cache."""
+    """The folder of an epoch cache."""
     return tmp_path / "kept"
 
 

@@ -1,4 +1,4 @@
-"""Builds and runs images with buildah and podman, in a storage of its own of which nothing is left."""
+"""Builds and runs images with buildah and podman, in a storage of its own that is removed afterwards."""
 
 import hashlib
 import importlib.metadata
@@ -47,7 +47,7 @@ class Engine:
         }
 
     def run(self, *command: object, check: bool = True, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
-        """Runs a command to its end, which must be a good one if `check`."""
+        """Runs a command to its end; with `check`, it must succeed."""
         done = subprocess.run(
             [str(word) for word in command],
             env=self.environ,
@@ -74,7 +74,7 @@ class Engine:
 
 
 def lacking() -> str | None:
-    """Why no image can be built here, if so."""
+    """Returns why no image can be built here, or nothing if it can."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "images are built by root, on Linux"
     if not all(map(shutil.which, TOOLS)):
@@ -95,7 +95,7 @@ def horovod_wheel() -> Path | None:
 
 
 def import_base(engine: Engine) -> None:
-    """Makes the image BASE: this machine's Debian with Python, which no registry is asked for."""
+    """Makes the image BASE, without a registry, from this machine's Debian with Python."""
     system = platform.freedesktop_os_release()
     trusted = Path(ssl.get_default_verify_paths().cafile or CERTIFICATES).read_bytes()
     recipe = f"{system['ID']}-{system['VERSION_CODENAME']}-{hashlib.sha256(trusted).hexdigest()[:8]}"

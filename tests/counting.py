@@ -1,4 +1,4 @@
-"""Models and callbacks for runs that are stopped and killed: each row counts itself, so none is lost or used twice."""
+"""Models and callbacks for runs that are stopped and killed; they count the uses of each row, to find lost rows."""
 
 import os
 import random
@@ -8,14 +8,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-NUM_ROWS = 2003  # column x0 of the data is the number of the row
+NUM_ROWS = 2003  # column x0 of the data is the row number
 
 
 @keras.saving.register_keras_serializable("counting")
 class Counted(keras.layers.Layer):
-    """Counts in training how often each row came, and passes the features on without the row's number.
+    """Counts how often each row is trained on, and passes the features on without the row number.
 
-    Each worker counts its own rows; at an epoch's end all take the mean, as of the statistics of batch normalization.
+    Each worker counts its own rows. At an epoch's end all workers take the mean of the counts, as of all such state.
     """
 
     def build(self, shape):
@@ -30,7 +30,7 @@ class Counted(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("counting")
 class Weighed(keras.layers.Layer):
-    """Passes the features on, and a column that is 0 but whose gradient is -1 for the row's own weight."""
+    """Passes the features on, with an extra column of zeros whose gradient is -1 for the row's own weight."""
 
     def build(self, shape):
         self.counts = self.add_weight(name="counts", shape=(NUM_ROWS,), initializer="zeros")
@@ -42,7 +42,7 @@ class Weighed(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("counting")
 class Unseeded(keras.layers.Layer):
-    """Adds noise drawn as Keras does it without a seed: from a generator that is no part of the model."""
+    """Adds noise that is drawn without a seed, so that Keras uses a generator that is not part of the model."""
 
     def call(self, x, training=False):
         return x + 0.01 * keras.random.normal(keras.ops.shape(x)) if training else x
@@ -50,7 +50,7 @@ class Unseeded(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("counting")
 class SummedLoss(keras.losses.Loss):
-    """Adds up over rows: with plain SGD and a learning rate of 1, each row adds exactly 1 to its own weight."""
+    """A loss that sums over rows: with plain SGD at a learning rate of 1, each row adds exactly 1 to its own weight."""
 
     def __init__(self, reduction="sum", **options):
         super().__init__(reduction=reduction, **options)
@@ -64,7 +64,7 @@ def rows_as_ones(x, dtype):
 
 
 def counted(num_features):
-    """Learns with Adam; counts by a variable of each worker."""
+    """Builds a model that learns with Adam, and counts rows in a variable of each worker."""
     dense = keras.layers.Dense
     model = keras.Sequential([keras.Input((num_features,)), Counted(name="rows"), dense(200, "relu"), dense(1)])
     model.compile(keras.optimizers.Adam(), loss="mae", metrics=["mse"])
@@ -72,7 +72,7 @@ def counted(num_features):
 
 
 def random_parts(num_features, more=()):
-    """Has all that a run can have of its own on each worker: batch normalization, dropout, counts."""
+    """Builds a model with all state that may differ between workers: batch normalization, dropout, counts."""
     layers = keras.layers
     model = keras.Sequential(
         [
@@ -90,12 +90,12 @@ def random_parts(num_features, more=()):
 
 
 def unseeded_parts(num_features):
-    """As `random_parts`, and Keras's global random numbers, which replicas of one worker cannot share."""
+    """Builds `random_parts` with Keras's global random numbers too, which replicas of one worker cannot share."""
     return random_parts(num_features, [Unseeded()])
 
 
 def weighed(num_features):
-    """Counts by weights, which do not depend on the number of workers."""
+    """Builds a model that counts rows in its weights, which do not depend on the number of workers."""
     inputs = keras.Input((num_features,))
     features, own = Weighed(name="rows")(inputs)
     hidden = keras.layers.Dense(16, "tanh")(features)
@@ -106,10 +106,10 @@ def weighed(num_features):
 
 
 class Slow(keras.callbacks.Callback):
-    """Takes time wherever it is called, and says where it is.
+    """Sleeps in every hook, and prints which hook it is.
 
-    At the place that HOLD_AT names, such as "trains 2", the first such place in epoch 2, it says so and waits until
-    there is a file `release`: what a test does to the run meanwhile comes neither too early nor too late.
+    HOLD_AT may name a hook and an epoch, such as "trains 2". The first time that hook runs in that epoch, it prints so
+    and waits for a file `release`, so that a test can do something to the run at exactly that time.
     """
 
     def __init__(self, seconds):
@@ -120,7 +120,7 @@ class Slow(keras.callbacks.Callback):
     def say(self, what):
         print(f"({what})", flush=True)
         if os.environ.get("HOLD_AT") == f"{what} {self.epoch}":
-            del os.environ["HOLD_AT"]  # of a callback itself, a checkpoint keeps all
+            del os.environ["HOLD_AT"]  # not in an attribute, which a checkpoint would keep
             print(f"({what}: held)", flush=True)
             while not os.path.exists("release"):
                 time.sleep(0.01)
@@ -141,7 +141,7 @@ class Slow(keras.callbacks.Callback):
 
 
 class Noisy(keras.callbacks.Callback):
-    """Draws from the global random numbers, which belong to the state of a run too."""
+    """Draws from the global random generators, whose state is part of a run's state."""
 
     def __init__(self):
         super().__init__()

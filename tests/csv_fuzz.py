@@ -1,4 +1,4 @@
-"""Lines of every kind, read beside Python's csv and beside the grammar; as many as are asked for.
+"""Compares the parser with Python's csv and with the grammar on random lines, as many as are asked for.
 
 python tests/csv_fuzz.py 10000000 [SEED]
 """
@@ -46,7 +46,7 @@ def pads_of(delimiter):
 
 
 def row_of(delimiter):
-    """What must be read as a row of three fields, of which the first and the last are wanted."""
+    """Returns the pattern of lines that must be read as three fields, of which the first and the last are wanted."""
     pad, end = f"[{pads_of(delimiter)}]*", re.escape(delimiter)
     wanted = rf'{pad}(?:({NUMBER})|"[ \t]*({NUMBER})[ \t]*"){pad}'
     other = rf'{pad}(?:(?![{pads_of(delimiter)}"])[^{end}\n]*|"(?:[^"\n]|"")*"(?!")[^{end}\n]*)'
@@ -54,7 +54,7 @@ def row_of(delimiter):
 
 
 def a_line(draw, delimiter):
-    """Mostly three fields of some pieces each; pads before a quote are spaces, as Python's csv passes only those."""
+    """Draws a line, mostly of three fields; pads before a quote are spaces, the only ones that Python's csv skips."""
     fields = []
     for _ in range(draw.choices([3, 2, 4, 1, 0], [20, 1, 1, 1, 1])[0]):
         pieces = draw.choices(
@@ -66,7 +66,7 @@ def a_line(draw, delimiter):
 
 
 def by_csv(line, delimiter):
-    """The two wanted values as Python's csv and numpy read them, or None where they do not."""
+    """Returns the two wanted values as Python's csv and numpy read them, or None if they cannot read the line."""
     text = re.sub(r"\r[ \t\r]*\Z", "", line)
     rows = list(csv.reader([text, "next"], delimiter=delimiter, skipinitialspace=delimiter != " "))
     if len(rows) != 2 or len(rows[0]) != 3:
@@ -79,7 +79,7 @@ def by_csv(line, delimiter):
 
 
 def by_parser(line, delimiter):
-    """What the parser makes of a line: its rows, float32 [rows, 2], or None for a fault."""
+    """Parses a line; returns its rows, float32 [rows, 2], or None if the parser finds a fault."""
     data = line.encode()
     out = np.zeros((2, 2), np.float32)
     try:
@@ -93,7 +93,7 @@ def by_parser(line, delimiter):
 
 
 def check_lines(draw, delimiter, count):
-    """Holds each line's reading against both; returns those that are rows, with their values, and the blank ones."""
+    """Compares the parser with both on random lines; returns rows with their values, and blank lines."""
     grammar, kept = row_of(delimiter), []
     blanks = " \t\r".replace(delimiter, "")
     for _ in range(count):
@@ -117,7 +117,7 @@ def check_lines(draw, delimiter, count):
 
 
 def check_file(place, draw, delimiter, kept):
-    """The whole way, from the file to the generator, with and without a final newline."""
+    """Checks the whole way from the file to the generator, with or without a final newline."""
     path = place / "fuzz.csv"
     header = delimiter.join("abc")
     path.write_text("\n".join([header, *(line for line, _ in kept)]) + draw.choice(["", "\n"]), newline="")
@@ -130,7 +130,7 @@ def check_file(place, draw, delimiter, kept):
 
 
 def run(num_lines, seed):
-    """Checks so many lines, in files of some hundred."""
+    """Checks this many lines, in files of some hundred lines each."""
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as directory:
         for number in range(-(-num_lines // LINES_A_FILE)):
@@ -141,6 +141,6 @@ def run(num_lines, seed):
 if __name__ == "__main__":
     import warnings
 
-    warnings.simplefilter("ignore")  # of digits that are lost
+    warnings.simplefilter("ignore")  # the warnings about lost digits
     run(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)
     print(f"{int(sys.argv[1]):,} lines: each read right or refused")

@@ -1,6 +1,6 @@
-"""A running horovodrun whose hosts can be changed, and whose workers can be signalled, while it runs.
+"""Runs horovodrun so that a test can change its hosts and signal its workers.
 
-Under launch/supervise.py, as launch/horovod.sh starts it: by itself, horovodrun may end with 0 when asked to stop.
+It runs under launch/supervise.py, as in launch/horovod.sh: alone, horovodrun may end with 0 when it is asked to stop.
 """
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 from command import LAUNCHER, ROOT, environment
 
-# Names of this machine, each of which horovodrun takes for a host of its own: it bars a whole host for one death.
+# Names of this machine. Each is another host to horovodrun, which blacklists a whole host when one worker dies.
 HOSTS = ["localhost", "127.0.0.1", "127.1", "127.0.1", "127.0.00.1"]
 PATIENCE_S = 180
 
@@ -45,7 +45,7 @@ class ElasticRun:
         return self.log.read_text()
 
     def wait_for(self, pattern: str, times: int = 1) -> float:
-        """Waits until the run has said so; returns the seconds that it took."""
+        """Waits until the run has printed the pattern; returns the seconds that it took."""
         begun_s = time.monotonic()
         while len(re.findall(pattern, self.text())) < times:
             assert time.monotonic() - begun_s < PATIENCE_S, f"no {pattern}: {self.text()}"
@@ -54,7 +54,7 @@ class ElasticRun:
         return time.monotonic() - begun_s
 
     def workers(self) -> dict[int, int]:
-        """The processes of the workers by the ranks that they were started with."""
+        """Returns the workers' process ids by the ranks that they were started with."""
         found = {}
         for process in psutil.Process(self.process.pid).children(recursive=True):
             try:
@@ -69,12 +69,12 @@ class ElasticRun:
         os.kill(self.workers()[rank], number)
 
     def finish(self) -> str:
-        """The run's output; it must have ended well."""
+        """Waits for the end, which must have exit code 0; returns the output."""
         assert self.process.wait(PATIENCE_S) == 0, self.text()
         return self.text()
 
     def close(self) -> None:
-        """Kills what is left."""
+        """Kills all processes that are left."""
         if self.process.poll() is None:
             left = [*psutil.Process(self.process.pid).children(recursive=True), self.process]
             for process in left:

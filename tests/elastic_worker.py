@@ -1,4 +1,4 @@
-"""A worker of an elastic run, for test_membership.py: every row counts itself in a vector that all workers sum."""
+"""A worker of an elastic run, for test_membership.py: counts the uses of each row in a vector that all workers sum."""
 
 import os
 import sys
@@ -14,9 +14,9 @@ from disttrain.distributed.backend import BackendOptions
 from disttrain.elastic import membership
 
 NUM_ROWS, ROWS_PER_STEP, STEPS_PER_CALL, NUM_CALLS = 16_000, 8, 10, 200
-HELD_FROM = 1500  # the step from which no other is taken until there is a file `finish`
+HELD_FROM = 1500  # no further step is taken from here until there is a file `finish`
 CALL_S = 0.05
-DIES_IN_START = sys.argv[1:]  # hosts whose workers end when all have met, and the others start Horovod
+DIES_IN_START = sys.argv[1:]  # hosts whose workers exit once all have met, while the others start Horovod
 BALLAST = np.arange(100, dtype=np.float16).reshape(4, 25)
 
 
@@ -37,7 +37,7 @@ def attempt(backend, commits):
     @tf.function
     def call(step):
         stop = step + STEPS_PER_CALL
-        while step < stop:  # the rows of a step are the same in every world; who takes which of them is not
+        while step < stop:  # a step has the same rows in every world; only who takes which differs
             mine = tf.range(step * ROWS_PER_STEP + world.rank, (step + 1) * ROWS_PER_STEP, world.size)
             ones = tf.scatter_nd(mine[:, None], tf.ones_like(mine, tf.float32), [NUM_ROWS])
             counts.assign_add(backend.reduce(ones))

@@ -1,4 +1,4 @@
-"""Runs that are stopped, killed and damaged while they go on, and what they come to, held against undisturbed ones."""
+"""Starts runs that tests stop, kill or damage, and compares their results with those of undisturbed runs."""
 
 import os
 import re
@@ -21,7 +21,7 @@ STOPPED = 75
 
 
 def write_data(directory: Path) -> None:
-    """data.csv and validation.csv, whose first column is the number of the row."""
+    """Writes data.csv and validation.csv, whose first column is the row number."""
     for name, num_rows, seed in (("data.csv", NUM_ROWS, 0), ("validation.csv", 307, 1)):
         x, y = regression_rows(num_rows, seed=seed)
         write_csv(directory / name, np.concatenate([np.arange(num_rows, dtype=np.float32)[:, None], x], axis=1), y)
@@ -60,14 +60,14 @@ class Run:
             time.sleep(poll_s)
 
     def release(self) -> None:
-        """Lets it go on from where it is held; see counting.py."""
+        """Lets a run continue that `HOLD_AT` holds; see counting.py."""
         self.released.touch()
 
     def wait_for(self, words: str, times: int = 1) -> None:
         self.wait_until(lambda: self.text().count(words) >= times, words)
 
     def workers(self) -> list[int]:
-        """The processes of the ranks that have started, in their order."""
+        """Returns the process ids of the ranks that have started, in the order of ranks."""
         found = []
         for process in psutil.Process(self.process.pid).children(recursive=True):
             try:
@@ -78,7 +78,7 @@ class Run:
         return [pid for _, pid in sorted(found)]
 
     def finish(self, *codes: int) -> str:
-        """Waits for the end, which must be with one of these exit codes (none: 0); returns all that was said."""
+        """Waits for the end, which must have one of these exit codes (default: 0); returns the output."""
         try:
             found = self.process.wait(PATIENCE_S)
         finally:
@@ -87,14 +87,14 @@ class Run:
         return self.text()
 
     def close(self) -> None:
-        """Kills what is left."""
+        """Kills all processes that are left."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(30)
 
 
 def run(directory: Path, *arguments, code: int = 0, processes: int | None = None, **extra: str) -> str:
-    """Runs the command to its end, which must be with this exit code; returns all that it said."""
+    """Runs the command to its end, which must have this exit code; returns the output."""
     return Run(directory, *arguments, processes=processes, **extra).finish(code)
 
 
@@ -108,7 +108,7 @@ def read(path: Path) -> Checkpoint:
 
 
 def assert_same_end(run: Path, other: Path) -> None:
-    """Both runs' last checkpoints, models and histories are the same, to the bit."""
+    """Asserts that both runs' last checkpoints, models and histories are the same, bit for bit."""
     ours, theirs = (read(checkpoints(place / "checkpoints")[-1]) for place in (run, other))
     assert ours.position == theirs.position
     assert set(ours.arrays) == set(theirs.arrays)
@@ -130,5 +130,5 @@ def model(run: Path) -> keras.Model:
 
 
 def row_counts(run: Path) -> np.ndarray:
-    """How often each row was used, as the model of `counting` counted, float [NUM_ROWS]."""
+    """Returns how often each row was used, as counted by the model of `counting`, float [NUM_ROWS]."""
     return np.asarray(model(run).get_layer("rows").counts)

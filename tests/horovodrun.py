@@ -1,6 +1,6 @@
-"""horovodrun, told that Horovod has Gloo: to see that by itself it imports TensorFlow first, which takes four seconds.
+"""Starts horovodrun without its check that Horovod has Gloo, which imports TensorFlow and takes four seconds.
 
-That it has is what test_launch.py asserts; test_launchers.py runs it as it is.
+test_launch.py asserts that Horovod has Gloo; test_launchers.py runs the unchanged horovodrun.
 """
 
 import sys

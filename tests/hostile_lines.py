@@ -1,4 +1,4 @@
-"""Lines that nobody who knows the token would send; as many as are asked for, against both ends of a connection.
+"""Sends random lines, which nobody who knows the token would send, to both ends of a connection.
 
 python tests/hostile_lines.py 10000000 [SEED]
 """
@@ -52,7 +52,7 @@ def a_line(draw):
 
 
 def check(line):
-    """What comes of a line on either side: no error, and nothing believed."""
+    """Asserts that a line causes no error on either side, and that neither side believes it."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):

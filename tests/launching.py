@@ -31,7 +31,7 @@ needs_mpi = pytest.mark.skipif(not HAS_MPI, reason="Horovod was built without MP
 
 
 def clean(directory, **settings):
-    """This environment without what launchers and schedulers set, with the programs of a test first."""
+    """Returns this environment without what launchers and schedulers set, with a test's programs first in PATH."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
     path = f"{directory / 'bin'}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
     return kept | {"PATH": path, "PYTHON": sys.executable, "PYTHONPATH": ""} | settings

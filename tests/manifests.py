@@ -1,4 +1,4 @@
-"""The manifests of k8s/ as launch/k8s.sh renders them, and what the cluster would make of them."""
+"""Renders the manifests of k8s/ with launch/k8s.sh, and adds what the cluster's controllers would add."""
 
 import json
 import os
@@ -45,7 +45,7 @@ class Rendered:
         return self.only("ConfigMap", "disttrain-settings-1")["data"]
 
     def pods(self) -> dict[str, dict]:
-        """Every pod template, with the labels that controllers add: of launcher, worker, tensorboard and so on."""
+        """Returns all pod templates by role (launcher, worker, tensorboard, ...), with the controllers' labels."""
         found = {}
         for thing in self.objects:
             for role, template in templates(thing):
@@ -86,7 +86,7 @@ def added_labels(thing: dict, role: str) -> dict[str, str]:
 
 
 def copy_of_the_repository(directory: Path) -> Path:
-    """What launch/k8s.sh needs, in a directory where it may write."""
+    """Copies what launch/k8s.sh needs to a directory where it may write."""
     (directory / "launch").mkdir(parents=True)
     shutil.copy2(ROOT / "launch/k8s.sh", directory / "launch")
     shutil.copytree(ROOT / "k8s", directory / "k8s", ignore=shutil.ignore_patterns("runs"))
@@ -94,7 +94,7 @@ def copy_of_the_repository(directory: Path) -> Path:
 
 
 def k8s_sh(directory: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess:
-    """Runs launch/k8s.sh of a copy of the repository, with the programs in the copy's bin/ before all others."""
+    """Runs launch/k8s.sh of a copy of the repository, with the copy's bin/ first in PATH."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DISTTRAIN_")}
     path = os.pathsep.join([str(directory / "bin"), str(BIN), kept["PATH"]])
     named = {f"DISTTRAIN_{name.upper()}": value for name, value in settings.items()}

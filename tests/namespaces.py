@@ -1,7 +1,7 @@
-"""Two hosts and a store on one machine: each with its own network, processes and name, with cables to cut and to slow.
+"""Simulates two hosts and a store on one machine, each with its own network, processes and name; links can be cut.
 
-A host is a network namespace, with names by /etc/netns, and in it a process, number 1 of its own process namespace,
-that has the host's name, its /proc, /run and sshd. When that one ends, the kernel ends all others of the host.
+A host is a network namespace, whose host names are in /etc/netns. Its first process, number 1 of a process namespace,
+has the host's name, /proc, /run and sshd. When it ends, the kernel ends all other processes of the host.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ for path in sys.argv[1:]:
 
 
 def why_not() -> str:
-    """What hosts of their own would need here; empty where there is all of it."""
+    """Returns what is missing here to make such hosts; empty if nothing is."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "hosts in network namespaces need Linux and root"
     missing = {package for tool, package in TOOLS.items() if not find(tool)}
@@ -66,7 +66,7 @@ def find(tool: str) -> str:
 
 
 def call(*words: str | Path, **settings) -> None:
-    """Runs a command that must succeed, and says nothing else."""
+    """Runs a command that must succeed, without showing its output."""
     done = subprocess.run([find(str(words[0])), *map(str, words[1:])], capture_output=True, text=True, **settings)
     assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
 
@@ -87,7 +87,7 @@ class Host:
             )
 
     def popen(self, *words: str | Path, directory: Path, log: Path, environ: dict[str, str]) -> subprocess.Popen:
-        """Starts a command there, as if it was typed there; what it says goes to `log`."""
+        """Starts a command on the host, as if it was typed there; its output goes to `log`."""
         enter = ["--net", "--uts", "--pid", "--mount", f"--wd={directory}", *map(str, words)]
         with log.open("a") as stream:
             return subprocess.Popen(
@@ -99,13 +99,13 @@ class Host:
             )
 
     def _inner(self) -> psutil.Process:
-        """The host's own process number 1, below the `unshare` that this process has started."""
+        """Returns the host's process number 1, a child of the `unshare` that this process has started."""
         assert self.first is not None
         wait_for(psutil.Process(self.first.pid).children, self.name)
         return psutil.Process(self.first.pid).children()[0]
 
     def processes(self) -> list[str]:
-        """The command lines of what was started there, but for what the host itself is."""
+        """Returns the command lines of the processes started on the host, without those that make up the host."""
         listed = subprocess.run([find("ip"), "netns", "pids", self.netns], capture_output=True, text=True, check=True)
         assert self.first is not None
         own, found = (self.first.pid, self._inner().pid), []
@@ -117,22 +117,22 @@ class Host:
         return found
 
     def cut(self) -> None:
-        """Pulls the cable: nobody is told."""
+        """Takes the host's link down, without notice to either end."""
         call("ip", "-n", self.network.store.netns, "link", "set", f"to-{self.name}", "down")
 
     def mend(self) -> None:
-        """Puts the cable back."""
+        """Brings the host's link up again."""
         call("ip", "-n", self.network.store.netns, "link", "set", f"to-{self.name}", "up")
 
     def limit(self, rate: str | None) -> None:
-        """Lets so much through in each direction, such as 10mbit; None for all there is. The delay stays as it was."""
+        """Limits the link's rate in each direction, such as to 10mbit; None: no limit. The delay stays the same."""
         for netns, device in ((self.netns, "eth0"), (self.network.store.netns, f"to-{self.name}")):
             words = ("tc", "-n", netns, "qdisc", "replace" if rate else "del", "dev", device, "root")
             call(*words, *(("tbf", "rate", rate, "burst", "32kb", "latency", "50ms") if rate else ()))
 
 
 class Network:
-    """Hosts a and b and a store, all on one switch; close it. S3's bucket `rows` is there where it has files."""
+    """Hosts a and b and a store on one switch; to be closed. If there are files, S3's bucket `rows` has them."""
 
     def __init__(self, place: Path, *files: Path) -> None:
         self.place = place
@@ -152,11 +152,11 @@ class Network:
             self.stack = self.stack.pop_all()
 
     def close(self) -> None:
-        """Ends all that runs on the hosts, and the hosts; a second call does nothing."""
+        """Ends all processes on the hosts and removes the hosts; a second call does nothing."""
         self.stack.close()
 
     def _connect(self) -> None:
-        """The namespaces, their addresses and the cables between them; the switch is the store's."""
+        """Makes the namespaces, their addresses and the links between them; the switch is in the store's namespace."""
         self.hosts = {name: self._host(name) for name in ADDRESSES}
         self.a, self.b, self.store = self.hosts.values()
         switch = self.store.netns
@@ -186,7 +186,7 @@ class Network:
         return host
 
     def _let_in(self) -> None:
-        """A key for all, known to each, and an sshd on both hosts; nothing of the machine's own ssh is touched."""
+        """Makes a key that all hosts know, and starts sshd on both; does not touch the machine's own ssh."""
         for key in ("key", "host_key"):
             call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.place / key)
         (self.place / "sshd_config").write_text(SSHD.format(place=self.place))
@@ -202,7 +202,7 @@ class Network:
             wait_for(lambda name=name: "listening" in (self.place / f"{name}.log").read_text(), f"sshd on {name}")
 
     def _serve(self, files: tuple[Path, ...]) -> None:
-        """The S3 server, with the files in its bucket."""
+        """Starts the S3 server, and puts the files into its bucket."""
         serve = f"{sys.executable} -m moto.server -H 0.0.0.0 -p {STORE_PORT} & wait"
         self.store.start(f"hostname store; {serve}")
         log = self.place / "bucket.log"
@@ -220,7 +220,7 @@ def end(host: Host) -> None:
 
 
 def wait_for(is_so, what: str, patience_s: float = PATIENCE_S) -> float:
-    """Waits until it is so; returns the seconds that it took."""
+    """Waits until `is_so()` is true; returns the seconds that it took."""
     begun_s = time.monotonic()
     while not is_so():
         assert time.monotonic() - begun_s < patience_s, f"not within {patience_s} s: {what}"

@@ -1,4 +1,4 @@
-"""A container of a rendered manifest, run on this machine: its very command and environment, its paths moved."""
+"""Runs a container of a rendered manifest on this machine, with its command and environment, but other paths."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from manifests import Rendered
 
 
 class Pod:
-    """One pod of a role, with a folder for each of its volumes; what several pods share is the results' volume."""
+    """One pod of a role, with a folder for each of its volumes; several pods share the results' volume."""
 
     def __init__(self, rendered: Rendered, role: str, shared: Path, home: Path, moved: dict[str, str]) -> None:
         self.rendered, self.home, self.shared = rendered, home, shared
@@ -36,12 +36,12 @@ class Pod:
                     Path(self.places[mount["mountPath"]], name).write_text(self.here(text))
 
     def here(self, text: str) -> str:
-        """The text with each of the container's paths as it is on this machine."""
+        """Replaces each of the container's paths in a text by the path on this machine."""
         pattern = "|".join(re.escape(path) for path in sorted(self.places, key=len, reverse=True))
         return re.sub(rf"(?<![\w/])({pattern})(?![\w-])", lambda found: self.places[found[1]], text)
 
     def environment(self, **of_the_machine: str) -> dict[str, str]:
-        """What the container gets: its ConfigMaps', its own, and what the image, the kubelet and controllers give."""
+        """Returns the container's environment: from its ConfigMaps, itself, the image, the kubelet and controllers."""
         given: dict[str, str] = {}
         for source in self.container.get("envFrom", []):
             given |= self.rendered.only("ConfigMap", source["configMapRef"]["name"])["data"]
@@ -51,13 +51,13 @@ class Pod:
         return image | {name: self.here(value) for name, value in given.items()} | of_the_machine
 
     def command(self) -> list[str]:
-        """Its command and arguments, as Kubernetes expands them: $$(NAME) is $(NAME)."""
+        """Returns its command and arguments, as Kubernetes expands them: $$(NAME) becomes $(NAME)."""
         words = self.container["command"] + self.container.get("args", [])
         return [self.here(word).replace("$$(", "$(") for word in words]
 
 
 def sidecar(pod: Pod, name: str) -> Pod:
-    """The init container of a pod that runs beside it, in the same volumes."""
+    """Returns the pod's init container that keeps running beside it, with the same volumes."""
     beside = object.__new__(Pod)
     beside.__dict__ |= pod.__dict__
     [beside.container] = [one for one in pod.spec["initContainers"] if one["name"] == name]

@@ -1,4 +1,4 @@
-"""What the tests of streams share: files of every kind, the steps of an epoch, a reader that notes what it reads."""
+"""What the tests of streams share: files of every kind, the steps of an epoch, a reader that records what it reads."""
 
 import io
 import threading
@@ -54,7 +54,7 @@ def stream_of(source, *, batch_size, shards=range(1), num_shards=1, steps_per_su
 
 
 def steps_of(source, *, steps_per_superbatch=3, **options):
-    """Every step's rows, with the promises about the superbatches checked on the way."""
+    """Returns every step's rows, and checks what is promised about superbatches."""
     steps, first = [], options.get("start_step", 0)
     with stream_of(source, steps_per_superbatch=steps_per_superbatch, **options) as stream:
         for superbatch in stream:
@@ -68,7 +68,7 @@ def steps_of(source, *, steps_per_superbatch=3, **options):
 
 
 class RecordingReader(LocalReader):
-    """Reads as every local file is read, and notes which bytes."""
+    """Reads a local file, and records the byte ranges that were read."""
 
     def __init__(self, info):
         super().__init__(info.url, info.url)
@@ -80,7 +80,7 @@ class RecordingReader(LocalReader):
 
 
 def epoch_rows(source, cache, *, num_shards=1, world_size=1, batch_size=100, **options):
-    """All ranks' rows of one epoch, and the bytes of the CSV that were read for it."""
+    """Returns all ranks' rows of one epoch, and the number of bytes of the CSV that were read for it."""
     rows, read_bytes = [], 0
     for rank in range(world_size):
         with RecordingReader(source.info) as reader:

@@ -1,4 +1,4 @@
-"""What a process says that it is doing: innermost first, lazily put together, and cheap."""
+"""What a process reports as its current activity: the innermost first, formatted only when asked for, and cheap."""
 
 import threading
 import time
@@ -13,7 +13,7 @@ from disttrain.activity import activity, current_activities, describe, last_prog
 
 @contextmanager
 def thread_doing(*arguments, **options):
-    """A thread inside an activity, which a call of what it yields lets move on."""
+    """Runs a thread inside an activity; yields a function that makes the thread report progress."""
     entered, moves, moved, ends = (threading.Event() for _ in range(4))
 
     def work():

@@ -1,4 +1,4 @@
-"""Options: given by command line, environment or TOML file, and judged before anything runs."""
+"""Options: given by command line, environment or TOML file, and checked before anything runs."""
 
 import argparse
 import subprocess
@@ -81,7 +81,7 @@ SAMPLES = {
     "keep_best": "val_r2:max",
     "resume": "runs/a",
 }
-# what an option means nothing without
+# options that are valid only beside another one
 BESIDE = {"cache_limit": ("--cache", "rows"), "warmup_epochs": ("--scale-lr",)}
 
 

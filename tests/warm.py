@@ -1,7 +1,7 @@
-"""Starts the command, or a benchmark, in two seconds less: in a process forked from one that has imported all.
+"""Starts the command, or a benchmark, two seconds faster: forks a process that has already imported everything.
 
-Such a process has its own directory, environment, output, signals, random numbers and exit code, and ends as any Python
-does. What a test says of the start itself (its messages, a kill while it imports) needs a cold one.
+The forked process has its own directory, environment, output, signals, random numbers and exit code, and ends as any
+Python process does. A test of the start itself (its messages, a kill during imports) needs a process that starts cold.
 """
 
 import atexit
@@ -27,12 +27,12 @@ _servers: list[tuple[Path, subprocess.Popen]] = []
 
 
 class Warm:
-    """A process as `subprocess.Popen` has it."""
+    """A process with the interface of `subprocess.Popen`."""
 
     def __init__(
         self, arguments: list[str], cwd: Path, env: dict[str, str], stdout: Path, stderr: Path, *, module="disttrain"
     ) -> None:
-        """`arguments` follow `python -m MODULE`; `stdout` and `stderr` may be one file."""
+        """Starts `python -m MODULE` with `arguments`; `stdout` and `stderr` may be the same file."""
         asked = {"module": module, "arguments": arguments, "cwd": str(cwd), "env": env}
         asked |= {"stdout": str(stdout), "stderr": str(stderr)}
         self._connection = socket.socket(socket.AF_UNIX)
@@ -43,13 +43,13 @@ class Warm:
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
-        """The exit code, once there is one; that of a signal is negative."""
+        """Returns the exit code, negative for a signal, or None while the process runs."""
         if self.returncode is None and select.select([self._connection], [], [], 0)[0]:
             self._take()
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Raises subprocess.TimeoutExpired."""
+        """Waits for the exit code; raises subprocess.TimeoutExpired if that takes too long."""
         if self.returncode is None:
             if not select.select([self._connection], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired("disttrain", timeout or 0)
@@ -73,7 +73,7 @@ class Warm:
 
 
 def _server() -> Path:
-    """Where the process that is forked listens; there is one, which ends with this one."""
+    """Returns the socket of the process that is forked, which is started once and ends with this process."""
     with _lock:
         if not _servers:
             path = Path(tempfile.mkdtemp(prefix="warm")) / "socket"
@@ -103,7 +103,7 @@ def _stop(path: Path, server: subprocess.Popen) -> None:
 
 
 def serve(path: str) -> dict[str, Any]:
-    """Forks for each connection; returns, in a process that is to be the command, what was asked of it."""
+    """Forks for each connection; returns only in the process that becomes the command, with what it was asked for."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen(16)
@@ -122,7 +122,7 @@ def serve(path: str) -> dict[str, Any]:
 
 
 def watch(connection: socket.socket) -> dict[str, Any]:
-    """Forks the command, tells its number, waits, tells its end, and ends; returns in the command's process."""
+    """Forks the command, sends its process id and later its exit status; returns only in the command's process."""
     die_with_parent()
     stream = connection.makefile("rb")
     asked = json.loads(stream.readline())
@@ -137,7 +137,7 @@ def watch(connection: socket.socket) -> dict[str, Any]:
 
 
 def become(asked: dict[str, Any]) -> None:
-    """Makes this process what `python -m MODULE` would be where it was asked for."""
+    """Sets this process up as if `python -m MODULE` had been started by whoever asked for it."""
     die_with_parent()
     os.setsid()
     os.chdir(asked["cwd"])

@@ -16,7 +16,7 @@ from command import ROOT
 from playing_rank import Script
 
 TIMEOUT_S = 3
-TELLS_S = 3  # in which each has told all others what it does: five beats
+TELLS_S = 3  # five beats: long enough for each rank to have told all others what it does
 
 
 class Ranks:
@@ -39,18 +39,20 @@ class Ranks:
             port = proxy.port if proxy is not None and rank == len(acts) - 1 else None
             own = Script(str(directory), rank, len(acts), timeout_s, own_acts.split(","), leader_port=port, **script)
             command = [sys.executable, str(ROOT / "tests" / "playing_rank.py"), json.dumps(asdict(own))]
+            prefix = hosts[rank] if hosts else ()
+            environment = os.environ | {"PYTHONPATH": str(ROOT)}
             self.processes.append(
                 subprocess.Popen(
-                    [*(hosts[rank] if hosts else ()), *command],
-                    env=os.environ | {"PYTHONPATH": str(ROOT)},
+                    [*prefix, *command],
+                    env=environment,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,
-                )  # fmt: skip
+                )
             )
 
     def wait_until_ready(self, settles_s=1.0):
-        """Until all are connected; `settles_s` later they have told what they do, with a beat or two."""
+        """Waits until all are connected, and then `settles_s`, so that a beat or two has told what each does."""
         for process in self.processes:
             assert process.stdout.readline() == "ready\n"
         time.sleep(settles_s)
@@ -61,7 +63,7 @@ class Ranks:
         self.processes[rank].send_signal(number)
 
     def end(self):
-        """Exit codes, and what each said on stderr. A stopped process that nobody ended is -1."""
+        """Waits for all processes; returns their exit codes (-1 if one did not end) and what each printed on stderr."""
         codes, said = [], []
         for process in self.processes:
             try:
@@ -91,7 +93,7 @@ class Ranks:
 
 
 class Proxy:
-    """Forwards the connections of one rank to the leader, until it is cut: then nothing comes through, nor an end."""
+    """Forwards one rank's connections to the leader; once cut, it forwards neither data nor the end of a connection."""
 
     def __init__(self):
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -166,5 +168,5 @@ def one_line(said):
 
 
 def told_s(line):
-    """For how many whole seconds something lasted, as the line tells."""
+    """Returns for how many whole seconds something lasted, according to the line."""
     return int(re.search(r" for (\d+) s", line)[1])

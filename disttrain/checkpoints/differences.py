@@ -1,4 +1,4 @@
-"""How two runs' records are compared: what differs, side by side, with the remedy for each."""
+"""Compares two runs' records: what differs, side by side, with the remedy for each difference."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 from disttrain.errors import CheckpointError
 
 ANEW = "start anew with --overwrite"
-MOST_WEIGHTS = 5  # of those that differ are shown
+MOST_WEIGHTS = 5  # at most so many of the variables that differ are shown
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that is not as it was: both sides as text of one or more lines, and what to do about it."""
+    """One thing that differs: both sides as text of one or more lines, and what to do about it."""
 
     name: str
     kept: str
@@ -25,7 +25,7 @@ class Difference:
 
 
 def refuse(where: str, found: Sequence[Difference]) -> CheckpointError:
-    """The error that shows the differences of the checkpoint `where` from this run under each other."""
+    """Returns the error that shows, for each difference, the checkpoint `where` and this run under each other."""
     lines = [f"{where} is of another run:"]
     for difference in found:
         lines += [
@@ -43,7 +43,7 @@ def _labelled(label: str, text: str) -> list[str]:
 
 
 def compare_option(name: str, kept: Any, now: Any) -> Difference | None:
-    """An option of the same name."""
+    """Compares an option of this name."""
     if kept == now:
         return None
     flag = f"--{name.replace('_', '-')}"
@@ -56,7 +56,7 @@ def _words(value: Any) -> str:
 
 
 def compare_files(name: str, kept: Mapping[str, str], now: Mapping[str, str]) -> Difference | None:
-    """Files by their fingerprints, whatever they are called."""
+    """Compares files by their fingerprints, whatever they are called."""
     if sorted(kept.values()) == sorted(now.values()):
         return None
     kept_text, now_text = (
@@ -66,38 +66,38 @@ def compare_files(name: str, kept: Mapping[str, str], now: Mapping[str, str]) ->
 
 
 def compare_rows(name: str, kept: int, now: int) -> Difference | None:
-    """The number of rows."""
+    """Compares the number of rows."""
     if kept == now:
         return None
     return Difference("rows", f"{kept:,}", f"{now:,}", f"put the file back, or {ANEW}")
 
 
 def compare_model(name: str, kept: list[Any], now: list[Any]) -> Difference | None:
-    """The model's variables."""
+    """Compares the model's variables."""
     return _variables("model", kept, now, f"build the same model (--model, --hidden), or {ANEW}")
 
 
 def compare_optimizer(name: str, kept: list[Any], now: list[Any]) -> Difference | None:
-    """The optimizer's variables."""
+    """Compares the optimizer's variables."""
     return _variables("optimizer's variables", kept, now, f"compile the model with the same optimizer, or {ANEW}")
 
 
 def compare_optimizer_class(name: str, kept: str, now: str) -> Difference | None:
-    """The optimizer's class."""
+    """Compares the optimizer's class."""
     if kept == now:
         return None
     return Difference("optimizer", kept, now, f"compile the model with {kept}, or {ANEW}")
 
 
 def compare_loss(name: str, kept: str, now: str) -> Difference | None:
-    """The loss."""
+    """Compares the loss."""
     if kept == now:
         return None
     return Difference("loss", kept, now, f"--loss {shlex.quote(kept)}, or compile your own model with it, or {ANEW}")
 
 
 def compare_metrics(name: str, kept: Sequence[str], now: Sequence[str]) -> Difference | None:
-    """Sums of an epoch that has begun are of the metrics it began with."""
+    """Compares metrics: the sums of an epoch that has begun belong to the metrics that it began with."""
     if kept == now:
         return None
     remedy = f"--metrics {shlex.quote(','.join(kept))}, or compile your own model with them, or {ANEW}"

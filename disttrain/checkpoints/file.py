@@ -1,10 +1,10 @@
-"""One checkpoint as one file: an uncompressed .npz with `about.json` beside the arrays, every byte under a digest.
+"""One checkpoint as one file: an uncompressed .npz with `about.json` beside the arrays, every byte covered by a digest.
 
-The file is, in this order: a marker that names the format; a `.npy` member for each array, by name; `about.json` with
-the position, the caller's own part and a line for each array (where it lies and the SHA-256 of its member); the zip's
-directory. The zip's comment ends the file with the SHA-256 of all from `about.json` on. So a reader that starts at the
-end trusts nothing that it has not checked, reads each byte once, and can say which member is damaged.
-`numpy.load` and `unzip` open the file too.
+The file holds, in this order: a marker that names the format; a `.npy` member for each array, by name; `about.json`
+with the position, the caller's own data and an entry for each array (its offsets and the SHA-256 of its member); the
+zip's directory. The zip's comment ends the file, and holds the SHA-256 of everything from `about.json` on. So a reader
+that starts at the end trusts nothing that it has not checked, reads each byte once, and can say which member is
+damaged. `numpy.load` and `unzip` open the file too.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ import numpy.typing as npt
 from disttrain.errors import CheckpointError, NewerFormat
 
 FORMAT = 1
-CHUNK_BYTES = 16 << 20  # read and digested at once: what a store fetches in parallel pieces
-NATIVE_KINDS = "biufcSUmM"  # of the dtypes whose bytes .npy describes without pickle
+CHUNK_BYTES = 16 << 20  # read and hashed at once; a store fetches this much in parallel pieces
+NATIVE_KINDS = "biufcSUmM"  # kinds of the dtypes that .npy describes without pickle
 
 _MARKER_NAME = "disttrain-checkpoint"
 _MARKER_TEXT = "disttrain checkpoint format {}\n"
@@ -51,7 +51,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a run needs to go on: `about` is what JSON can hold (so str keys, and no tuples), the rest arrays."""
+    """All that a run needs to go on: `about` holds what JSON can (so str keys, and no tuples), `arrays` the rest."""
 
     position: Position
     about: Mapping[str, Any]
@@ -59,29 +59,29 @@ class Checkpoint:
 
 
 class Readable(Protocol):
-    """What a checkpoint is read from: a seekable binary stream, as of `open`, or no more than this of one."""
+    """What a checkpoint is read from: a seekable binary stream, as from `open`, or anything with these methods."""
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
-        """Go to a byte, counted from the start or (`io.SEEK_END`) the end; returns its place."""
+        """Goes to a byte, counted from the start or (`io.SEEK_END`) the end; returns its offset from the start."""
 
     def readinto(self, buffer: memoryview, /) -> int | None:
-        """Fill as much of the buffer as comes at once; returns how much."""
+        """Fills as much of the buffer as can be read at once; returns how many bytes."""
 
 
 def file_name(position: Position) -> str:
-    """`epoch-00003-step-000001200.ckpt`."""
+    """Returns the name of a position's file, such as `epoch-00003-step-000001200.ckpt`."""
     return f"epoch-{position.epoch:05d}-step-{position.step:09d}.ckpt"
 
 
 def position_of(name: str) -> Position | None:
-    """The position that a file's name gives, or None for any other name."""
+    """Returns the position that a file's name gives, or None for any other name."""
     match = _FILE_NAME.fullmatch(name)
     position = Position(int(match[1]), int(match[2])) if match else None
     return position if position is not None and file_name(position) == name else None
 
 
 def write_checkpoint(checkpoint: Checkpoint, stream: BinaryIO) -> None:
-    """Write it to a new binary stream, front to back; equal content gives equal bytes.
+    """Writes a checkpoint to a new binary stream, front to back; equal content gives equal bytes.
 
     Raises:
         TypeError: for an array of Python objects or of records, and for an `about` that JSON cannot hold.
@@ -107,7 +107,7 @@ def write_checkpoint(checkpoint: Checkpoint, stream: BinaryIO) -> None:
 
 
 def read_checkpoint(source: Readable | bytes, where: str) -> Checkpoint:
-    """The checkpoint in a binary stream or in bytes, every byte checked; `where` names it in errors.
+    """Reads the checkpoint in a binary stream or in bytes, and checks every byte; `where` names it in errors.
 
     Raises:
         CheckpointError: with the reason, for all that is not one whole checkpoint of a format that this version reads.
@@ -124,7 +124,7 @@ def read_checkpoint(source: Readable | bytes, where: str) -> Checkpoint:
 
 
 def read_about(source: Readable | bytes, where: str) -> dict[str, Any]:
-    """`about` of a checkpoint alone, checked, without reading its arrays; raises what `read_checkpoint` raises."""
+    """Reads and checks only `about` of a checkpoint, not its arrays; raises what `read_checkpoint` raises."""
     stream = _Source(source, where)
     with foreign_content(stream.where, _FOREIGN):
         return dict(_read_content(stream)["about"])
@@ -132,7 +132,7 @@ def read_about(source: Readable | bytes, where: str) -> dict[str, Any]:
 
 @contextmanager
 def foreign_content(where: str, message: str) -> Iterator[None]:
-    """Makes what something else put under right digests raise a CheckpointError: it has other keys, types or sizes.
+    """Raises CheckpointError for content with correct digests, but keys, types or sizes that disttrain never writes.
 
     Args:
         where: names the checkpoint.
@@ -146,7 +146,7 @@ def foreign_content(where: str, message: str) -> Iterator[None]:
 
 
 class _Sink:
-    """The stream below a zip that is written: it counts and digests what passes, and holds back the file's end."""
+    """The stream that a zip is written to: counts and hashes the bytes, and holds back the end of the file."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -168,20 +168,20 @@ class _Sink:
         pass
 
     def hold(self) -> int:
-        """From here on, which is the position returned, keep in `held` what is written."""
+        """Keeps in `held` what is written from here on; returns the current offset."""
         self._is_holding = True
         return self.position
 
 
 def _member(name: str) -> zipfile.ZipInfo:
-    """A member without a time or a machine in it."""
+    """Returns a zip member that tells neither a time nor a machine, so that equal content gives equal bytes."""
     info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
     info.create_system, info.external_attr = 3, 0o644 << 16
     return info
 
 
 def _write_array(archive: zipfile.ZipFile, sink: _Sink, name: str, array: npt.NDArray[Any]) -> dict[str, Any]:
-    """Writes an array's member; returns its line in about.json."""
+    """Writes an array's member; returns its entry in about.json."""
     array = np.asarray(array)
     if not name or not name.isprintable() or "\\" in name:
         raise ValueError(f"{name!r}: cannot be an array's name; use printable characters without a backslash")
@@ -214,12 +214,12 @@ def _kept_dtype(name: str, array: npt.NDArray[Any]) -> np.dtype[Any]:
 
 
 def _stored(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """What .npy can describe: bfloat16 and its kin as unsigned integers of the same bits."""
+    """Returns a dtype that .npy can describe: for bfloat16 and its kin, unsigned integers of the same bits."""
     return np.dtype(f"<u{dtype.itemsize}") if dtype.isbuiltin == 2 else dtype
 
 
 def _bytes_of(array: npt.NDArray[Any]) -> memoryview:
-    """The memory of a C-contiguous array, byte by byte."""
+    """Returns the memory of a C-contiguous array, byte by byte."""
     return array.reshape(-1).view(np.uint8).data if array.nbytes else memoryview(b"")
 
 
@@ -229,7 +229,7 @@ def _chunks(view: memoryview) -> Iterator[memoryview]:
 
 
 class _Source:
-    """What a checkpoint is read from, at any offset; short reads and faults become errors that name it."""
+    """Reads a checkpoint at any offset; short reads and faults become errors that name it."""
 
     def __init__(self, source: Readable | bytes, where: str) -> None:
         self._stream: Readable = io.BytesIO(source) if isinstance(source, bytes) else source
@@ -257,7 +257,7 @@ class _Source:
 
 
 def _read_content(stream: _Source) -> dict[str, Any]:
-    """about.json, once the end of the file has its digest."""
+    """Returns the content of about.json, after the digest at the end of the file was checked."""
     if stream.size_bytes == 0:
         raise stream.refused("is empty")
     head, end = stream.read(0, 512), stream.read(max(stream.size_bytes - 512, 0), stream.size_bytes)

@@ -1,4 +1,4 @@
-"""What a checkpoint tells of the run that wrote it, and how each part is compared when another run is to go on."""
+"""What a checkpoint records of the run that wrote it, and how each part is compared with a run that goes on from it."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _Compare = Callable[[str, Any, Any], Difference | None]
 
 
 def _by(compare: _Compare) -> dict[str, _Compare]:
-    """Metadata of a field that must be as it was; `compare` gives the difference, and with it the remedy."""
+    """Returns the metadata of a field that must not change; `compare` returns the difference, with its remedy."""
     return {"compare": compare}
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run: what must be the same to go on from its checkpoints, in the order in which differences are told.
+    """What must not change for a run to go on from another's checkpoints, in the order in which differences are listed.
 
-    What is None is not known: an older disttrain did not keep it, or the run has none. Such a field is not compared.
+    A field that is None is not known: an older disttrain did not record it, or the run has none. It is not compared.
 
     Attributes:
         data: each file's URL with its fingerprint; likewise validation_data. A file that only moved is the same.
         model: the variables of the model; `optimizer` those of its optimizer.
-        learning_rate: the one that the run began with, or its schedule's top.
+        learning_rate: the one that the run began with, or the highest of its schedule.
         output: the run's directory.
         options: as they were given, without secrets.
     """
@@ -65,20 +65,20 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, kept: Mapping[str, Any]) -> RunRecord:
-        """What `to_json` gave, through JSON; parts that this disttrain does not know are left out."""
+        """Reads what `to_json` returned, through JSON; ignores fields that this disttrain does not know."""
         return cls(**{one.name: kept[one.name] for one in fields(cls) if one.name in kept})
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> RunRecord:
-        """The record in a checkpoint.
+        """Returns the record in a checkpoint.
 
         Raises:
-            KeyError: or another error of the kind, if something else than a run wrote the checkpoint.
+            KeyError: or a similar error, if something other than a run wrote the checkpoint.
         """
         return cls.from_json(checkpoint.about["run"])
 
     def to_json(self) -> dict[str, Any]:
-        """What is known, as JSON holds it."""
+        """Returns the fields that are known, as JSON can hold them."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     @property
@@ -88,9 +88,9 @@ class RunRecord:
         return str(self.options["resume"])
 
     def differences(self, now: RunRecord) -> list[Difference]:
-        """What keeps the run `now` from going on where a checkpoint of this one ends.
+        """Returns what keeps the run `now` from going on where a checkpoint of this one ends.
 
-        Where the models differ, their optimizers' variables are not compared: they follow.
+        Where the models differ, their optimizers' variables differ too, and are not compared.
         """
         found: list[Difference] = []
         for one in fields(self):
@@ -106,5 +106,5 @@ class RunRecord:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON gives it back."""
+    """Returns a value as JSON gives it back, with lists for tuples."""
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

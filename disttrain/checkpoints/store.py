@@ -1,4 +1,4 @@
-"""The checkpoints of a run in one place, a local directory or any store: saved whole, pruned, found again."""
+"""The checkpoints of a run in one directory, local or in a store: saves them whole, removes old ones, finds them."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ BestMode = Literal["min", "max"]
 def names_to_remove(
     names: Collection[str], just_written: str, *, keep: int, values: Mapping[str, float], mode: BestMode = "min"
 ) -> list[str]:
-    """Which checkpoints go: all but the newest `keep`, the best by value (of equal ones the first) and the one written.
+    """Returns the names to remove: all but the newest `keep`, the best by value (the first of equals) and the new one.
 
-    `values` has the monitored value of those checkpoints of which it is known.
+    `values` has the monitored value of each checkpoint whose value is known.
     """
     ordered = sorted((name for name in names if position_of(name)), key=position_of)  # type: ignore[arg-type]
     stay = {just_written, *ordered[-keep:]}
@@ -56,8 +56,8 @@ class CheckpointStore:
         Args:
             url: the directory; one that does not exist has no checkpoints.
             keep: how many of the newest stay, at least 1.
-            best_by: the name of a monitored value, and which is best; that checkpoint stays too.
-            patience: for stores elsewhere; a large object's way up gets more time.
+            best_by: the name of a monitored value, and whether its min or max is best; that checkpoint stays too.
+            patience: for the retries of remote stores; the upload of a large object gets more time.
         """
         self.url = url.rstrip("/")
         self._keep = keep
@@ -69,15 +69,15 @@ class CheckpointStore:
         self._has_warned = False
 
     def save(self, checkpoint: Checkpoint, values: Mapping[str, float] | None = None) -> str:
-        """Save it whole or not at all, then remove what need not stay; returns its URL.
+        """Saves a checkpoint whole or not at all, then removes those that need not stay; returns its URL.
 
         Args:
             checkpoint: its `about` gets `values` under the key "values".
             values: losses and metrics, by which the best is chosen.
 
         Raises:
-            StorageError: if the place cannot take it; what was there is still there.
-            UsageError: for a store elsewhere that never will: no such bucket, no credentials.
+            StorageError: if the directory cannot take it; what was there is still there.
+            UsageError: if a remote store never will: no such bucket, no credentials.
         """
         name = file_name(checkpoint.position)
         if values is not None:
@@ -95,12 +95,12 @@ class CheckpointStore:
         return self.url_of(name)
 
     def newest(self, on_refused: Callable[[str, str], None]) -> Checkpoint | None:
-        """The furthest checkpoint that is whole, or None; `on_refused(name, reason)` hears of each that is not.
+        """Returns the furthest whole checkpoint, or None; calls `on_refused(name, reason)` for each that is not whole.
 
         Raises:
-            StorageError: if it cannot be read now: what is there may well be whole.
+            StorageError: if one cannot be read now, although it may well be whole.
             NewerFormat: if a newer disttrain wrote it.
-            UsageError: if what is there may not be read.
+            UsageError: if access to it is denied.
         """
         for name in reversed(self.names()):
             try:
@@ -120,7 +120,7 @@ class CheckpointStore:
         return None
 
     def load(self, name: str) -> Checkpoint:
-        """The checkpoint of a name in this directory, or at a path or URL anywhere.
+        """Reads the checkpoint of a name in this directory, or at a path or URL anywhere.
 
         Raises:
             CheckpointError: if it is torn, damaged, foreign or of a newer format.
@@ -132,22 +132,22 @@ class CheckpointStore:
             return read_checkpoint(_ReaderStream(reader), url)
 
     def names(self) -> list[str]:
-        """The names of the checkpoints, the furthest last; whether they are whole shows when they are read."""
+        """Returns the names of the checkpoints, the furthest last; does not check that they are whole."""
         found = [name for name in self._directory.names() if position_of(name)]
         return sorted(found, key=position_of)  # type: ignore[arg-type]
 
     def url_of(self, name: str) -> str:
-        """Where a checkpoint of this name lies."""
+        """Returns the URL of the checkpoint of this name."""
         return f"{self.url}/{name}"
 
     def remove_after(self, position: Position | None) -> None:
-        """Remove what is further than `position` (None: all), as when a run goes on from an earlier checkpoint."""
+        """Removes all checkpoints after `position` (None: all), as when a run goes on from an earlier checkpoint."""
         for name in self.names():
             if position is None or position_of(name) > position:  # type: ignore[operator]
                 self._directory.remove(name)
 
     def close(self) -> None:
-        """Cancel what is being sent; a second call does nothing."""
+        """Cancels what is being sent; a second call does nothing."""
         self._directory.close()
 
     def __enter__(self) -> CheckpointStore:
@@ -169,7 +169,7 @@ class CheckpointStore:
             self._directory.remove(name)
 
     def _read_value(self, name: str) -> float:
-        """The monitored value of a checkpoint that an earlier process saved."""
+        """Returns the monitored value of a checkpoint that an earlier process saved; NaN if there is none."""
         url = self.url_of(name)
         try:
             with open_reader(url, patience=self._patience) as reader:
@@ -185,7 +185,7 @@ class CheckpointStore:
 
 
 class _ReaderStream:
-    """A file of `open_reader` as a stream: many small arrays are read by the block, large ones straight into place."""
+    """A file of `open_reader` as a stream: small reads are served from a block, large ones fill the buffer directly."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader

@@ -1,4 +1,4 @@
-"""Saves checkpoints beside the training: one being written, at most one waiting, the newest of those not yet begun."""
+"""Saves checkpoints while training goes on: one is being written, and at most one waits, the newest submitted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from disttrain.checkpoints.store import CheckpointStore
 from disttrain.errors import DisttrainError, StorageError
 from disttrain.threads import DaemonPool
 
-CLOSE_S = 30.0  # what the last checkpoint may still take when the run ends without waiting for it
+CLOSE_S = 30.0  # how long the last checkpoint may still take when the run ends without waiting for it
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,13 @@ class _Order:
 
 
 class CheckpointWriter:
-    """Hands checkpoints to a store in a background thread. Memory: what is written and what waits, so at most two."""
+    """Hands checkpoints to a store in a background thread.
+
+    It keeps at most two in memory: the one that is being written and the one that waits.
+    """
 
     def __init__(self, store: CheckpointStore, on_failure: Callable[[str], None]) -> None:
-        """`on_failure` hears once, in the writer's thread, of each checkpoint that could not be saved, and why."""
+        """`on_failure` is called in the writer's thread, once per checkpoint that was not saved, with the reason."""
         self._store = store
         self._on_failure = on_failure
         self._changed = threading.Condition()
@@ -45,18 +48,19 @@ class CheckpointWriter:
 
     @property
     def is_busy(self) -> bool:
-        """Whether one is being written or waits."""
+        """Whether a checkpoint is being written or waits."""
         return self._is_writing or self._waiting is not None
 
     def submit(self, checkpoint: Checkpoint, values: Mapping[str, float] | None = None, *, must: bool = False) -> bool:
-        """Have it saved soon, and return at once; False where it gives way to one that waits and must be saved.
+        """Hands over a checkpoint to be saved soon; returns False, and drops it, if one that waits must be saved first.
 
         A newer checkpoint replaces one that still waits. One that `must` be saved (an epoch's end, the last one of a
-        run) is never replaced: another that must be saved waits here for its place, and any other is not taken.
-        Nothing may change the checkpoint's arrays afterwards.
+        run) is never replaced: while it waits, another that must be saved blocks here until there is room, and any
+        other is dropped. In all other cases this returns at once. Nothing may change the checkpoint's arrays
+        afterwards.
 
         Raises:
-            StorageError: once the writer is closed.
+            StorageError: if the writer is closed.
         """
         with self._changed:
             if must:
@@ -72,10 +76,11 @@ class CheckpointWriter:
             return True
 
     def wait(self, timeout_s: float) -> None:
-        """Wait until all that was submitted is saved.
+        """Waits until all that was submitted is saved.
 
         Raises:
-            DisttrainError: what kept the last one from being saved; StorageError after `timeout_s` seconds.
+            DisttrainError: the error that kept the last one from being saved.
+            StorageError: if that takes longer than `timeout_s` seconds.
         """
         with self._changed:
             if not self._changed.wait_for(lambda: not self.is_busy, timeout_s):
@@ -84,7 +89,7 @@ class CheckpointWriter:
                 raise self._failure
 
     def close(self) -> None:
-        """Give what was submitted half a minute to be saved, and take no more; a second call does nothing."""
+        """Takes no more, and gives what was submitted half a minute to be saved; a second call does nothing."""
         with self._changed:
             if self._closed:
                 return
@@ -104,7 +109,7 @@ class CheckpointWriter:
         self.close()
 
     def _write_all(self) -> None:
-        """Runs in the thread, until nothing waits."""
+        """Writes checkpoints in the writer's thread, until none waits."""
         while True:
             with self._changed:
                 order, self._waiting = self._waiting, None
@@ -114,9 +119,9 @@ class CheckpointWriter:
                 return
             try:
                 self._write(order)
-            except Exception as error:  # of on_failure itself
+            except Exception as error:  # raised by on_failure itself
                 self._failure = error
-            del order  # or its arrays would be kept until the next one
+            del order  # else its arrays would be kept until the next one
 
     def _write(self, order: _Order) -> None:
         begun_s = time.perf_counter()

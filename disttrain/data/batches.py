@@ -1,4 +1,4 @@
-"""The generator on its own, for a training loop of one's own: a file's batches as `(x, y)` arrays."""
+"""The public generator, for custom training loops: a file's batches as `(x, y)` arrays."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from disttrain.data.shuffle import EpochOrder, ShuffleMode
 from disttrain.data.superbatches import superbatches
 from disttrain.errors import UsageError
 
-PARSED_BYTES = 1 << 20  # parsed at a time: large enough that handing it over costs nothing, small enough to cache
+PARSED_BYTES = 1 << 20  # parsed at a time: handing over this much costs nothing, and it fits into a core's cache
 
 Batch = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
@@ -45,19 +45,20 @@ def batches(
     cache_dir: str | Path | None = None,
     strict: bool = False,
 ) -> Iterator[Batch]:
-    """Yield `(x [batch_size, num_features], y [batch_size, num_targets])`, float32, each row once an epoch.
+    """Yields `(x [batch_size, num_features], y [batch_size, num_targets])`, float32, each row once per epoch.
 
     `path` is a path or any URL that fsspec opens. The default target is the last column, the default features are all
-    others. Of `num_shards` equal, contiguous parts of the rows it yields part `shard`; only an epoch's last batch may
-    be shorter. `epochs` passes follow each other, without end where it is None. It is a plain generator, which Keras
-    draws on across epochs, so ask for as many as are trained, and let `num_batches` say where each ends:
+    others. It yields part `shard` of `num_shards` equal, contiguous parts of the rows; only an epoch's last batch may
+    be shorter. It makes `epochs` passes over the rows, or passes without end if that is None. It is a plain generator,
+    from which Keras keeps drawing across epochs, so ask for as many epochs as are trained, and take the number of steps
+    in each from `num_batches`:
 
         steps = num_batches(path, 250)
         model.fit(batches(path, 250, epochs=10), steps_per_epoch=steps, epochs=10, shuffle=False)
 
-    Rows come in the file's order, or as `shuffle` says (see `disttrain.data.shuffle`), anew in each epoch: a file that
-    is sorted needs `"global"`. All shards must then have the same `seed`. Parsed rows are kept in the directory
-    `cache`, if there is one, from which later epochs and runs read them.
+    Rows come in the file's order, or in a new order in each epoch, as `shuffle` says (see `disttrain.data.shuffle`): a
+    sorted file needs `"global"`. All shards must then have the same `seed`. If `cache` is given, parsed rows are kept
+    in that directory, from which later epochs and runs read them.
 
     A whole number that float32 rounds to another is warned of, once a column; with `strict` it is a faulty row.
 
@@ -92,9 +93,9 @@ def num_batches(
     delimiter: str = ",",
     cache_dir: str | Path | None = None,
 ) -> int:
-    """Batches that `batches` yields in an epoch: Keras's `steps_per_epoch`. Shards may differ by one.
+    """Returns how many batches `batches` yields in an epoch, Keras's `steps_per_epoch`; shards may differ by one.
 
-    The first call reads the whole file to count its rows; the count is kept.
+    The first call reads the whole file to count its rows; the count is saved.
     """
     _check(batch_size, shard, num_shards)
     with _open(path, None, None, header, delimiter, cache_dir) as source:
@@ -110,7 +111,7 @@ def _epoch(
     num_features = len(source.feature_names)
     with superbatches(source, plan, cache=cache) as stream:
         for superbatch in stream:
-            for loss in source.digit_losses.tell(source.digit_losses.untold()):
+            for loss in source.digit_losses.mark_reported(source.digit_losses.unreported()):
                 warnings.warn(loss.describe(source.url), stacklevel=3)
             for rows in superbatch.data:  # [rows, columns]
                 if len(rows):

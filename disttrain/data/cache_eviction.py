@@ -1,4 +1,4 @@
-"""The directory of an epoch cache: its entries, who uses them, and which go when room is needed."""
+"""The directory of an epoch cache: its entries, which are in use, and which are removed when room is needed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROWS, RECORDS, ABOUT = "rows", "extents", "about.json"  # the files of an entry
-_ENTRY = re.compile(r"[0-9a-f]{20}")  # nothing of another name in the directory is ever touched
+_ENTRY = re.compile(r"[0-9a-f]{20}")  # files of other names in the directory are never touched
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry: the room that it takes now and may come to, in bytes, and when it was last opened or closed."""
+    """One entry: its size now and its planned size, in bytes, and when it was last opened or closed."""
 
     path: Path
     size_bytes: int
@@ -28,13 +28,13 @@ class Entry:
 
     @property
     def growth_bytes(self) -> int:
-        """What its users are still going to add."""
+        """The bytes that its users are still going to add."""
         return max(self.planned_bytes - self.size_bytes, 0) if self.in_use else 0
 
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold the directory's lock, which all who open or remove entries hold, in any process."""
+    """Holds the directory's lock, which every process holds while it opens or removes entries."""
     descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -44,7 +44,7 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def is_unused(records: int) -> bool:
-    """Whether nobody but the owner of this descriptor of an entry's records uses the entry."""
+    """Returns whether an entry has no user other than the owner of `records`, a descriptor of its records."""
     try:
         fcntl.flock(records, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -53,16 +53,17 @@ def is_unused(records: int) -> bool:
 
 
 def entries(directory: Path) -> list[Entry]:
-    """All entries, the one that was used longest ago first."""
+    """Returns all entries, the least recently used one first."""
     found = [entry(path) for path in directory.iterdir() if _ENTRY.fullmatch(path.name)]
     return sorted(found, key=lambda found: (found.used_ns, found.path.name))
 
 
 def make_room(directory: Path, path: Path, planned_bytes: int, limit_bytes: int | None) -> str | None:
-    """Remove what was used longest ago until the entry `path` may grow to `planned_bytes`; hold the lock meanwhile.
+    """Removes the least recently used entries until the entry `path` can grow to `planned_bytes`.
 
-    No more than `limit_bytes` are then used by all entries together, and the disk has what is missing. Returns why
-    there cannot be room, if so; then nothing is removed. An entry that is in use stays.
+    All entries together may then use at most `limit_bytes`, and the disk has room for the growth. An entry in use is
+    never removed. If there cannot be enough room, removes nothing and returns the reason, else returns None. The
+    caller must hold the directory's lock.
     """
     others = [other for other in entries(directory) if other.path != path]
     own_bytes = entry(path).size_bytes
@@ -92,13 +93,13 @@ def make_room(directory: Path, path: Path, planned_bytes: int, limit_bytes: int 
 
 
 def remove_entry(path: Path) -> None:
-    """Remove an entry, or what is left of one; who still has its files open keeps them until then."""
-    (path / ABOUT).unlink(missing_ok=True)  # first: without it, the rest counts for nothing
+    """Removes an entry, or what is left of one; a process that has its files open keeps them until it closes them."""
+    (path / ABOUT).unlink(missing_ok=True)  # first: without it, the other files are not used
     shutil.rmtree(path, ignore_errors=True)
 
 
 def show_bytes(num_bytes: int) -> str:
-    """`1.23 GB`, three digits."""
+    """Returns a size as text with three digits, such as `1.23 GB`."""
     for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if num_bytes >= size:
             return f"{num_bytes / size:.3g} {unit}"
@@ -106,7 +107,7 @@ def show_bytes(num_bytes: int) -> str:
 
 
 def entry(path: Path) -> Entry:
-    """An entry as far as it is there."""
+    """Returns the entry at `path`; what is missing of it counts as 0."""
     size_bytes = planned_bytes = used_ns = 0
     in_use = False
     try:

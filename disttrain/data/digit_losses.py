@@ -1,4 +1,4 @@
-"""Whole numbers that float32 rounds to others: noticed where rows are parsed, told once a column."""
+"""Whole numbers that float32 rounds to other ones: found while rows are parsed, and reported once per column."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 
 from disttrain.errors import redacted
 
-WHOLE_TO = 1 << 24  # up to here float32 holds every whole number
+WHOLE_TO = 1 << 24  # float32 holds every whole number up to this one
 
 
 @dataclass(frozen=True)
 class DigitLoss:
-    """A column's number that becomes another one, and the line of the file on which it stands."""
+    """A number that float32 rounds to another one, with its column and its line in the file."""
 
     column: str
     line: int
     text: str
 
     def describe(self, url: str) -> str:
-        """What stands where, what becomes of it and what helps, as a sentence without its full stop."""
+        """Returns where the number is, what it is rounded to and what to do, as a sentence without its full stop."""
         return (
             f"{redacted(url)}, line {self.line}: column '{self.column}' holds {self.text}, which float32 rounds to "
             f"{_rounded(self.text)}: whole numbers above {WHOLE_TO:,} lose their last digits; subtract an offset "
@@ -36,9 +36,9 @@ def _rounded(text: str) -> int | float:
 
 
 class DigitLosses:
-    """What was noticed of one file, by any of its threads; the first line of each column stays.
+    """The digit losses that any thread found in one file: for each column, the one with the lowest line number.
 
-    With `is_strict`, whoever notices one raises an error instead.
+    With `is_strict`, the thread that finds one raises an error instead.
     """
 
     def __init__(self, *, is_strict: bool = False) -> None:
@@ -48,21 +48,21 @@ class DigitLosses:
         self._told: set[str] = set()
 
     def note(self, loss: DigitLoss) -> None:
-        """Keeps it, unless one of an earlier line of its column is there."""
+        """Keeps a loss, unless one on an earlier line of its column is known."""
         with self._lock:
             known = self._noted.get(loss.column)
             if known is None or loss.line < known.line:
                 self._noted[loss.column] = loss
 
-    def untold(self) -> list[DigitLoss]:
-        """One of each column of which none was told yet, in the order of their lines."""
+    def unreported(self) -> list[DigitLoss]:
+        """Returns the loss of each column for which none has been reported yet, in the order of their lines."""
         with self._lock:
             return sorted(
                 (loss for name, loss in self._noted.items() if name not in self._told), key=lambda loss: loss.line
             )
 
-    def tell(self, losses: list[DigitLoss]) -> list[DigitLoss]:
-        """The first of these in each column of which none was told yet; from now on they are."""
+    def mark_reported(self, losses: list[DigitLoss]) -> list[DigitLoss]:
+        """Returns the first of these for each column not reported yet, and marks those columns as reported."""
         with self._lock:
             news = []
             for loss in sorted(losses, key=lambda loss: (loss.line, loss.column)):

@@ -25,7 +25,7 @@ class RangeSet:
         self._stops: list[int] = []
 
     def add(self, rows: Range) -> None:
-        """Take up these rows, some or all of which may be there already."""
+        """Adds these rows, some or all of which may already be in the set."""
         if not len(rows):
             return
         first = bisect_left(self._stops, rows.start)  # the first range that touches or overlaps, or comes after
@@ -36,7 +36,7 @@ class RangeSet:
         self._stops[first:last] = [stop]
 
     def split(self, rows: Range) -> list[tuple[Range, bool]]:
-        """The rows in ascending parts, each with whether it is here; neighbours differ, none is empty."""
+        """Splits rows into ascending parts, each with whether it is in the set; neighbours differ, none is empty."""
         parts: list[tuple[Range, bool]] = []
         if not len(rows):
             return parts
@@ -52,7 +52,7 @@ class RangeSet:
         return parts
 
     def ranges(self) -> list[Range]:
-        """All of them."""
+        """Returns all ranges, in ascending order."""
         return [Range(start, stop) for start, stop in zip(self._starts, self._stops, strict=True)]
 
     def __len__(self) -> int:

@@ -1,15 +1,15 @@
-"""Parsed rows kept on a local disk: what one epoch has parsed, later epochs and later runs read as float32.
+"""Parsed rows cached on a local disk: later epochs and later runs read as float32 what one epoch has parsed.
 
 In the directory of `--cache`, each combination of a file, its columns and how it is read has an entry, a directory of
 its own:
 
-    rows        float32 [num_rows, columns], in the file's order; sparse: what was never parsed takes no room
+    rows        float32 [num_rows, columns], in the file's order; sparse: rows that were never parsed take no room
     extents     which rows are there: a record for each range, appended after its rows have reached the disk
-    about.json  what the rows are of; an entry that says anything else than what is wanted is made anew
+    about.json  what the rows depend on; an entry for which this differs from what is wanted is made anew
 
-So whatever stops a run, a range is there whole or not at all, and it does not matter which worker wrote it, in how many
-shards, or in which order. `.lock` guards opening and evicting; whoever uses an entry holds a shared lock on its
-`extents`, which keeps it from being evicted.
+So a range is there whole or not at all, whatever stops a run. It does not matter which worker wrote it, in how many
+shards, or in which order. `.lock` guards opening and evicting; every user of an entry holds a shared lock on its
+`extents`, which keeps the entry from being evicted.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from disttrain.storage.local import local_path
 from disttrain.threads import DaemonPool
 
 FORMAT = 1
-SYNC_BYTES = 64 << 20  # rows that are written before they are synced and recorded
+SYNC_BYTES = 64 << 20  # written rows are synced and recorded each time they reach this size
 _RECORD = struct.Struct("<QQQ")  # start, stop, a checksum of both
 
 _log = logging.getLogger(__name__)
@@ -52,14 +52,14 @@ Floats = npt.NDArray[np.float32]
 
 
 class RowCache:
-    """The kept rows of one source. A context manager; `close` may be called twice.
+    """The cached rows of one source; a context manager, whose `close` may be called twice.
 
-    `write` may be called by several threads. After a write that failed it is no longer `usable`; what it already gave
-    stays good until it is closed.
+    `write` may be called by several threads. After a failed write, the cache is no longer `usable`, but the rows that
+    it has can still be read until it is closed.
     """
 
     def __init__(self, path: Path, num_columns: int) -> None:
-        """Open an entry that is there and known to be good; raises OSError, and ValueError if its records are torn."""
+        """Opens an existing, checked entry; raises OSError, and ValueError if its records are torn."""
         self.path = path
         self.usable = True
         self._row_bytes = 4 * num_columns
@@ -70,7 +70,7 @@ class RowCache:
         self._records_read = 0
         self._syncs: list[Future[None]] = []
         self._closed = False
-        self._users = 0  # calls that are at the files, which stay open until they are done
+        self._users = 0  # running calls that use the files, which stay open until these end
         self._idle = threading.Condition(self._lock)
         with ExitStack() as opened:
             self._rows = os.open(path / ROWS, os.O_RDWR)
@@ -84,13 +84,13 @@ class RowCache:
 
     @property
     def num_rows(self) -> int:
-        """Rows that are there."""
+        """Rows that the cache has."""
         return len(self._there)
 
     def begin_epoch(self) -> bool:
-        """Learn of the rows that other workers have written meanwhile; False if the cache is not to be used any more.
+        """Adds the rows that other workers have written meanwhile; returns False if the cache can no longer be used.
 
-        What is there stays the same until the next call, but for this worker's own rows.
+        Until the next call, only this worker's own writes change which rows the cache has.
         """
         if not self._closed and self.usable:
             try:
@@ -103,12 +103,12 @@ class RowCache:
         return not self._closed
 
     def split(self, rows: Range) -> list[tuple[Range, bool]]:
-        """The rows in ascending parts, each with whether it is there."""
+        """Splits rows into ascending parts, each with whether the cache has it."""
         with self._lock:
             return self._there.split(rows)
 
     def read_into(self, first_row: int, out: Floats) -> None:
-        """Fill `out`, float32 `[rows, columns]`, C-contiguous, with rows that are there; StorageError if that fails."""
+        """Fills `out`, float32 `[rows, columns]`, C-contiguous, with cached rows; StorageError if that fails."""
         view, offset = out.reshape(-1).view(np.uint8).data, first_row * self._row_bytes
         with self._files():
             while len(view):
@@ -121,9 +121,9 @@ class RowCache:
                 view, offset = view[count:], offset + count
 
     def view(self, rows: Range) -> Floats:
-        """Rows that are there as a read-only map of the file, float32 `[rows, columns]`, already fetched from disk.
+        """Returns cached rows as a read-only mapping of the file, float32 `[rows, columns]`, already read from disk.
 
-        The map goes with the array, so that no more of the file counts as this process's memory than is in use.
+        The mapping ends with the array, so that only the part of the file in use counts as this process's memory.
         """
         first = rows.start * self._row_bytes
         start = first // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
@@ -132,13 +132,13 @@ class RowCache:
         with self._files():
             try:
                 mapped = mmap.mmap(self._rows, length, flags=flags, prot=mmap.PROT_READ, offset=start)
-            except ValueError as error:  # the file ends before
+            except ValueError as error:  # the file is too short
                 raise self._too_short() from error
         values = np.frombuffer(mapped, np.float32, len(rows) * self._num_columns, first - start)
         return values.reshape(len(rows), self._num_columns)
 
     def write(self, first_row: int, rows: Floats) -> None:
-        """Keep rows, float32 `[rows, columns]`, C-contiguous; if that fails, warn once and keep nothing more."""
+        """Caches rows, float32 `[rows, columns]`, C-contiguous; if that fails, warns once and caches nothing more."""
         if not self.usable:
             return
         view, offset = rows.reshape(-1).view(np.uint8).data, first_row * self._row_bytes
@@ -159,7 +159,7 @@ class RowCache:
                 self.flush()
 
     def flush(self) -> None:
-        """Have the rows written so far synced and recorded, in the background."""
+        """Starts to sync and record, in the background, the rows written so far."""
         with self._lock:
             written, self._unrecorded = self._unrecorded.ranges(), RangeSet()
             self._syncs = [sync for sync in self._syncs if not sync.done()]
@@ -167,7 +167,7 @@ class RowCache:
                 self._syncs.append(self._syncer.submit(lambda: self._record(written)))
 
     def close(self) -> None:
-        """Wait until all rows are recorded, and let the files go; an entry that could not be written is removed."""
+        """Waits until all rows are recorded, and closes the files; removes an entry that could not be written."""
         with self._lock:
             if self._closed:
                 return
@@ -178,7 +178,7 @@ class RowCache:
             sync.result()
         self._syncer.close()
         with suppress(OSError), locked(self.path.parent):
-            if os.path.samestat(os.fstat(self._records), os.stat(self.path / RECORDS)):  # else it was made anew
+            if os.path.samestat(os.fstat(self._records), os.stat(self.path / RECORDS)):  # else it was replaced
                 os.utime(self.path / ABOUT)
                 if not self.usable and is_unused(self._records):
                     remove_entry(self.path)
@@ -195,7 +195,7 @@ class RowCache:
 
     @contextmanager
     def _files(self) -> Iterator[None]:
-        """Keeps the files open; StorageError if they no longer are."""
+        """Keeps the files open during the block; StorageError if they are already closed."""
         with self._lock:
             if self._closed:
                 raise StorageError(f"{self.path}: the cache is closed")
@@ -215,7 +215,7 @@ class RowCache:
             self._fail(error)
 
     def _read_records(self) -> None:
-        """Take up the records that are new; ValueError at one that nobody wrote."""
+        """Reads the records added since the last call; ValueError for one with a wrong checksum."""
         data = os.pread(self._records, os.fstat(self._records).st_size - self._records_read, self._records_read)
         whole = len(data) // _RECORD.size * _RECORD.size
         for rows in _unpack_records(data[:whole]):
@@ -241,11 +241,11 @@ def open_cache(
     planned: Range | None = None,
     warns: bool = True,
 ) -> RowCache | None:
-    """The cache of a source's rows, made or found in `directory`; None where there is no room: `warns` tells why.
+    """Opens or makes the cache of a source's rows in `directory`; returns None if that cannot be done.
 
-    This machine's workers are going to write the rows `planned` (all, if it is None). Entries that were used longest
-    ago are removed until these, with what else is in the directory, fit into `limit_bytes` and onto the disk.
-    Raises UsageError if the directory cannot be made or locked.
+    The reason is then logged if `warns`. This machine's workers are going to write the rows `planned` (all, if it is
+    None). The least recently used entries are removed until these rows, with the rest of the directory, fit into
+    `limit_bytes` and onto the disk. Raises UsageError if the directory cannot be made or locked.
     """
     identity = _identity(source)
     path = directory / _key(identity)
@@ -297,7 +297,7 @@ def _write_about(path: Path, identity: dict[str, Any], planned_bytes: int) -> No
 
 
 def _identity(source: RowSource) -> dict[str, Any]:
-    """What the kept rows are of: all that they depend on."""
+    """Returns everything that the cached rows depend on."""
     path = local_path(source.url)
     return {
         "format": FORMAT,
@@ -311,13 +311,13 @@ def _identity(source: RowSource) -> dict[str, Any]:
 
 
 def _key(identity: dict[str, Any]) -> str:
-    """The entry's name. A changed file has the same, so that the old rows go when the new ones are wanted."""
+    """Returns the entry's name, which stays the same if the file changes, so that new rows replace the old ones."""
     named = {name: identity[name] for name in set(identity) - {"format", "byte_order", "fingerprint", "num_rows"}}
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def _kept_rows(path: Path, identity: dict[str, Any]) -> RangeSet | None:
-    """The rows that an entry has; None unless it is there, of just these rows, and its files are whole."""
+    """Returns the rows that an entry has; None unless it exists, has this identity, and its files are whole."""
     kept = RangeSet()
     try:
         about = json.loads((path / ABOUT).read_bytes())
@@ -337,7 +337,7 @@ def _pack_record(rows: Range) -> bytes:
 
 
 def _unpack_records(data: bytes) -> Iterator[Range]:
-    """The ranges of some records; ValueError at one that is cut short or that nobody wrote."""
+    """Yields the ranges of some records; ValueError for one that is cut short or has a wrong checksum."""
     for start in range(0, len(data), _RECORD.size):
         record = data[start : start + _RECORD.size]
         rows = Range(*_RECORD.unpack(record)[:2]) if len(record) == _RECORD.size else Range(0, 0)

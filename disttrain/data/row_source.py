@@ -19,16 +19,16 @@ Int64s = npt.NDArray[np.int64]
 
 
 class Rows(Protocol):
-    """Rows that come one after another."""
+    """A sequence of rows, handed out one after another."""
 
     def fill(self, out: Floats) -> None:
         """Puts the next `len(out)` rows into `out`, float32 `[rows, columns]`, C-contiguous."""
 
     def take(self, num_rows: int) -> Floats:
-        """The next rows as float32 `[rows, columns]`: read-only where that saves a copy."""
+        """Returns the next rows as float32 `[rows, columns]`: read-only where that saves a copy."""
 
     def finish(self) -> bool:
-        """After the last row: whether the file was read; FileChanged if it has other rows than when it was indexed."""
+        """Returns, after the last row, whether the file was read; FileChanged if its rows differ from the index."""
 
 
 class RowSource(Protocol):

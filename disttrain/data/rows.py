@@ -17,7 +17,7 @@ from disttrain.threads import DaemonPool
 
 
 class CachedRows:
-    """The rows of some ranges: from the cache where it has them; `parse` gives the others, which it then keeps."""
+    """The rows of some ranges: those in the cache are read from it, the others come from `parse` and are cached."""
 
     def __init__(
         self, cache: RowCache, ranges: Iterable[Range], parse: Callable[[Iterable[Range]], Rows], *, num_columns: int
@@ -25,12 +25,12 @@ class CachedRows:
         self._cache = cache
         self._ranges = iter(ranges)
         self._num_columns = num_columns
-        self._parts: deque[tuple[Range, bool]] = deque()  # what follows, each with whether it is kept
-        self._missing: deque[Range] = deque()  # of these, what `parse` has not yet asked for
+        self._parts: deque[tuple[Range, bool]] = deque()  # the next parts, each with whether it is cached
+        self._missing: deque[Range] = deque()  # uncached parts that `parse` has not yet asked for
         self._parsed = parse(self._to_parse())
 
     def fill(self, out: Floats) -> None:
-        """Read or parse the next `len(out)` rows."""
+        """Reads or parses the next `len(out)` rows."""
         filled = 0
         while filled < len(out):
             rows, is_kept = self._next_part(len(out) - filled)
@@ -43,7 +43,7 @@ class CachedRows:
             filled += len(rows)
 
     def take(self, num_rows: int) -> Floats:
-        """The next rows, as a map of the cache where it has all of them in one place."""
+        """Returns the next rows, as a mapping of the cache if it has all of them side by side."""
         while not self._parts and self._look_ahead():
             pass
         if num_rows and self._parts:
@@ -53,11 +53,11 @@ class CachedRows:
         return _filled(self, num_rows, self._num_columns)
 
     def finish(self) -> bool:
-        """Whether any were parsed; FileChanged if the file has other rows than when it was indexed."""
+        """Returns whether any rows were parsed; FileChanged if the file's rows differ from the index."""
         return self._parsed.finish()
 
     def _next_part(self, num_rows: int) -> tuple[Range, bool]:
-        """Up to so many of the next rows that are all kept, or all not."""
+        """Returns up to `num_rows` of the next rows, either all cached or all not, and which of the two it is."""
         while not self._parts and self._look_ahead():
             pass
         rows, is_kept = self._parts.popleft()
@@ -67,7 +67,7 @@ class CachedRows:
         return Range(rows.start, stop), is_kept
 
     def _look_ahead(self) -> bool:
-        """See what the cache has of the next range; False after the last one."""
+        """Looks up which rows of the next range are cached; returns False after the last range."""
         rows = next(self._ranges, None)
         if rows is not None:
             parts = self._cache.split(rows)
@@ -82,10 +82,10 @@ class CachedRows:
 
 
 class PermutedRows:
-    """The rows of some windows, each permuted; the next window is made in `pool` while one is used up.
+    """The rows of some windows, each permuted; the next window is made in `pool` while the current one is used.
 
     Holds two windows at a time, each of up to `max_rows`. `rows` gives the rows of the windows' ranges in turn. The
-    rows before `first_row` of the shard's order are left out.
+    rows before `first_row` in the shard's order are skipped.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class PermutedRows:
         self._next = self._begin_window()
 
     def fill(self, out: Floats) -> None:
-        """Copy the next `len(out)` rows; raises what making their window raised."""
+        """Copies the next `len(out)` rows into `out`; raises what making their window raised."""
         filled = 0
         while filled < len(out):
             rest = self._window[self._position : self._position + len(out) - filled]
@@ -119,11 +119,11 @@ class PermutedRows:
                 self._next_window()
 
     def take(self, num_rows: int) -> Floats:
-        """The next rows in an array of their own."""
+        """Returns the next rows in a new array."""
         return _filled(self, num_rows, self._window.shape[1])
 
     def finish(self) -> bool:
-        """Whether the file was read; FileChanged if it has other rows than when it was indexed."""
+        """Returns whether the file was read; FileChanged if its rows differ from the index."""
         return self._rows.finish()
 
     def _next_window(self) -> None:

@@ -1,4 +1,4 @@
-"""Who reads which rows: shards of a file, shards of a rank, rows of a step. Pure arithmetic over integers."""
+"""Decides who reads which rows, by integer arithmetic alone: shards of a file, shards of a rank, rows of a step."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from disttrain.data.ranges import Range
 
 
 def shard_range(num_rows: int, num_shards: int, shard: int) -> Range:
-    """The contiguous rows of one shard; shards differ by at most one row, the longer ones come first."""
+    """Returns the contiguous rows of one shard; shards differ by at most one row, and the longer ones come first."""
     short, num_long = divmod(num_rows, num_shards)
     start = shard * short + min(shard, num_long)
     return Range(start, start + short + (shard < num_long))
 
 
 def shards_of_rank(num_shards: int, world_size: int, rank: int) -> range:
-    """The contiguous shards that one rank holds; ranks differ by at most one shard, and may hold none."""
+    """Returns the contiguous shards that one rank holds; ranks differ by at most one shard, and may hold none."""
     held = shard_range(num_shards, world_size, rank)
     return range(held.start, held.stop)
 
@@ -50,7 +50,7 @@ class Sharding:
         return shard_range(self.num_rows, self.num_shards, shard)
 
     def shard_step(self, shard: int, step: int) -> Range:
-        """The rows that one shard gives to one step; empty beyond the shard's end."""
+        """Returns the rows that one shard gives to one step; empty beyond the shard's end."""
         rows = self.shard(shard)
         start = min(rows.start + step * self.batch_size, rows.stop)
         return Range(start, min(start + self.batch_size, rows.stop))

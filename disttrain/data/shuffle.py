@@ -1,9 +1,9 @@
 """The order of an epoch's rows: integers and seeds in, row ranges and in-place permutations out.
 
-An epoch's order is made in two steps. The blocks of the index (the rows that start in one MiB of the file, which are
-read with one read and without a search) are permuted; then a shard's blocks are taken some at a time, and the rows of
-these, a window, are permuted. Both depend on (file, columns, num_shards, seed, epoch) alone, and a window on no other
-window, so that a run can begin anywhere in an epoch, on any world size.
+An epoch's order is made in two steps. First, the blocks of the index are permuted: a block is the rows that start in
+one MiB of the file, which one read gets without a search. Then a shard's blocks are taken a few at a time, as a window,
+and the rows of each window are permuted. Both steps depend on (file, columns, num_shards, seed, epoch) alone, and no
+window depends on another, so that a run can begin anywhere in an epoch, on any world size.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from disttrain.native import compiled, prefetch
 
 ShuffleMode = Literal["none", "shard", "global"]
 
-# What the windows of all shards take together, as float32. Where every column is used, a number takes about 2.5 times
-# as much text, so that some 80 blocks lie in the windows and in each global batch: over a sorted file, the batches'
-# means stray by 1 / sqrt(12 x 80), 3% of the file's range, which a batch of 250 rows does by 2% anyway.
+# The size of the windows of all shards together, as float32. A number's text is about 2.5 times as long. Where every
+# column is used, the windows, and so each global batch, thus have rows of about 80 blocks. Over a sorted file, the
+# batches' means then deviate by 1 / sqrt(12 x 80), 3% of the file's range; those of any 250 rows do by 2% anyway.
 WINDOW_BYTES = 32 << 20
 MIN_WINDOW_BLOCKS = 4  # even where many shards share the windows' bytes
 
-_AHEAD = 32  # rows that are fetched from memory before they are exchanged: 12 to 4 ns a two-column row
+_AHEAD = 32  # rows that are prefetched before they are exchanged: 4 instead of 12 ns per two-column row
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _STEP, _MIX_1, _MIX_2 = np.uint64(_GOLDEN), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -41,10 +41,10 @@ Int64s = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class EpochOrder:
-    """Which order an epoch's rows have.
+    """The order of an epoch's rows.
 
-    `none`: the file's. `shard`: each shard's own rows, permuted. `global`: the blocks are dealt to all shards anew in
-    each epoch. Only `global` helps where the file is sorted: in the other two, a shard always has the same rows.
+    `none`: the file's order. `shard`: each shard's own rows, permuted. `global`: the blocks are dealt to all shards
+    anew in each epoch. Only `global` helps if the file is sorted: in the other two, a shard always has the same rows.
     """
 
     mode: ShuffleMode = "none"
@@ -59,7 +59,7 @@ FILE_ORDER = EpochOrder()
 class Window:
     """Rows that are permuted together: those of `ranges`, one range after the other, by the permutation of `key`.
 
-    `first_row` is the number of its first row in the shard's order.
+    `first_row` is the index of its first row in the shard's order, from 0.
     """
 
     ranges: tuple[Range, ...]
@@ -69,27 +69,27 @@ class Window:
 
 
 def block_bounds(first_rows: Int64s, num_rows: int) -> Int64s:
-    """Where blocks begin and end, int64 [num_blocks + 1], from the first rows of the index's chunks; none is empty."""
+    """Returns the blocks' bounds, int64 [num_blocks + 1], from the first rows of the index's chunks; none is empty."""
     bounds: Int64s = np.unique(np.append(first_rows, num_rows))
     return bounds
 
 
 def window_blocks(bounds: Int64s, num_shards: int, num_columns: int) -> int:
-    """Blocks of a window: as many of the longest as fit into a shard's part of `WINDOW_BYTES`.
+    """Returns the blocks per window: how many of the longest fit into a shard's part of `WINDOW_BYTES`.
 
-    A block has at most 2 MiB (a number takes two bytes of text at least), so that the least number of blocks is small.
+    A block has at most 2 MiB as float32 (a number has at least two bytes of text), so `MIN_WINDOW_BLOCKS` are small.
     """
     longest_bytes = int(np.diff(bounds).max()) * num_columns * 4
     return max(WINDOW_BYTES // num_shards // longest_bytes, MIN_WINDOW_BLOCKS)
 
 
 def shard_blocks(order: EpochOrder, bounds: Int64s, num_shards: int, shard: int) -> Int64s:
-    """The row ranges of a shard's part of the epoch's order, int64 [num_ranges, 2]: blocks, the cut ones shorter."""
+    """Returns the row ranges of a shard's part of the epoch's order, int64 [num_ranges, 2]: blocks, cut at its ends."""
     rows = shard_range(int(bounds[-1]), num_shards, shard)
     blocks = np.stack([bounds[:-1], bounds[1:]], 1)  # [num_blocks, 2]
     if order.mode == "global":
         blocks = blocks[permutation(len(blocks), _key(order.seed, order.epoch))]
-    stops = np.cumsum(blocks[:, 1] - blocks[:, 0])  # in the epoch's order, in the file's unless it is global
+    stops = np.cumsum(blocks[:, 1] - blocks[:, 0])  # in the epoch's order, which is the file's unless `global`
     cut_left = np.maximum(rows.start - (stops - blocks[:, 1] + blocks[:, 0]), 0)
     cut_right = np.maximum(stops - rows.stop, 0)
     blocks = blocks + np.stack([cut_left, -cut_right], 1)
@@ -102,7 +102,7 @@ def shard_blocks(order: EpochOrder, bounds: Int64s, num_shards: int, shard: int)
 def shard_windows(
     order: EpochOrder, bounds: Int64s, num_shards: int, shard: int, blocks_per_window: int, first_row: int = 0
 ) -> Iterator[Window]:
-    """A shard's part of the epoch's order, from the window on that holds row `first_row` of it (counted from 0)."""
+    """Yields the windows of a shard's part of the epoch's order, from the one with its row `first_row` (from 0) on."""
     assert order.mode != "none", "the file's order has no windows"
     blocks = shard_blocks(order, bounds, num_shards, shard)
     start = 0
@@ -116,17 +116,17 @@ def shard_windows(
 
 
 def permutation(length: int, key: int) -> Int64s:
-    """The numbers below `length` in the order of `key`."""
+    """Returns the numbers below `length` in the order that `key` gives."""
     numbers = np.arange(length, dtype=np.int64)
     permute_rows(numbers[:, np.newaxis], key)
     return numbers
 
 
 def permute_rows(rows: npt.NDArray[Any], key: int) -> None:
-    """Permute the rows of a C-contiguous array `[rows, columns]` in place, as `key` says. Other threads run meanwhile.
+    """Permutes the rows of a C-contiguous array `[rows, columns]` in place, as `key` determines, without the GIL.
 
-    Fisher and Yates's shuffle. The same key gives the same permutation, whatever the columns. Numbers are drawn as
-    SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) and brought into range by multiplication, with a bias below
+    This is Fisher and Yates's shuffle. The same key gives the same permutation, whatever the columns. Numbers are drawn
+    with SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) and brought into range by multiplication, with a bias below
     rows / 2^64.
     """
     assert rows.flags.c_contiguous
@@ -138,13 +138,13 @@ def permute_rows(rows: npt.NDArray[Any], key: int) -> None:
 
 
 def compile_permutation() -> None:
-    """Compile the permutation of rows of any width, or load it from numba's cache on disk."""
+    """Compiles the permutation of rows of any width, or loads it from numba's cache on disk."""
     _compiled(np.uint64)
     _compiled(np.uint32)
 
 
 def _key(*words: int) -> int:
-    """64 bits that all words have a part in."""
+    """Returns 64 bits that depend on all words."""
     key = 0
     for word in words:
         key = (key ^ word) + _GOLDEN & _MASK
@@ -156,7 +156,7 @@ def _key(*words: int) -> int:
 
 @numba.njit(inline="always")
 def _draw(key: Any, row: Any) -> Any:
-    """The row from 0 to `row` that `row` is exchanged with."""
+    """Returns the row, from 0 to `row`, that `row` is exchanged with."""
     bits = key + np.uint64(row) * _STEP
     bits = (bits ^ (bits >> _U30)) * _MIX_1
     bits = (bits ^ (bits >> _U27)) * _MIX_2
@@ -171,19 +171,19 @@ def _permute(words: Any, key: Any) -> None:
     base = words.ctypes.data
     drawn = np.zeros(_AHEAD, np.int64)
     for row in range(num_rows - 1 + _AHEAD, 0, -1):
-        place = row % _AHEAD
+        slot = row % _AHEAD
         if row < num_rows:
-            other = drawn[place]
+            other = drawn[slot]
             for word in range(num_words):
                 words[row, word], words[other, word] = words[other, word], words[row, word]
         if row > _AHEAD:
-            drawn[place] = _draw(key, row - _AHEAD)
+            drawn[slot] = _draw(key, row - _AHEAD)
             for byte in range(0, row_bytes, 64):
-                prefetch(base + drawn[place] * row_bytes + byte)
+                prefetch(base + drawn[slot] * row_bytes + byte)
 
 
 @functools.cache
 def _compiled(word: Any) -> Callable[..., None]:
-    """`_permute` for rows of uint64 or uint32, loaded from numba's cache on disk or compiled and put there."""
+    """Returns `_permute` for rows of uint64 or uint32: loaded from numba's cache on disk, or compiled and saved."""
     array = types.Array(types.uint64 if word is np.uint64 else types.uint32, 2, "C")
     return compiled(_permute, types.void(array, types.uint64))

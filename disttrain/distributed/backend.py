@@ -23,11 +23,11 @@ SIGNAL_SPREAD_S = 0.5  # how long a signal to a launcher takes to reach all its 
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """What a backend is told of the machine it is to use, and of the wait for other workers.
+    """What devices and threads a backend uses, and how long it waits for other workers.
 
-    `num_devices` is None for all there are; `threads`, those of one TensorFlow operation, None for 1 where the model
-    is small, a step then being too little to split, else the machine's cores shared by its workers; `timeout_s` is how
-    long workers may take to meet, 0 for as long as it takes.
+    `num_devices`: None for all there are. `threads`: of one TensorFlow operation; None for 1 if the model is small, as
+    its operations are too small to split, else for the machine's cores shared by its workers. `timeout_s`: how long
+    workers may take to meet; 0 for as long as it takes.
     """
 
     num_devices: int | None = None
@@ -38,7 +38,7 @@ class BackendOptions:
 
 @dataclass(frozen=True)
 class World:
-    """One worker's place among all: `rank` of `size`, and `local_rank` of `local_size` on its machine.
+    """One worker's numbers: its `rank` among `size` workers, and its `local_rank` among `local_size` on its machine.
 
     Each worker drives `num_devices` devices, with a replica of the model on each.
     """
@@ -61,7 +61,10 @@ class World:
 
 
 class Backend(Protocol):
-    """A way of averaging over workers. Every method is a collective: all workers call it, in one order."""
+    """A way of averaging over workers.
+
+    Every method is a collective, unless it says otherwise: all workers call it, in one order.
+    """
 
     @property
     def name(self) -> str:
@@ -69,7 +72,7 @@ class Backend(Protocol):
 
     @property
     def world(self) -> World:
-        """This worker's place."""
+        """This worker's rank, and the number of workers."""
 
     @property
     def replicas(self) -> Replicas:
@@ -80,19 +83,19 @@ class Backend(Protocol):
         """Whether a whole superstep, the all-reduce included, can be one XLA program."""
 
     def reduce(self, flat: tf.Tensor) -> tf.Tensor:
-        """Inside a graph, on each replica: the sum over all replicas of all workers of a vector [n]."""
+        """Returns, inside a graph and on each replica, the sum over all replicas of all workers of a vector [n]."""
 
     def sum(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """The sum over all workers of a float64 array of one shape everywhere."""
+        """Returns the sum over all workers of a float64 array, which has the same shape on each."""
 
     def gather(self, value: T) -> Sequence[T]:
-        """Every worker's value, in the order of ranks; any small object that can be pickled."""
+        """Returns every worker's value, in the order of ranks; any small object that can be pickled."""
 
     def broadcast(self, variables: Sequence[Any]) -> None:
-        """Gives Keras variables the values that they have on rank 0."""
+        """Gives Keras variables the values that they have on the leader."""
 
     def lost_peer(self, error: BaseException) -> bool:
-        """Whether an exception means that another worker is gone. No collective."""
+        """Returns whether an exception means that another worker is gone; not a collective."""
 
     def close(self) -> None:
         """Leaves the group; safe to call twice."""
@@ -101,7 +104,7 @@ class Backend(Protocol):
 def together(backend: Backend, work: Callable[[], T]) -> T:
     """Does `work` on every worker; if it failed on any, all of them stop here instead of waiting for it later.
 
-    The lowest rank that failed raises its own error, and with it the one message that a user sees; every other rank
+    The lowest rank that failed raises its own error, which is the only message that a user sees. Every other rank
     raises a PeerError with the same exit code.
     """
     result: T | None = None

@@ -1,4 +1,4 @@
-"""Settings of TensorFlow's devices and threads, made once before its first operation."""
+"""Configures TensorFlow's devices and threads, once, before its first operation."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def configure_device(world: World, options: BackendOptions) -> None:
 
 
 def configure_devices(options: BackendOptions) -> list[str]:
-    """The names of all this machine's GPUs, or of as many as asked for; without GPUs, of so many logical CPU devices.
+    """Configures GPUs, by default all, or if there are none logical CPU devices; returns the devices' names.
 
     Raises:
-        UsageError: where there are fewer GPUs than asked for.
+        UsageError: if there are GPUs, but fewer than asked for.
     """
     gpus = tf.config.list_physical_devices("GPU")
     wanted = options.num_devices or len(gpus) or 1
@@ -40,18 +40,21 @@ def configure_devices(options: BackendOptions) -> list[str]:
 
 
 def num_gpus() -> int:
-    """GPUs that this process sees."""
+    """Returns the number of GPUs that this process sees."""
     return len(tf.config.list_physical_devices("GPU"))
 
 
 def _use_gpus(gpus: list[tf.config.PhysicalDevice]) -> None:
-    """No others, and of their memory only what is needed."""
+    """Makes only these GPUs visible, and takes no more of their memory than is needed."""
     tf.config.set_visible_devices(gpus, "GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
 
 
 def _set_threads(options: BackendOptions, *, sharing: int) -> None:
-    """With one intra-op thread the job's step takes 17 µs instead of 25 µs: its operations are too small to split."""
+    """Sets the threads of one operation: those asked for, else 1 for a small model, else its share of the cores.
+
+    With one intra-op thread the job's step takes 17 µs instead of 25 µs: its operations are too small to split.
+    """
     automatic = 1 if options.small_model else num_cores(sharing)
     tf.config.threading.set_intra_op_parallelism_threads(options.threads or automatic)

@@ -33,13 +33,13 @@ from disttrain.distributed.replicas import OneReplica
 T = TypeVar("T")
 
 LEAVE_TIMEOUT_S = 5.0
-# What an operation of Horovod's says of a lost peer: in its own name, or in that of the library below it. Its node's
-# name is all that tells where the message is the bare one of a closed connection.
+# Found in the error of a Horovod operation that lost a peer: the name of Horovod or of the library below it. Where the
+# message only says that a connection was closed, the name of the operation's node is all that tells.
 _OF_HOROVOD = re.compile("horovod|gloo|nccl|mpi_|disttrain_float", re.IGNORECASE)
 
 
 def start_horovod(settings: Mapping[str, str] | None = None) -> HorovodBackend:
-    """Joins the other workers; `settings` go into the environment first, where Horovod reads its own."""
+    """Joins the other workers, after adding `settings` to the environment, from which Horovod reads its own."""
     os.environ.update(settings or {})
     hvd.init()
     return HorovodBackend(World(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size()))
@@ -64,32 +64,32 @@ class HorovodBackend:
         self.replicas = OneReplica()
 
     def reduce(self, flat: tf.Tensor) -> tf.Tensor:
-        """Inside a graph: the sum over all workers of a float32 or float16 vector [n].
+        """Returns, inside a graph, the sum over all workers of a float32 or float16 vector [n].
 
-        Workers match their all-reduces by name, and different graphs (a full step here, a short one there) must meet
-        in one: so the name is fixed, one for each dtype, and its scope ignored.
+        Workers match their all-reduces by name, and those of different graphs (a full step on one worker, a short one
+        on another) must match too. So the name is fixed, one for each dtype, and its scope is ignored.
         """
         summed = hvd.allreduce(flat, op=hvd.Sum, name=f"disttrain_{flat.dtype.name}", ignore_name_scope=True)
         summed.set_shape(flat.shape)
         return summed
 
     def sum(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """The sum over all workers of a float64 array of one shape everywhere."""
+        """Returns the sum over all workers of a float64 array, which has the same shape on each."""
         with _waiting("a sum"):
             return np.asarray(hvd.allreduce(tf.constant(values, tf.float64), op=hvd.Sum, name="sum"))
 
     def gather(self, value: T) -> Sequence[T]:
-        """Every worker's value, in the order of ranks."""
+        """Returns every worker's value, in the order of ranks."""
         with _waiting("a gathering"):
             return list(hvd.allgather_object(value, name="gather"))
 
     def broadcast(self, variables: Sequence[Any]) -> None:
-        """Gives Keras variables the values that they have on rank 0."""
+        """Gives Keras variables the values that they have on the leader."""
         with _waiting("a broadcast"):
             hvd.broadcast_variables([variable.value for variable in variables], root_rank=0)
 
     def lost_peer(self, error: BaseException) -> bool:
-        """Whether an exception means that another worker is gone, rather than a fault of this one."""
+        """Returns whether an exception means that another worker is gone, rather than a fault of this one."""
         if isinstance(error, HorovodInternalError):
             return True
         if not isinstance(error, (tf.errors.UnknownError, tf.errors.AbortedError)):

@@ -1,4 +1,4 @@
-"""Connections that carry lines of JSON, and how two processes that share a secret find each other by them."""
+"""Connections that carry lines of JSON, and how two processes that share a secret recognize each other."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SIOCGIFADDR = 0x8915  # netdevice(7): an interface's IPv4 address
 
 
 class Lines:
-    """A connection that takes and gives JSON objects, one a line, and never blocks."""
+    """A connection that sends and receives JSON objects, one per line, and never blocks."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
@@ -32,13 +32,13 @@ class Lines:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket = connection
         self.is_closed = False
-        self.rank = -1  # of who is at the other end, once that is known
-        self.put_back: list[Message] = []  # messages that the next `receive` begins with
+        self.rank = -1  # of the worker at the other end, once it is known
+        self.put_back: list[Message] = []  # messages that the next `receive` returns first
         self._incoming = b""
         self._outgoing = b""
 
     def send(self, message: Message) -> None:
-        """Sends as much as goes, and the rest with the next one."""
+        """Sends as much as the socket takes now, and the rest with the next message."""
         self._outgoing += json.dumps(message).encode() + b"\n"
         try:
             self._outgoing = self._outgoing[self.socket.send(self._outgoing) :]
@@ -48,7 +48,10 @@ class Lines:
             self.is_closed = True
 
     def receive(self) -> list[Message]:
-        """What came since the last call; sets `is_closed` at the end, and after anything that is no line of JSON."""
+        """Returns the messages received since the last call.
+
+        Sets `is_closed` at the end of the stream, and after anything that is not a line of JSON.
+        """
         while not self.is_closed and len(self._incoming) <= MAX_LINE_BYTES:
             try:
                 data = self.socket.recv(MAX_LINE_BYTES)
@@ -73,13 +76,13 @@ class Lines:
         return messages
 
     def close(self) -> None:
-        """A second call does nothing."""
+        """Closes the socket; a second call does nothing."""
         self.is_closed = True
         self.socket.close()
 
 
 class Waiter:
-    """Waits for sockets, until a time or until another thread says stop."""
+    """Waits until sockets can be read, a deadline passes, or another thread calls `stop`."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -88,38 +91,38 @@ class Waiter:
         self.is_stopping = False
 
     def add(self, connection: socket.socket, data: object) -> None:
-        """Watch for what comes in."""
+        """Watches a socket: `wait` returns `data` once the socket can be read."""
         self._selector.register(connection, selectors.EVENT_READ, data)
 
     def drop(self, connection: socket.socket) -> None:
-        """Watch it no longer; before it is closed."""
+        """Stops watching a socket; must be called before the socket is closed."""
         with suppress(KeyError, ValueError):
             self._selector.unregister(connection)
 
     def wait(self, until_s: float) -> list[Any]:
-        """The data of those for which something came; at once when stopping."""
+        """Returns the data of the sockets that can be read, at the latest at `until_s`; at once when stopping."""
         ready = self._selector.select(max(0.0, until_s - monotonic()))
         return [key.data for key, _ in ready if key.fileobj is not self._stopped]
 
     def stop(self) -> None:
-        """Ends waiting, now and from now on; called by another thread."""
+        """Makes this and every later `wait` return at once; called by another thread."""
         self.is_stopping = True
         with suppress(OSError):  # closed: nobody waits any more
             self._stop.send(b"!")
 
     def go_on(self) -> None:
-        """Waits again as before, also when stopping: for goodbyes."""
+        """Lets `wait` wait again although it was stopped, so that goodbyes can be exchanged."""
         self.drop(self._stopped)
 
     def close(self) -> None:
-        """Closes nothing of what was added."""
+        """Closes the waiter itself, but none of the sockets that were added."""
         self._selector.close()
         self._stop.close()
         self._stopped.close()
 
 
 def own_addresses() -> list[Address]:
-    """This machine's addresses in all networks, the loopback's last."""
+    """Returns this machine's addresses in all networks, the loopback address last."""
     found = [(int(socket.AF_INET), host) for host in _ipv4_hosts()] + [(int(socket.AF_INET6), h) for h in _ipv6_hosts()]
     with suppress(OSError):
         found += [(int(info[0]), str(info[4][0])) for info in socket.getaddrinfo(socket.gethostname(), None)]
@@ -136,7 +139,7 @@ def _ipv4_hosts() -> Iterable[str]:
 
 
 def _ipv6_hosts() -> Iterable[str]:
-    """Global addresses: a link-local one means nothing elsewhere."""
+    """Yields the global addresses; a link-local one means nothing on another machine."""
     with suppress(OSError):
         for line in Path("/proc/net/if_inet6").read_text().splitlines():
             digits, _, _, scope = line.split()[:4]
@@ -145,7 +148,7 @@ def _ipv6_hosts() -> Iterable[str]:
 
 
 def network() -> str:
-    """The network that this process is in: that of its machine, or of its container. Empty where that is not told."""
+    """Returns what identifies the network of this machine or container; empty where the system does not tell."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/net')}"
     except OSError:
@@ -153,10 +156,10 @@ def network() -> str:
 
 
 def address_for(others: Sequence[Sequence[Address]]) -> Address | None:
-    """The one of this machine's addresses from which it reaches each of some others; None where several may be it.
+    """Returns the one address of this machine from which it reaches all others; None if there is not exactly one.
 
     Args:
-        others: each other machine's addresses.
+        others: the addresses of each other machine.
     """
     ways = [{way for address in addresses if (way := _way_to(address)) is not None} for addresses in others]
     common = set.intersection(*ways) if ways else set()
@@ -164,7 +167,10 @@ def address_for(others: Sequence[Sequence[Address]]) -> Address | None:
 
 
 def _way_to(address: Address) -> Address | None:
-    """The own address from which packets to another go; sends none."""
+    """Returns the local address from which packets to `address` would leave; None for loopback or without a route.
+
+    Sends nothing.
+    """
     family, host = address
     if host.startswith("127.") or host == "::1":
         return None
@@ -177,12 +183,12 @@ def _way_to(address: Address) -> Address | None:
 
 
 def listen(address: Address | None) -> socket.socket:
-    """At an address, or on all interfaces; on any port that is free."""
+    """Listens at an address, or on all interfaces if it is None; on any free port."""
     if address is not None:
         family, host = address
         return non_blocking(socket.create_server((host, 0), family=socket.AddressFamily(family), backlog=BACKLOG))
     if socket.has_dualstack_ipv6():
-        with suppress(OSError):  # compiled in, but switched off
+        with suppress(OSError):  # IPv6 is compiled in, but switched off
             return non_blocking(
                 socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG)
             )
@@ -190,7 +196,7 @@ def listen(address: Address | None) -> socket.socket:
 
 
 def non_blocking(listener: socket.socket) -> socket.socket:
-    """The same, whose `accept` never waits."""
+    """Returns the same listener, after making its `accept` never wait."""
     listener.setblocking(False)
     return listener
 
@@ -198,7 +204,10 @@ def non_blocking(listener: socket.socket) -> socket.socket:
 def first_to_prove(
     addresses: list[Address], port: int, hello: Message, proof: bytes, deadline_s: float
 ) -> Lines | None:
-    """A connection to whoever answers the hello with the proof; all others are closed again."""
+    """Connects to all addresses at once; returns the first connection that answers the hello with the proof.
+
+    Closes all other connections. Returns None if none has answered so by the deadline.
+    """
     trying: dict[Lines, bool] = {}  # whether the hello was sent
     chosen = None
     with selectors.DefaultSelector() as selector:
@@ -237,7 +246,10 @@ def _is_proof(message: Message, proof: bytes) -> bool:
 
 
 def hello_of(message: Message, token: str) -> tuple[int, int, str] | None:
-    """Rank, number and nonce of a stranger's first message, if it proves to know the token; it may be anything."""
+    """Returns rank, number and nonce of a new connection's first message, or None if it does not prove the token.
+
+    The message may contain anything.
+    """
     rank, number, nonce = (message.get(name) for name in ("rank", "number", "nonce"))
     if type(rank) is not int or type(number) is not int or not isinstance(nonce, str) or not nonce.isascii():
         return None
@@ -245,12 +257,12 @@ def hello_of(message: Message, token: str) -> tuple[int, int, str] | None:
 
 
 def hello_proof(token: str, rank: int, number: int, nonce: str) -> bytes:
-    """What shows that a worker knows the token, which itself is never sent."""
+    """Returns what proves that a worker knows the token; the token itself is never sent."""
     return _digest(token, f"hello {rank} {number} {nonce}")
 
 
 def welcome_proof(token: str, nonce: str) -> bytes:
-    """What shows that the leader knows it."""
+    """Returns what proves that the leader knows the token."""
     return _digest(token, f"welcome {nonce}")
 
 

@@ -14,7 +14,7 @@ _LAUNCHER_VARIABLES = (
 
 
 def launched_rank(environ: Mapping[str, str]) -> int | None:
-    """The rank that a launcher gave to this process, or None where it works alone."""
+    """Returns the rank that a launcher gave to this process, or None if it works alone."""
     for rank, size in _LAUNCHER_VARIABLES:
         if rank in environ and size in environ:
             return int(environ[rank])
@@ -23,19 +23,19 @@ def launched_rank(environ: Mapping[str, str]) -> int | None:
 
 
 def launched_by(environ: Mapping[str, str]) -> str | None:
-    """The backend for which a launcher started this process among others, or None where it works alone."""
+    """Returns the backend for which a launcher started this process among others, or None if it works alone."""
     if any(rank in environ and size in environ for rank, size in _LAUNCHER_VARIABLES):
         return "horovod"
     return "multiworker" if launched_rank(environ) is not None else None
 
 
 def launched_elastic(environ: Mapping[str, str]) -> bool:
-    """Whether `horovodrun` started this worker in a run whose workers may come and go."""
+    """Returns whether `horovodrun` started this worker in a run whose workers may come and go."""
     return environ.get("HOROVOD_ELASTIC") == "1"
 
 
 def cluster_rank_and_size(environ: Mapping[str, str]) -> tuple[int, int] | None:
-    """Rank and world size in the cluster of TF_CONFIG, a chief first; None where it names no such place."""
+    """Returns rank and world size in the cluster of TF_CONFIG, a chief first; None if it names no task of a cluster."""
     try:
         config = json.loads(environ["TF_CONFIG"])
         counts = {kind: len(config["cluster"].get(kind, ())) for kind in ("chief", "worker")}
@@ -48,5 +48,5 @@ def cluster_rank_and_size(environ: Mapping[str, str]) -> tuple[int, int] | None:
 
 
 def launch_of(environ: Mapping[str, str]) -> str:
-    """What the workers of one elastic launch have in common: where their launcher listens."""
+    """Returns what the workers of one elastic launch have in common: where their launcher listens."""
     return ":".join(environ.get(f"HOROVOD_GLOO_RENDEZVOUS_{name}", "") for name in ("ADDR", "PORT"))

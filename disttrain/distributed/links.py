@@ -1,4 +1,4 @@
-"""Who beats to whom: the leader's links to all workers, and a worker's link to its leader."""
+"""The links that carry heartbeats: the leader's to all workers, and a worker's to its leader."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from disttrain.distributed.json_lines import (
     welcome_proof,
 )
 
-MAX_STRANGERS = 1024  # connections that have not shown that they know the token
-HELLO_S = 10.0  # in which they must
-LEAVE_S = 1.0  # how long a goodbye waits to be taken
+MAX_STRANGERS = 1024  # connections that have not authenticated yet
+HELLO_S = 10.0  # seconds that a new connection has to authenticate
+LEAVE_S = 1.0  # how long to wait for the others to read a goodbye
 
 
 def farewell_message(exit_code: int | None) -> Message:
-    """What is said before leaving: goodbye, or the exit code of the error that ends this worker."""
+    """Returns a worker's last message: a goodbye, or the exit code of the error that ends it."""
     return {"goodbye": True} if exit_code is None else {"failed": exit_code}
 
 
 def is_farewell(message: Message | None) -> bool:
-    """Whether the one who said it has left."""
+    """Returns whether a message is its sender's last one."""
     return message is not None and ("goodbye" in message or "failed" in message)
 
 
@@ -37,23 +37,23 @@ class Server:
     """The leader's side: a link to every worker that knows the token; used by one thread."""
 
     def __init__(self, waiter: Waiter, listener: socket.socket | None = None, token: str | None = None) -> None:
-        """By default it listens on all interfaces, and makes a token of its own."""
+        """Listens on all interfaces and makes a token of its own, unless they are given."""
         self.token = token or secrets.token_hex(16)
         self._waiter = waiter
         self._listener = listener or listen(None)
         self.port = int(self._listener.getsockname()[1])
-        self._strangers: dict[Lines, float] = {}  # until when they may introduce themselves
+        self._strangers: dict[Lines, float] = {}  # connection -> its deadline to authenticate
         self._links: dict[int, Lines] = {}
-        self._numbers: dict[int, int] = {}  # of each rank's latest connection
+        self._numbers: dict[int, int] = {}  # rank -> number of its latest connection
         waiter.add(self._listener, None)
 
     @property
     def ranks(self) -> set[int]:
-        """Of those that are there."""
+        """The ranks that are connected."""
         return set(self._links)
 
     def poll(self, until_s: float) -> list[tuple[int, Message | None]]:
-        """What came from which rank, at the latest when it is time; None where a link closed."""
+        """Returns (rank, message) for all that came, at the latest at `until_s`; message is None for a closed link."""
         came: list[tuple[int, Message | None]] = []
         for lines in self._waiter.wait(until_s):
             if lines is None:
@@ -67,17 +67,17 @@ class Server:
         return came
 
     def send(self, rank: int, message: Message) -> None:
-        """To one rank, if it is there."""
+        """Sends a message to one rank, if it is connected."""
         if (lines := self._links.get(rank)) is not None:
             lines.send(message)
 
     def tell(self, message: Message) -> None:
-        """To all that are there."""
+        """Sends a message to all ranks that are connected."""
         for lines in self._links.values():
             lines.send(message)
 
     def leave(self, farewell: Message) -> list[tuple[int, Message | None]]:
-        """Tells all that this end leaves, and waits a moment for them to take it; returns what came meanwhile."""
+        """Tells all that this end leaves, and waits a moment for them to read it; returns what they sent meanwhile."""
         self.tell(farewell)
         self._waiter.go_on()
         deadline_s = monotonic() + LEAVE_S
@@ -87,7 +87,7 @@ class Server:
         return came
 
     def close(self) -> None:
-        """A second call does nothing."""
+        """Closes all connections; a second call does nothing."""
         self._waiter.drop(self._listener)
         self._listener.close()
         for lines in [*self._links.values(), *self._strangers]:
@@ -148,7 +148,7 @@ class Link:
     def __init__(
         self, waiter: Waiter, addresses: list[Address], port: int, token: str, rank: int, number: int = 0
     ) -> None:
-        """`number` is below that of the first connection; each rank's must grow."""
+        """`number`: the first connection takes the next higher one; a rank's numbers must only grow."""
         self._waiter = waiter
         self._addresses = addresses
         self._port = port
@@ -163,9 +163,9 @@ class Link:
         return self._lines is not None
 
     def connect(self, timeout_s: float) -> bool:
-        """Tries all addresses at once, and takes the first at which somebody proves to know the token.
+        """Tries all addresses at once, and takes the first that proves to know the token; returns whether one did.
 
-        What was connected before is closed only then: a leader that was stopped still reads what was sent there.
+        The previous connection is closed only then: a leader that was stopped still reads what was sent on it.
         """
         self._number += 1
         nonce = secrets.token_hex(16)
@@ -180,12 +180,12 @@ class Link:
         return lines is not None
 
     def send(self, message: Message) -> None:
-        """To the leader, if it is there."""
+        """Sends a message to the leader, if it is connected."""
         if self._lines is not None:
             self._lines.send(message)
 
     def poll(self, until_s: float) -> list[Message | None]:
-        """What came, at the latest when it is time; None where the link closed."""
+        """Returns what was received, at the latest at `until_s`; None where the link closed."""
         is_ready = bool(self._lines is not None and self._lines.put_back) or bool(self._waiter.wait(until_s))
         if not is_ready or self._lines is None:
             return []
@@ -196,7 +196,7 @@ class Link:
         return came
 
     def leave(self, farewell: Message) -> list[Message | None]:
-        """Tells the leader that this end leaves, and waits a moment for it to close the link; returns what came."""
+        """Tells the leader that this end leaves, and waits a moment for it to close the link; returns what it sent."""
         self.send(farewell)
         self._waiter.go_on()
         deadline_s = monotonic() + LEAVE_S

@@ -35,23 +35,23 @@ class LocalBackend:
         self.fuses_steps = replicas.count == 1
 
     def reduce(self, flat: tf.Tensor) -> tf.Tensor:
-        """The sum over the worker's replicas."""
+        """Returns the sum over the worker's replicas."""
         return self.replicas.reduce(flat)
 
     def sum(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """The array itself."""
+        """Returns the array itself."""
         return values
 
     def gather(self, value: T) -> Sequence[T]:
-        """The one worker's value."""
+        """Returns a list of the one worker's value."""
         return [value]
 
     def broadcast(self, variables: Sequence[Any]) -> None:
-        """Nothing to do: there is no other worker, and replicas are assigned together."""
+        """Does nothing: there is no other worker, and replicas are assigned together."""
 
     def lost_peer(self, error: BaseException) -> bool:
-        """Never: there is no other worker."""
+        """Returns False: there is no other worker."""
         return False
 
     def close(self) -> None:
-        """Nothing to leave."""
+        """Does nothing: there is no group to leave."""

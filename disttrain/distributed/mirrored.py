@@ -18,7 +18,7 @@ from disttrain.distributed.replicas import OneReplica
 
 
 def open_mirrored(options: BackendOptions) -> LocalBackend:
-    """All devices of this machine, or as many as asked for; with one, there is nothing to mirror."""
+    """Opens all devices of this machine, or as many as asked for; with one, there is nothing to mirror."""
     devices = configure_devices(options)
     if len(devices) == 1:
         return LocalBackend("local", OneReplica())
@@ -35,26 +35,26 @@ class MirroredReplicas:
         self.num_in_sync: int = strategy.num_replicas_in_sync
 
     def scope(self) -> AbstractContextManager[Any]:
-        """The strategy's."""
+        """Returns the strategy's scope."""
         scope: AbstractContextManager[Any] = self._strategy.scope()
         return scope
 
     def index(self) -> int:
-        """Where the replica stands among all, less those of the workers before this one."""
+        """Returns the replica's number among all replicas, less those of the workers before this one."""
         number = tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group)
         return int(number) % self.count
 
     def run(self, step: Callable[..., Any], *values: Any) -> Any:
         """Calls `step` in each replica's own context."""
         run = partial(self._strategy.run, step, args=values)
-        return tf.function(run)() if tf.executing_eagerly() else run()  # eagerly it is slow, and TensorFlow says so
+        return tf.function(run)() if tf.executing_eagerly() else run()  # run eagerly it is slow, and TensorFlow warns
 
     def reduce(self, flat: tf.Tensor) -> tf.Tensor:
-        """The sum over all replicas, this worker's and others'."""
+        """Returns the sum over all replicas, those of other workers included."""
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, flat)
 
     def results(self, value: Any) -> list[Any]:
-        """The parts of this worker's replicas."""
+        """Returns the parts of this worker's replicas."""
         return list(self._strategy.experimental_local_results(value))
 
     def copy(self, arrays: Sequence[npt.NDArray[Any]]) -> Any:
@@ -68,7 +68,7 @@ class MirroredReplicas:
         return self._strategy.experimental_distribute_values_from_function(copy)
 
     def read(self, variable: Any) -> npt.NDArray[Any]:
-        """The replicas' own values, also where reading the variable would sum or average them."""
+        """Returns the replicas' own values, even where reading the variable would sum or average them."""
         return np.stack([own.numpy() for own in self.results(variable.value)])
 
     def write(self, variable: Any, arrays: npt.NDArray[Any]) -> None:

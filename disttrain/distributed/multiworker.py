@@ -1,7 +1,7 @@
-"""`tf.distribute.MultiWorkerMirroredStrategy`: one process a machine, as TF_CONFIG tells each of them.
+"""`tf.distribute.MultiWorkerMirroredStrategy`: one process per machine, configured by TF_CONFIG.
 
-TensorFlow's own gRPC servers and collectives do what Horovod does elsewhere; no launcher is needed, only that every
-process is started with the same cluster and its own place in it.
+TensorFlow's own gRPC servers and collectives do what Horovod does elsewhere. No launcher is needed, but every process
+must be started with the same cluster and with its own task in it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from disttrain.errors import UsageError
 
 T = TypeVar("T")
 
-# What is gathered comes in one block if it is short, else further long ones follow it.
+# A gathered value is sent as one short block; if it does not fit, long blocks follow.
 SHORT_BYTES, LONG_BYTES = 1 << 12, 1 << 22
-# What TensorFlow's collectives raise when a peer is gone, or a rank before them gave up.
+# What TensorFlow's collectives raise when a peer is gone, or when another rank gave up before.
 _OF_PEERS = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -41,16 +41,16 @@ def open_multiworker(options: BackendOptions) -> MultiworkerBackend:
     """Starts this worker's server and meets the others of TF_CONFIG.
 
     Raises:
-        UsageError: where TF_CONFIG does not name this worker's place among others, or its port is taken.
-        HungError: where the others do not come in time.
+        UsageError: if TF_CONFIG does not name this worker's task among others, or its port is taken.
+        HungError: if the others do not come in time.
     """
-    place = cluster_rank_and_size(os.environ)
-    if place is None:
+    rank_and_size = cluster_rank_and_size(os.environ)
+    if rank_and_size is None:
         raise UsageError(
             "--backend multiworker needs TF_CONFIG with this worker's place, such as "
             '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
         )
-    rank, size = place
+    rank, size = rank_and_size
     if num_gpus():
         configure_devices(options)
     else:
@@ -78,16 +78,16 @@ class MultiworkerBackend:
         self._gather_words = tf.function(lambda words: strategy.gather(words, axis=0))
 
     def reduce(self, flat: tf.Tensor) -> tf.Tensor:
-        """The sum over all replicas of all workers."""
+        """Returns the sum over all replicas of all workers."""
         return self.replicas.reduce(flat)
 
     def sum(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """The sum over all workers of a float64 array, added up in the order of ranks."""
+        """Returns the sum over all workers of a float64 array, added up in the order of ranks."""
         total: npt.NDArray[np.float64] = np.sum(self.gather(np.asarray(values, np.float64)), axis=0)
         return total
 
     def gather(self, value: T) -> Sequence[T]:
-        """Every worker's value, in the order of ranks."""
+        """Returns every worker's value, in the order of ranks."""
         with activity("waiting for the other workers in {}", "a gathering", waits_for_peers=True):
             own = pickle.dumps(value)
             begun = self._gather_block(len(own).to_bytes(8, "little") + own[: SHORT_BYTES - 8], SHORT_BYTES)
@@ -99,28 +99,28 @@ class MultiworkerBackend:
         return [pickle.loads(part[:length]) for part, length in zip(parts, lengths, strict=True)]
 
     def _gather_block(self, own: bytes, size: int) -> list[bytes]:
-        """Every worker's bytes, filled up to `size`: of few sizes, as TensorFlow compiles a collective for each."""
+        """Returns every worker's bytes, padded to `size`; few sizes occur, as each has a compiled collective."""
         words = np.frombuffer(own.ljust(size, b"\0"), np.int32)
         everyones = self._gather_words(self.replicas.copy([words] * self.replicas.count)).numpy()
         return [part.tobytes() for part in everyones.reshape(self.world.num_replicas, -1)[:: self.replicas.count]]
 
     def broadcast(self, variables: Sequence[Any]) -> None:
-        """Gives Keras variables the values that they have on rank 0."""
+        """Gives Keras variables the values that they have on the leader."""
         told = self.gather([v.numpy() for v in variables] if self.world.is_leader else None)[0]
         assert told is not None
         for variable, value in zip(variables, told, strict=True):
             variable.assign(value)
 
     def lost_peer(self, error: BaseException) -> bool:
-        """Whether an exception means that another worker is gone, rather than a fault of this one."""
+        """Returns whether an exception means that another worker is gone, rather than a fault of this one."""
         return isinstance(error, _OF_PEERS)
 
     def close(self) -> None:
-        """TensorFlow leaves the group when the process ends."""
+        """Does nothing: TensorFlow leaves the group when the process ends."""
 
 
 def communication(num_gpus: int) -> tf.distribute.experimental.CommunicationOptions:
-    """NCCL between GPUs: if it may choose, TensorFlow takes its own ring over gRPC for them too."""
+    """Returns options that choose NCCL between GPUs; by itself TensorFlow takes its own ring over gRPC for them too."""
     implementations = tf.distribute.experimental.CommunicationImplementation
     return tf.distribute.experimental.CommunicationOptions(
         implementation=implementations.NCCL if num_gpus else implementations.AUTO

@@ -33,8 +33,8 @@ def open_backend(name: str, environ: Mapping[str, str], options: BackendOptions)
 
     Args:
         name: a key of REGISTRY, or `auto`.
-        environ: the environment, where launchers leave their mark.
-        options: of this worker's devices.
+        environ: the environment, in which launchers set variables.
+        options: the devices and threads of this worker.
 
     Raises:
         UsageError: if the backend's package is missing, or the process was not started as the backend needs it.
@@ -50,7 +50,7 @@ def open_backend(name: str, environ: Mapping[str, str], options: BackendOptions)
 
 
 def _automatic(options: BackendOptions) -> str:
-    """For one process: all its GPUs, if there are several."""
+    """Returns the backend of a single process: `mirrored` for several devices, else `local`."""
     if options.num_devices is not None:
         return "mirrored" if options.num_devices > 1 else "local"
     return "mirrored" if _load("mirrored", "disttrain.distributed.devices:num_gpus", "")() > 1 else "local"
@@ -64,7 +64,7 @@ def run_elastic(
     stopping: Callable[[], bool],
     save: Callable[[Checkpoint], str],
 ) -> T:
-    """Trains in one world after another; see `run_elastic` in elastic.py."""
+    """Trains in one world after another; see `run_elastic` in membership.py."""
     run = _load("horovod", ELASTIC, REGISTRY["horovod"][1])
     result: T = run(attempt, environ, options, stopping=stopping, save=save)
     return result

@@ -1,8 +1,8 @@
-"""Where workers that no launcher starts wait for each other, before TensorFlow does.
+"""Lets workers that no launcher started wait for each other, before TensorFlow does.
 
-TensorFlow's own wait has no end, and hears no signal. So the first worker listens at its address of TF_CONFIG, others
-come there, and only when all have come does each start TensorFlow's server, at the same addresses. Both ends show that
-they know the cluster, or the secret that it was given, as the watchdog's do.
+TensorFlow's own wait has no end and handles no signal. So the leader listens at its address of TF_CONFIG, and the
+others connect to it. Only when all are connected does each worker start TensorFlow's server, at the same addresses. As
+with the watchdog, both ends prove that they know the addresses of the cluster and its secret, if it has one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from disttrain.errors import HungError, UsageError
 
 POLL_S = 0.2
 GO = {"go": True}
-ANSWER_S = 5.0  # for the first worker's proof
+ANSWER_S = 5.0  # for the leader's proof
 RETRY_S = 0.5
 
 
@@ -30,13 +30,13 @@ def meet(addresses: Sequence[str], rank: int, timeout_s: float, secret: str = ""
 
     Args:
         addresses: `host:port` of every worker, in the order of ranks.
-        rank: this worker's.
+        rank: this worker's rank.
         timeout_s: how long to wait; 0 for as long as it takes.
-        secret: the same for all workers; without one, to know the addresses must do.
+        secret: the same for all workers; without one, knowing the addresses is enough.
 
     Raises:
-        UsageError: where this worker's own port is taken.
-        HungError: where not all come in time.
+        UsageError: if this worker's own port is taken.
+        HungError: if not all come in time.
     """
     deadline_s = monotonic() + (timeout_s or float("inf"))
     token = hashlib.sha256("\n".join([secret, *addresses]).encode()).hexdigest()
@@ -48,7 +48,7 @@ def meet(addresses: Sequence[str], rank: int, timeout_s: float, secret: str = ""
 
 
 def _await(waiter: Waiter, addresses: Sequence[str], token: str, deadline_s: float, timeout_s: float) -> None:
-    """The first worker's part: lets all others go on once each of them holds a connection."""
+    """Does the leader's part: lets all others go on once each of them is connected."""
     with closing(Server(waiter, _listen(addresses[0]), token)) as server:
         while missing := [address for rank, address in enumerate(addresses) if rank and rank not in server.ranks]:
             if monotonic() > deadline_s:
@@ -58,7 +58,7 @@ def _await(waiter: Waiter, addresses: Sequence[str], token: str, deadline_s: flo
 
 
 def _listen(address: str) -> socket.socket:
-    """At a worker's address, or on all interfaces where that is another one's, behind which this machine stands."""
+    """Listens at a worker's address, or on all interfaces if that address is not this machine's own, as behind NAT."""
     host, port = _host_and_port(address)
     try:
         return non_blocking(_server(_resolved(host, port), port))
@@ -79,9 +79,9 @@ def _server(addresses: Sequence[Address], port: int) -> socket.socket:
 
 
 def _come(waiter: Waiter, leader: str, rank: int, token: str, deadline_s: float, timeout_s: float) -> None:
-    """Another worker's part: comes, again and again, and waits for the word."""
+    """Does another worker's part: connects to the leader, with retries, and waits for it to say go."""
     host, port = _host_and_port(leader)
-    came, number = False, time.time_ns()  # larger than that of a process that came before in this one's place
+    came, number = False, time.time_ns()  # larger than that of an earlier process of this rank
     while monotonic() < deadline_s:
         with closing(Link(waiter, _resolved(host, port), port, token, rank, number)) as link:
             came = link.connect(min(ANSWER_S, max(0.0, deadline_s - monotonic())))
@@ -95,7 +95,7 @@ def _come(waiter: Waiter, leader: str, rank: int, token: str, deadline_s: float,
 
 
 def _resolved(host: str, port: int) -> list[Address]:
-    """The addresses of a host; none while its name is not known yet."""
+    """Returns the addresses of a host; none while its name cannot be resolved yet."""
     try:
         return [(int(info[0]), str(info[4][0])) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     except OSError:

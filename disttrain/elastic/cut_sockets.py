@@ -1,4 +1,4 @@
-"""The sockets that a library opened: found, and cut, so that nobody goes on waiting at their other ends."""
+"""Finds the sockets that a library opened, and cuts them, so that nobody goes on waiting at their other ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DESCRIPTORS = Path("/proc/self/fd")
 
 
 def open_sockets() -> Sockets:
-    """This process's sockets: descriptor -> what identifies the socket; empty where the system cannot tell."""
+    """Returns this process's sockets: descriptor -> what identifies the socket; empty where the system cannot tell."""
     found = {}
     for entry in _DESCRIPTORS.iterdir() if _DESCRIPTORS.is_dir() else ():
         with suppress(OSError):  # closed meanwhile
@@ -24,9 +24,9 @@ def open_sockets() -> Sockets:
 
 
 def cut(sockets: Sockets) -> None:
-    """Ends the connections of those that are still open, at both ends. The descriptors stay open.
+    """Shuts down the sockets that are still open, for both ends; the descriptors stay open.
 
-    A thread that waits for one of them, here or at the other end, sees its end at once.
+    A thread that waits on one of them, here or at the other end, notices at once.
     """
     for descriptor, identity in sockets.items():
         with suppress(OSError):  # closed meanwhile, or not connected: a listening socket

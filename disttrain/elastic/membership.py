@@ -1,9 +1,9 @@
-"""Elastic runs: training that goes on from the last commit, in this process, when workers are lost or join.
+"""Elastic runs: training that goes on from the last commit, in the same process, when workers are lost or join.
 
-`horovodrun --min-np ... --host-discovery-script ...` starts workers on hosts as they come; its own word for such a
-run is HOROVOD_ELASTIC. A worker that is lost shows as a failed collective in all others, hosts that come or go are told
-to one of them. Either way all end their Horovod, meet (see rendezvous.py), start it anew in another world, agree on the
-newest commit, and train on from there.
+`horovodrun --min-np ... --host-discovery-script ...` starts workers on hosts as they appear, and sets HOROVOD_ELASTIC
+for them. When a worker is lost, a collective fails on all others. When hosts come or go, `horovodrun` tells one of the
+workers. In both cases all workers shut down Horovod, meet (see rendezvous.py), start Horovod again in another world,
+agree on the newest commit, and train on from there.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from disttrain.distributed.devices import configure_device
 from disttrain.distributed.horovod import HorovodBackend, start_horovod
 from disttrain.elastic.cut_sockets import Sockets, cut, open_sockets
 from disttrain.elastic.reexec import calling_before_abort, handed_over, start_over
-from disttrain.elastic.rendezvous import Place, Rendezvous
+from disttrain.elastic.rendezvous import Rendezvous, WorldAssignment
 from disttrain.errors import DataError, NonFiniteError, PeerError, Stopped, UsageError
 
 T = TypeVar("T")
 
 PIECE_BYTES = 16 << 20
-# How long Gloo waits for a peer: its default of 30 s is for those that are still starting, and here all are there.
-# Horovod's threads answer within milliseconds whatever training does.
+# How long Gloo waits for a peer. Its default of 30 s allows for peers that are still starting; here all have started.
+# Horovod's threads answer within milliseconds, whatever training does.
 GLOO_TIMEOUT_S = 10
 GRACE_S = 3.0
-STUCK_S = 10.0  # in a collective whose connections are cut: those that can still fail do so within milliseconds
+STUCK_S = 10.0  # in a collective whose connections were cut: one that still can fail does so within milliseconds
 MAX_LOSSES_WITHOUT_COMMIT = 10
 MAX_FAILED_STARTS = 5
-# What all workers would fail of, one after the other, if they went on.
+# Errors that all workers would end with, one after the other, if they went on.
 _ENDS_ALL = (UsageError, DataError, NonFiniteError)
 
 
@@ -55,23 +55,24 @@ def run_elastic(
     stopping: Callable[[], bool] = lambda: False,
     save: Callable[[Checkpoint], str] = lambda commit: "stopped",
 ) -> T:
-    """Calls `attempt` in one world after another until it returns in one.
+    """Calls `attempt` in one world after another until it returns.
 
     Args:
-        attempt: trains from `commits.last`, the same on all workers (None: from the beginning), and keeps commits. It
-            is left by WorldChanged, or by the error of a lost peer, and then called again; `commits.change` says why.
-            Where it raises Stopped on some workers and WorldChanged on all others, those go on without the former.
+        attempt: trains from `commits.last`, which is the same on all workers (None: from the beginning), and keeps
+            commits. When it raises WorldChanged, or the error of a lost peer, it is called again; `commits.change` says
+            why. Where it raises Stopped on some workers and WorldChanged on all others, the others go on without the
+            stopped ones.
         environ: what `horovodrun` set.
-        options: of this worker's device.
-        stopping: whether this worker is to end instead of waiting for others.
-        save: keeps the last commit where workers end instead of waiting, called by the first of them; returns what it
-            is to say.
+        options: the device and threads of this worker.
+        stopping: returns whether this worker is to end instead of waiting for others.
+        save: saves the last commit where workers end instead of waiting, and returns the message of Stopped; called by
+            the first of them.
 
     Raises:
-        UsageError: where the environment is not that of an elastic run.
-        PeerError: where the run cannot go on: too few workers in time, or this one is no longer part of it, or another
-            one found what would fail on all of them alike.
-        Stopped: where it was to end while it waited for others.
+        UsageError: if the environment is not that of an elastic run.
+        PeerError: if the run cannot go on: there are too few workers in time, this one is no longer part of the run, or
+            another one met an error that all would meet.
+        Stopped: if it was to end while it waited for others.
     """
     commits = Commits()
     membership = _Membership(environ, commits, stopping, save)
@@ -102,7 +103,7 @@ def run_elastic(
 
 
 def _change(error: Exception, backend: HorovodBackend) -> Change:
-    """The change that an error stands for; raises an error that stands for none."""
+    """Returns the change of world that an error stands for; raises the error again if it stands for none."""
     is_agreed = isinstance(error, WorldChanged)
     if not is_agreed and not backend.lost_peer(error):
         raise error
@@ -110,7 +111,7 @@ def _change(error: Exception, backend: HorovodBackend) -> Change:
 
 
 def _share_change(backend: HorovodBackend, change: Change | None) -> Change | None:
-    """The change as the lowest rank that saw it tells; workers that have just been started saw none."""
+    """Returns the change as reported by the lowest rank that saw it; workers that have just been started saw none."""
     now_s = time.monotonic()
     told = backend.gather((change.was_loss, change.num_before, change.seconds) if change is not None else None)
     for was_loss, num_before, seconds in filter(None, told):
@@ -119,14 +120,14 @@ def _share_change(backend: HorovodBackend, change: Change | None) -> Change | No
 
 
 class _Losses:
-    """Counts losses in a row without a commit between: a run that only loses workers is to end."""
+    """Counts losses in a row with no commit in between, so that a run that only loses workers ends."""
 
     def __init__(self) -> None:
         self._number = 0
         self._position: Position | None = None
 
     def count(self, commits: Commits) -> None:
-        """After a change; raises PeerError where there were too many."""
+        """Counts a change of world; raises PeerError after too many losses without a commit."""
         position = commits.last.position if commits.last else None
         is_another = commits.change is None or not commits.change.was_loss or position != self._position
         self._number, self._position = 1 if is_another else self._number + 1, position
@@ -135,7 +136,7 @@ class _Losses:
 
 
 def share_newest(backend: HorovodBackend, commits: Commits) -> None:
-    """Gives all workers the newest commit that any of them has; where none has one, there is none."""
+    """Gives all workers the newest commit that any of them has; does nothing if none has one."""
     mine = commits.last
     described = None
     if mine is not None:
@@ -156,14 +157,14 @@ def share_newest(backend: HorovodBackend, commits: Commits) -> None:
 
 @dataclass(frozen=True)
 class _Described:
-    """What a commit holds, without the numbers."""
+    """What a commit holds, without the numbers: its position, and the name, dtype and shape of each array."""
 
     position: Position
     arrays: list[tuple[str, Any, tuple[int, ...]]]
 
 
 def _broadcast(array: npt.NDArray[Any], root: int) -> npt.NDArray[Any]:
-    """The array as it is on `root`; as bytes, since not every dtype can be sent, in pieces that fit into memory."""
+    """Returns the array of `root`; sent as bytes, since not every dtype can be sent, in pieces that fit into memory."""
     flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     received = np.empty_like(flat)
     for start in range(0, len(flat), PIECE_BYTES):
@@ -193,18 +194,18 @@ class _Membership:
         self._sockets: Sockets = {}
         self._configured = False
         self._listens = False
-        self._environ = dict(environ)  # Horovod's start changes it
+        self._environ = dict(environ)  # a copy: Horovod's start changes the environment
         self._failed_starts, commits.last = handed_over(environ)
 
     def join(self, options: BackendOptions) -> HorovodBackend:
         """Meets the others and starts Horovod with them."""
         try:
-            place = self._rendezvous.meet(self._stopping)
+            assignment = self._rendezvous.meet(self._stopping)
         except (PeerError, Stopped) as error:
             raise self._ending(error) from None
-        self._commits.changed()  # before anything new can be told
+        self._commits.changed()  # before Horovod can report the next change
         self._listen()
-        self._backend = backend = self._start(place)
+        self._backend = backend = self._start(assignment)
         self._rank = backend.world.rank
         self._commits.abandon = partial(self._abandon, backend, self._sockets)
         if not self._configured:  # TensorFlow takes its settings once; the local rank never changes
@@ -213,9 +214,9 @@ class _Membership:
         return backend
 
     def _ending(self, error: PeerError | Stopped) -> PeerError | Stopped:
-        """What ends this worker that `error` keeps from meeting the others; if it was stopped, the commit is kept.
+        """Returns the error to end with after `error` kept this worker from the others; saves the commit if stopped.
 
-        One that is stopped with others may also find that horovodrun has ended before it heard of it.
+        When several workers are stopped together, this one may see horovodrun end before its own stop is known.
         """
         commit = self._commits.last
         if not self._stopping() or (isinstance(error, PeerError) and error.is_explained):
@@ -224,7 +225,7 @@ class _Membership:
             return Stopped(self._save(commit), is_shared=False)
         return error if isinstance(error, Stopped) else Stopped(f"stopped: {error}")
 
-    def _start(self, place: Place) -> HorovodBackend:
+    def _start(self, assignment: WorldAssignment) -> HorovodBackend:
         before = open_sockets()
         timeout = {"HOROVOD_GLOO_TIMEOUT_SECONDS": str(self._gloo_timeout_s)}
 
@@ -235,11 +236,11 @@ class _Membership:
             find_sockets()
             self._start_over()
 
-        overdue = _timer(self._gloo_timeout_s, begin_again)  # with all there it takes a fraction of a second
+        overdue = _timer(self._gloo_timeout_s, begin_again)  # once all are there, it takes a fraction of a second
         with calling_before_abort(begin_again):
             try:
-                backend = start_horovod(place.settings | timeout)
-            except ValueError as error:  # all that it says of a failed start
+                backend = start_horovod(assignment.settings | timeout)
+            except ValueError as error:  # what Horovod raises for a failed start, whatever the cause
                 begin_again()
                 raise PeerError(f"Horovod could not be started {MAX_FAILED_STARTS} times in a row") from error
             finally:
@@ -248,16 +249,16 @@ class _Membership:
         return backend
 
     def _start_over(self) -> None:
-        """Starts this process over, or returns where that did not help several times in a row."""
+        """Starts this process over; returns if that has already failed several times in a row."""
         if self._failed_starts < MAX_FAILED_STARTS:
             self.cut()
             start_over(self._commits.last, self._environ, self._failed_starts + 1)
 
     def _abandon(self, backend: HorovodBackend, sockets: Sockets) -> None:
-        """Cuts a world's connections, and starts this process over where it waits in that world all the same.
+        """Cuts a world's connections, and starts this process over if it still waits in that world afterwards.
 
-        Horovod can forget a collective: one that is begun just as its thread ends for a lost peer, when it has told
-        those that waited, is never answered.
+        Horovod can forget a collective. When its thread ends because of a lost peer, it fails the collectives that
+        wait; one that begins just after that is never answered.
         """
         begun_s = time.monotonic()
 
@@ -269,7 +270,7 @@ class _Membership:
         _timer(STUCK_S, look)
 
     def is_whole(self) -> None:
-        """Called once all workers of a world have answered each other: whatever failed before is over."""
+        """Resets the count of failed starts; called once all workers of a world have answered each other."""
         self._failed_starts = 0
 
     def cut(self) -> None:
@@ -278,19 +279,19 @@ class _Membership:
         self._sockets = {}
 
     def fail(self, error: BaseException) -> None:
-        """Lets the others notice at once that this worker ends and, where they would fail alike, why."""
+        """Makes the others notice at once that this worker ends; tells them why, if they would fail alike."""
         if isinstance(error, _ENDS_ALL):
             self._rendezvous.fail(error.exit_code)
         self.cut()
 
     def leave(self, *, together: bool) -> None:
-        """Ends Horovod, to start it anew; `together` where all workers do so now, so that it can end by itself.
+        """Ends Horovod before it is started again; `together`: all workers do so now, so that it can end by itself.
 
-        Horovod keeps its connections open after its end, and a peer that waits for one of them does so until Gloo's
-        timeout; cut, they let everyone go on at once, but for one that is just then waiting to send.
+        Horovod leaves its connections open when it ends, and a peer that waits on one of them waits until Gloo's
+        timeout. Once they are cut, every peer goes on at once, except one that is waiting to send at that moment.
 
         Raises:
-            PeerError: where Horovod does not end.
+            PeerError: if Horovod does not end.
         """
         ending = threading.Thread(target=hvd.shutdown, name="horovod-shutdown", daemon=True)
         if not together:
@@ -304,7 +305,7 @@ class _Membership:
             raise PeerError("Horovod did not end after a worker was lost")
 
     def close(self) -> None:
-        """Ends all that was begun; safe to call twice."""
+        """Ends Horovod, its listener and the leader's server; safe to call twice."""
         if self._backend is not None:
             self._backend.close()
             self._backend = None
@@ -314,7 +315,7 @@ class _Membership:
         self._rendezvous.close()
 
     def on_hosts_updated(self, timestamp: int, result: int) -> None:
-        """Called by Horovod's listener, in a thread of its own, when hosts came or went."""
+        """Records that hosts came or went; called by Horovod's listener, in a thread of its own."""
         self._commits.want_change()
 
     def _listen(self) -> None:

@@ -1,9 +1,9 @@
-"""Starting this process over where Horovod could not be started, with its last commit in hand.
+"""Starts this process over, with its last commit, where Horovod could not be started.
 
-Where a worker dies in the fraction of a second that Horovod's start takes, the start fails on all others: by an
-exception in C++ that nothing catches, by a flag that is never cleared, or by not ending. They would be lost with the
-one, and the run with them. So for that moment the C++ runtime calls us before it aborts, and the process executes its
-own command anew: its number stays, so horovodrun sees no death, and the last commit goes along in a file in memory.
+If a worker dies in the fraction of a second that Horovod's start takes, the start fails on all others: by an exception
+in C++ that nothing catches, by a flag that is never cleared, or by never ending. All workers would be lost, and the run
+with them. So during the start the C++ runtime calls us before it aborts, and the process executes its own command
+again. Its process number stays, so horovodrun sees no death, and the last commit is passed on in a file in memory.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ VARIABLE = "_DISTTRAIN_STARTED_OVER"  # "times descriptor", without the descript
 
 
 def start_over(commit: Checkpoint | None, environ: Mapping[str, str], times: int) -> NoReturn:
-    """Executes this process's command anew in `environ`; may be called in any thread."""
+    """Executes this process's command again in `environ`; may be called in any thread."""
     handed_over = str(times)
     if commit is not None:
-        descriptor = os.memfd_create("disttrain-commit", 0)  # 0: stays open
+        descriptor = os.memfd_create("disttrain-commit", 0)  # 0: stays open in the new program
         with open(descriptor, "wb", closefd=False) as stream:
             write_checkpoint(commit, stream)
         handed_over += f" {descriptor}"
@@ -34,7 +34,7 @@ def start_over(commit: Checkpoint | None, environ: Mapping[str, str], times: int
 
 
 def handed_over(environ: Mapping[str, str]) -> tuple[int, Checkpoint | None]:
-    """How many times in a row this process was started over, and the commit that it had."""
+    """Returns how many times in a row this process was started over, and the commit that it had."""
     times, *descriptor = environ.get(VARIABLE, "0").split()
     if not descriptor:
         return int(times), None
@@ -45,7 +45,7 @@ def handed_over(environ: Mapping[str, str]) -> tuple[int, Checkpoint | None]:
 
 @contextmanager
 def calling_before_abort(function: Callable[[], None]) -> Iterator[None]:
-    """For as long as the context lasts, an exception that C++ does not catch calls `function` before it aborts."""
+    """Calls `function` before an exception that C++ does not catch aborts the process, while the context lasts."""
     callback = ctypes.CFUNCTYPE(None)(function)
     set_terminate = ctypes.CDLL("libstdc++.so.6")["_ZSt13set_terminatePFvvE"]  # std::set_terminate
     set_terminate.argtypes, set_terminate.restype = [ctypes.c_void_p], ctypes.c_void_p

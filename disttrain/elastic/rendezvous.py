@@ -1,12 +1,12 @@
-"""Where the workers of an elastic run meet before each start of Horovod: at the server that `horovodrun` runs.
+"""Lets the workers of an elastic run meet before each start of Horovod, at the server that `horovodrun` runs.
 
-A worker that starts Horovod while another one of its world is missing is lost itself: the start ends the process
-after 30 s. So the workers first make sure that all are there. A request for `rank_and_size` is answered once every
-worker of the world has asked or has ended: those that ended are left out of the answer, workers on new hosts are in
-it and are being started. Then each says that it is there; if all do so within moments, the leader lets them start
-Horovod, else they ask again, and so wait for the new ones.
+A worker that starts Horovod while another one of its world is missing is lost too: the start ends the process after
+30 s. So the workers first make sure that all are there. A request for `rank_and_size` is answered once every worker of
+the world has asked or has ended. The answer leaves out the workers that ended, and includes those on new hosts, which
+are still being started. Then each worker says that it is there. If all do so within moments, the leader lets them start
+Horovod; else they ask again, and so wait for the new ones.
 
-They start Horovod on a server of the leader's own: `horovodrun`'s would count them as asking once more.
+They start Horovod on a server of the leader's own: `horovodrun`'s server would count the start as another request.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from disttrain.checkpoints.file import Position
 from disttrain.distributed.backend import SIGNAL_SPREAD_S
 from disttrain.errors import PeerError, Stopped, UsageError
 
-# All who were answered together are there within milliseconds, and those being started are not within seconds.
+# Workers that were answered together say so within milliseconds; those still being started need longer than this.
 ROLL_CALL_S = 2.0
 LEADER_S = 10.0
 # As long as horovodrun's own --elastic-timeout waits for hosts.
@@ -36,12 +36,12 @@ NEW_WORKERS_S = 600.0
 POLL_S = 0.02
 
 _NEEDED = ("HOROVOD_GLOO_RENDEZVOUS_ADDR", "HOROVOD_GLOO_RENDEZVOUS_PORT", "HOROVOD_HOSTNAME", "HOROVOD_LOCAL_RANK")
-_PLACE = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE")  # in the order of an answer
+_RANK_VARIABLES = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE")  # in the order of an answer
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True)
-class Place:
+class WorldAssignment:
     """A worker's numbers in the next world, as `horovodrun` gave them, and the server to start Horovod on."""
 
     answer: str
@@ -50,16 +50,16 @@ class Place:
     @property
     def settings(self) -> dict[str, str]:
         """The environment that Horovod starts from."""
-        numbers = dict(zip((f"HOROVOD_{name}" for name in _PLACE), self.answer.split(","), strict=True))
+        numbers = dict(zip((f"HOROVOD_{name}" for name in _RANK_VARIABLES), self.answer.split(","), strict=True))
         address, port = self.server
         return numbers | {"HOROVOD_GLOO_RENDEZVOUS_ADDR": address, "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port)}
 
 
 class Rendezvous:
-    """This worker's part in the meetings."""
+    """One worker's side of the meetings."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        """Reads from the environment where `horovodrun` is; raises UsageError where something else set it."""
+        """Reads the address of `horovodrun` from the environment; raises UsageError if something else set it."""
         if missing := [name for name in _NEEDED if name not in environ]:
             raise UsageError(
                 f"HOROVOD_ELASTIC is set, but not {missing[0]}: elastic runs are started by "
@@ -71,19 +71,19 @@ class Rendezvous:
 
     @property
     def key(self) -> str:
-        """What `horovodrun` calls this worker."""
+        """The name that `horovodrun` has for this worker."""
         return f"{self.host}:{self.local_rank}"
 
-    def meet(self, stopping: Callable[[], bool] = lambda: False) -> Place:
+    def meet(self, stopping: Callable[[], bool] = lambda: False) -> WorldAssignment:
         """Waits until every worker of the next world is there.
 
         Args:
-            stopping: asked several times a second; where it says yes, the wait ends.
+            stopping: called several times a second; the wait ends when it returns True.
 
         Raises:
-            PeerError: where this worker is no longer part of the run, `horovodrun` is gone, new workers do not come in
+            PeerError: if this worker is no longer part of the run, `horovodrun` is gone, new workers do not come in
                 time, or another worker said that all would fail.
-            Stopped: where the wait was to end.
+            Stopped: if `stopping` ended the wait.
         """
         if failed := self._poll("failed", 0.0):
             raise PeerError(f"{failed['key']} failed, and all others would", exit_code=failed["exit_code"])
@@ -96,10 +96,10 @@ class Rendezvous:
             self._put(f"here-{rank}", {"key": self.key, "answer": answer})
             go = self._let_go(size) if rank == 0 else self._poll("go", LEADER_S)
             if go:
-                return Place(answer, (go["address"], go["port"]))
+                return WorldAssignment(answer, (go["address"], go["port"]))
 
     def is_first_to_stop(self, position: Position, rank: int) -> bool:
-        """Whether no worker of a lower rank stops at this position too; where horovodrun is gone, none is known."""
+        """Returns whether no lower rank stops at this position too; True if horovodrun is gone and cannot tell."""
         name = f"stopped-{position.epoch}-{position.step}"
         try:
             self._put(f"{name}-{rank}", {"key": self.key})
@@ -109,7 +109,7 @@ class Rendezvous:
             return True
 
     def fail(self, exit_code: int) -> None:
-        """Tells all others not to go on without this worker; they must not have noticed its end before."""
+        """Tells all others not to go on without this worker; must be called before they notice that it ended."""
         with suppress(PeerError):  # horovodrun is gone, and so nobody goes on
             self._put("failed", {"key": self.key, "exit_code": exit_code})
 
@@ -120,7 +120,7 @@ class Rendezvous:
             self._server = None
 
     def _ask(self, deadline: float, stopping: Callable[[], bool]) -> str:
-        """The numbers of this worker in the next world, once all have asked; asked once, as each time counts."""
+        """Returns this worker's numbers in the next world, once all have asked; asks once, as each request counts."""
         answers: list[str | Exception] = []
 
         def ask() -> None:
@@ -142,7 +142,7 @@ class Rendezvous:
         return answers[0]
 
     def _let_go(self, size: int) -> dict[str, Any] | None:
-        """The leader's word to all: where to start Horovod; or to ask again, as some are still being started."""
+        """Does the leader's part: tells all where to start Horovod, or to ask again if some are still being started."""
         deadline = time.monotonic() + ROLL_CALL_S
         there = [self._poll(f"here-{rank}", max(0.0, deadline - time.monotonic())) for rank in range(size)]
         present = [worker for worker in there if worker]
@@ -156,7 +156,7 @@ class Rendezvous:
         port = self._server.start()
         self._server.init([])
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect(self.launcher)  # sends nothing: tells by which of its addresses this machine is seen there
+            probe.connect(self.launcher)  # sends nothing; shows by which of its addresses horovodrun sees this machine
             address = probe.getsockname()[0]
         for worker in workers:
             _put(f"http://{address}:{port}/rank_and_size/{worker['key']}", worker["answer"].encode())
@@ -173,7 +173,7 @@ class Rendezvous:
             raise PeerError(f"horovodrun ended, or ends the run: {error}") from error
 
     def _poll(self, name: str, seconds: float) -> dict[str, Any] | None:
-        """A value once it is there, or None if it is not in time."""
+        """Returns a value once it is there, or None if it is not there in time."""
         deadline = time.monotonic() + seconds
         while True:
             try:

@@ -29,19 +29,19 @@ disttrain make-data FILE writes data to train on; see disttrain make-data --help
 
 def train(config: TrainConfig, environ: Mapping[str, str]) -> None:
     """Trains as `config` says; raises what `run_training` raises."""
-    if launched_rank(environ) is None:  # several workers look together
+    if launched_rank(environ) is None:  # several workers check the files together, later
         for url in filter(None, (config.data, config.validation_data)):
             if local_path(url) is not None:
                 stat(url)
     with _start_timer(config, environ) as timer:
         held = native_messages_held("TF_CPP_MIN_LOG_LEVEL" in environ)
         with held, _gc_frozen(), activity("importing TensorFlow"):
-            from disttrain.run.worlds import run_training  # takes seconds: only when it is needed
+            from disttrain.run.worlds import run_training  # takes seconds, so only when it is needed
         run_training(config, environ, timer.stop)
 
 
 def _start_timer(config: TrainConfig, environ: Mapping[str, str]) -> StartTimer:
-    """One that ends a worker of Horovod's; where others meet, the waiting itself ends."""
+    """Returns a timer that ends a Horovod worker that waits too long; it is off where the wait has its own limit."""
     is_timed = launched_by(environ) == "horovod" and not launched_elastic(environ)
     return StartTimer(launched_rank(environ) or 0, config.timeout if is_timed else 0)
 

@@ -19,25 +19,25 @@ LINE_EVERY_S = 5.0
 
 
 class _Console(Console):
-    """A console that prints no secret of a URL."""
+    """A console that leaves the secrets in URLs out of what it prints."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """As rich's, with the secrets of texts left out."""
+        """Prints as rich's console does, without the secrets in texts."""
         super().print(*(redacted(one) if isinstance(one, str) else one for one in objects), **options)
 
 
 def open_console(*, is_quiet: bool, is_terminal: bool | None) -> Console:
-    """Where the leader prints; `is_terminal` is None for rich to find out."""
+    """Returns the console that the leader prints to; with `is_terminal` None, rich detects whether it is a terminal."""
     return _Console(quiet=is_quiet, force_terminal=is_terminal, highlight=False, soft_wrap=True, markup=False)
 
 
 def show_number(value: Value) -> str:
-    """Four significant digits; of a vector as many of each number."""
+    """Formats a number, or each number of a vector, with four significant digits."""
     return f"[{' '.join(map(show_number, value))}]" if isinstance(value, list) else f"{value:.4g}"
 
 
 def show_rate(rows_per_s: float) -> str:
-    """Rows per second, with k or M."""
+    """Formats rows per second, with k or M."""
     for unit, size in (("M", 1e6), ("k", 1e3)):
         if rows_per_s >= size:
             return f"{rows_per_s / size:.3g}{unit} rows/s"
@@ -45,14 +45,14 @@ def show_rate(rows_per_s: float) -> str:
 
 
 def show_time(seconds: float) -> str:
-    """`m:ss`, or `h:mm:ss` from an hour on."""
+    """Formats a time as `m:ss`, or as `h:mm:ss` from an hour on."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def show_values(values: Mapping[str, Value]) -> str:
-    """`loss 0.1234 · mse 0.05678`."""
+    """Formats named values, such as `loss 0.1234 · mse 0.05678`."""
     return " · ".join(f"{name} {show_number(value)}" for name, value in values.items())
 
 
@@ -66,7 +66,7 @@ class ConsoleProgress:
         self._num_steps = num_steps
         self._num_rows = num_rows
         self._next_line_s: float | None = None
-        self._skipped_in = 0  # the epoch in which it was last said
+        self._skipped_in = 0  # the last epoch in which skipped steps were reported
         self._live: Progress | None = None
         self._task: TaskID | None = None
         if console.is_terminal:
@@ -108,7 +108,7 @@ class ConsoleProgress:
         if self._live is None and not is_due:
             return
         left_s = (self._num_rows - event.rows + (self._epochs - event.epoch) * self._num_rows) / event.rows_per_s
-        has_loss = math.isfinite(event.loss)  # of no step if all were left out
+        has_loss = math.isfinite(event.loss)  # else no step counted: all were skipped
         loss = [f"loss {show_number(event.loss)}"] if has_loss else []
         parts = [f"step {event.step:,}/{self._num_steps:,}", *loss, show_rate(event.rows_per_s)]
         state = " · ".join([*parts, f"{show_time(left_s)} left"])

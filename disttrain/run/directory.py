@@ -22,15 +22,15 @@ from disttrain.errors import StorageError, UsageError, all_redacted
 from disttrain.storage.local import FULL, atomic_write, part_of, remove_parts
 
 MODEL = "model.keras"
-CHECKPOINTS = "checkpoints"  # where a run's checkpoints lie, unless it was told otherwise
+CHECKPOINTS = "checkpoints"  # the default folder of a run's checkpoints
 HISTORY = "history.csv"
 METRICS = "metrics.jsonl"
 RESULTS = (MODEL, "config.json", HISTORY, METRICS)
 
 
 def default_directory(data: str) -> Path:
-    """`runs/NAME-TIME`, after the data's file name and the local time."""
-    name = data.split("?")[0] if "://" in data else data  # what follows it may be a signature
+    """Returns `runs/NAME-TIME`, named after the data file and the local time."""
+    name = data.split("?")[0] if "://" in data else data  # a URL's query may be a signature
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", re.sub(r"\.\w+$", "", name.rsplit("/", 1)[-1])).strip("-")
     first = Path("runs") / f"{stem or 'data'}-{time.strftime('%Y%m%d-%H%M%S')}"
     others = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
@@ -38,32 +38,32 @@ def default_directory(data: str) -> Path:
 
 
 def check_free(path: Path) -> None:
-    """Raises UsageError if a directory holds the results of a run, unless there is nothing in them to lose."""
+    """Raises UsageError if a directory holds the results of a run, unless these are not worth keeping."""
     present = [name for name in RESULTS if (path / name).exists()]
-    if present and not _came_to_nothing(path):
+    if present and not _has_nothing_to_lose(path):
         raise UsageError(
             f"--output {path}: already holds {', '.join(present)}; name another directory or add --overwrite"
         )
 
 
-def _came_to_nothing(path: Path) -> bool:
-    """Whether the run in a directory was killed before its first checkpoint: the same command must be taken again."""
+def _has_nothing_to_lose(path: Path) -> bool:
+    """Returns whether the run in a directory was killed before its first checkpoint, and so may be started again."""
     if (path / MODEL).exists():
         return False
     try:
         config = json.loads((path / "config.json").read_bytes())
         if config["checkpoint_every"] == "never":
             return not (path / HISTORY).exists()
-        place = config["checkpoint_dir"] or str(path / CHECKPOINTS)
+        checkpoints = config["checkpoint_dir"] or str(path / CHECKPOINTS)
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    with CheckpointStore(place, keep=1) as store:
+    with CheckpointStore(checkpoints, keep=1) as store:
         return not store.names()
 
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Makes what a disk refuses a StorageError that names the file."""
+    """Turns an OSError into a StorageError that names the file."""
     try:
         yield
     except OSError as error:
@@ -73,8 +73,8 @@ def disk_errors(path: Path) -> Iterator[None]:
 class RunDirectory:
     """Writes the results of one run; only the leader has one.
 
-    A context manager: a run that fails before anything is kept takes back what it wrote, so that the same command can
-    be given again.
+    A context manager: if a run fails before its first epoch or checkpoint, what it wrote is removed, so that the same
+    command can be given again.
     """
 
     def __init__(self, path: Path, *, overwrite: bool, goes_on: bool = False) -> None:
@@ -92,7 +92,7 @@ class RunDirectory:
         self.path = path
         if not overwrite and not goes_on:
             check_free(path)
-        self._made = [place for place in (path, *path.parents) if not place.exists()]
+        self._made = [parent for parent in (path, *path.parents) if not parent.exists()]
         try:
             path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=path):
@@ -115,19 +115,19 @@ class RunDirectory:
             return
         for name in RESULTS:
             (self.path / name).unlink(missing_ok=True)
-        for place in self._made:
-            with contextlib.suppress(OSError):  # something of another's is in it
-                place.rmdir()
+        for parent in self._made:
+            with contextlib.suppress(OSError):  # it holds files that are not ours
+                parent.rmdir()
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Keeps the resolved configuration as config.json."""
+        """Writes the resolved configuration to config.json."""
         with atomic_write(self.path / "config.json") as stream:
             stream.write(json.dumps(all_redacted(dict(config)), indent=2).encode() + b"\n")
 
     def write_model(self, model: keras.Model) -> Path:
-        """Saves the model as Keras does, and returns where."""
+        """Saves the model in Keras's format, and returns its path."""
         path = self.path / MODEL
-        scratch = part_of(path)  # Keras wants a name that ends as it likes
+        scratch = part_of(path)  # Keras requires a name that ends in .keras
         with disk_errors(path):
             try:
                 scratch.mkdir()

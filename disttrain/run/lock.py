@@ -1,8 +1,8 @@
-"""Who holds a run's directory: one run at a time, on whatever host, in a local directory or a store's.
+"""Locks a run's directory: one run at a time uses it, on whatever host, on a local disk or in a store.
 
-The holder's record lies in the directory, and is written anew every few seconds. Whoever finds one looks whether that
-process still runs, where it is of this machine, and else waits whether the record changes; one that does not is taken
-over.
+The holder keeps a record in the directory, and rewrites it every few seconds. A run that finds such a record checks
+whether the holder's process still runs, if it is on the same machine. Otherwise it waits to see whether the record
+changes. If the holder does not run, or the record does not change, the run takes the directory over.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ RECORD = "in-use.json"
 
 @dataclass(frozen=True)
 class Pace:
-    """How often a holder writes its record, and after how long without a change it is given up."""
+    """How often a holder writes its record, and after how long without a change it counts as gone."""
 
     beat_s: float
     stale_s: float
-    settle_s: float  # for another's record to be seen, where two write theirs at once
+    settle_s: float  # to wait after writing, so that of two runs that write at once each sees the other's record
 
 
 ON_DISK, IN_STORE = Pace(3.0, 12.0, 0.0), Pace(15.0, 60.0, 1.0)
@@ -44,9 +44,9 @@ ON_DISK, IN_STORE = Pace(3.0, 12.0, 0.0), Pace(15.0, 60.0, 1.0)
 
 @dataclass(frozen=True)
 class Holder:
-    """A run that holds a directory: its leader's process, since when, and what tells it from others.
+    """A run that holds a directory: its leader's process, since when, and a token that tells it from other runs.
 
-    `launch` is what all workers of an elastic run have in common, of which any may come to lead.
+    `launch` is the same for all workers of an elastic run, any of which may become the leader.
     """
 
     process: Process
@@ -60,7 +60,7 @@ class Holder:
 
     @classmethod
     def from_json(cls, text: bytes) -> Holder | None:
-        """What `to_json` gave; None for anything else."""
+        """Reads what `to_json` returned; returns None for anything else."""
         try:
             found = json.loads(text)
             return cls(**{**found, "process": Process(**found["process"])})
@@ -68,14 +68,14 @@ class Holder:
             return None
 
     def to_json(self) -> bytes:
-        """As one line."""
+        """Returns the record as one line of JSON."""
         return json.dumps(asdict(self)).encode() + b"\n"
 
 
 class RunLock:
-    """Holds a directory while it is open; a context manager, and `close` may be called twice.
+    """Holds a directory while it is open; a context manager, whose `close` may be called twice.
 
-    A directory that it has to make is removed again if nothing else is in it in the end.
+    A directory that it had to create is removed at the end if it is empty.
     """
 
     def __init__(
@@ -87,13 +87,14 @@ class RunLock:
         pace: Pace | None = None,
         on_loss: Callable[[Holder], None] | None = None,
     ) -> None:
-        """
+        """Takes the directory, and keeps it by rewriting the record in a thread.
+
         Args:
             url: the directory, local or of a store.
             say: tells the user that a directory was taken over, and from whom.
-            launch: of an elastic run, else empty.
-            pace: for tests; by default as the place asks for.
-            on_loss: called in a thread when another took the directory over; by default the process ends.
+            launch: what identifies an elastic run, else empty.
+            pace: for tests; by default as fits a disk or a store.
+            on_loss: called in a thread when another run took the directory over; by default the process ends.
 
         Raises:
             UsageError: if another run holds it, or if it cannot be written.
@@ -121,7 +122,7 @@ class RunLock:
         self._thread.start()
 
     def close(self) -> None:
-        """Lets the directory go; the record is removed if it is still this run's."""
+        """Releases the directory; the record is removed if it is still this run's."""
         self._closed.set()
         with self._lock:
             if not self._is_ours:
@@ -195,7 +196,10 @@ class RunLock:
             os.close(descriptor)
 
     def _beat(self) -> None:
-        """Writes the record anew until closed; a store that does not answer for a while changes nothing."""
+        """Rewrites the record until closed; calls `on_loss` and ends once another run has taken the directory over.
+
+        A store that does not answer for a while changes nothing.
+        """
         while not self._closed.wait(self._pace.beat_s):
             other = None
             with self._lock, contextlib.suppress(DisttrainError, OSError):
@@ -249,8 +253,8 @@ class RunLock:
 
 
 def _make(path: Path) -> list[Path]:
-    """Makes a directory that can be written; returns those that were not there, the innermost first."""
-    made = [place for place in (path, *path.parents) if not place.exists()]
+    """Creates a directory and checks that it can be written; returns the directories created, the innermost first."""
+    made = [parent for parent in (path, *path.parents) if not parent.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".{secrets.token_hex(8)}"

@@ -1,4 +1,4 @@
-"""One range of an object, over HTTP or from S3, and whether the answer is what was asked for."""
+"""Requests one range of an object, over HTTP or from S3, and checks that the answer is what was asked for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
 class Asked:
-    """A range of an object that was looked at before: its size, and the ETag or date that it had."""
+    """A requested range of an object, with the size and the ETag or date that the object had when it was opened."""
 
     def __init__(self, url: str, info: Mapping[str, Any], span: Span) -> None:
         self.url = url
@@ -24,21 +24,21 @@ class Asked:
 
     @property
     def header(self) -> str:
-        """As HTTP writes it, with the last byte."""
+        """The range as an HTTP header, which names the last byte and not the one after it."""
         return f"bytes={self.start}-{self.stop - 1}"
 
     @property
     def strong_etag(self) -> str:
-        """What the object can be asked for by; a weak ETag tells no bytes apart, and none is empty."""
+        """The ETag to request the object by; empty if it has none, or a weak one, which other bytes may share."""
         return "" if self.etag.startswith("W/") else self.etag
 
     def check(self, content_range: str | None, etag: str, date: str) -> None:
-        """Holds an answer's headers against what was asked for.
+        """Compares an answer's headers with what was asked for.
 
         Raises:
-            StorageError: for an answer without a range: the server gives the whole file.
-            FileChanged: for another version or another size of the object.
-            ConnectionError: for other bytes; asking again may help.
+            StorageError: if the answer has no range, because the server gives the whole file.
+            FileChanged: if the object has another version or another size.
+            ConnectionError: if the answer has other bytes; a retry may help.
         """
         if (self.etag and etag and etag != self.etag) or (not self.etag and date and self.date and date != self.date):
             raise FileChanged(
@@ -60,7 +60,7 @@ class Asked:
 
 
 async def http_info(fs: Any, path: str) -> dict[str, Any]:
-    """Size and version as a web server tells them; an answer that is an error is raised with its status."""
+    """Returns the size and version that a web server reports; raises an error answer with its status."""
     session = await fs.set_session()
     url, headers = fs.encode_url(path), {"Accept-Encoding": "identity"}
     async with session.head(url, headers=headers, allow_redirects=True) as answer:
@@ -68,8 +68,8 @@ async def http_info(fs: Any, path: str) -> dict[str, Any]:
             return _told(answer.headers, int(answer.headers["Content-Length"]))
         if answer.status == 429 or (answer.status >= 500 and answer.status != 501):
             answer.raise_for_status()
-    async with session.get(url, headers={**headers, "Range": "bytes=0-0"}) as answer:  # one that does not know HEAD
-        if answer.status == 416:  # of an empty file
+    async with session.get(url, headers={**headers, "Range": "bytes=0-0"}) as answer:  # HEAD did not tell the size
+        if answer.status == 416:  # the file is empty
             return _told(answer.headers, 0)
         answer.raise_for_status()
         match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
@@ -88,7 +88,7 @@ def _told(headers: Mapping[str, str], size_bytes: int | None) -> dict[str, Any]:
 
 
 async def http_range(fs: Any, path: str, asked: Asked) -> bytes:
-    """The bytes asked for; an answer with others is given up before its body."""
+    """Returns the bytes asked for; rejects an answer with other bytes before it reads the body."""
     session = await fs.set_session()
     headers = {"Range": asked.header, "Accept-Encoding": "identity"}
     if asked.strong_etag:
@@ -98,14 +98,14 @@ async def http_range(fs: Any, path: str, asked: Asked) -> bytes:
         content_range = answer.headers.get("Content-Range") if answer.status == 206 else None
         is_all = (asked.start, asked.stop) == (0, asked.size_bytes) == (0, answer.content_length)
         is_untold = answer.status == 206 and content_range is None and answer.content_type != "multipart/byteranges"
-        if is_untold or (answer.status == 200 and is_all):  # then the length must do
+        if is_untold or (answer.status == 200 and is_all):  # only the length can be checked
             content_range = f"bytes {asked.start}-{asked.stop - 1}/*"
         asked.check(content_range, answer.headers.get("ETag", ""), answer.headers.get("Last-Modified", ""))
         return bytes(await answer.read())
 
 
 async def s3_range(fs: Any, path: str, asked: Asked) -> bytes:
-    """The same from S3, through s3fs."""
+    """Returns the bytes asked for as `http_range` does, but from S3, through s3fs."""
     bucket, key, version = fs.split_path(path)
     options = {"VersionId": version} if version else {}
     if asked.strong_etag:

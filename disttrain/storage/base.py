@@ -1,4 +1,4 @@
-"""What an open file is to the rest: its size and fingerprint, and ranges of its bytes."""
+"""The interface of an open file: its size and fingerprint, and ranges of its bytes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from types import TracebackType
 from typing import BinaryIO, Protocol
 
 Span = tuple[int, int]  # bytes [start, stop)
-UNVERSIONED = "unversioned"  # ends the fingerprint of a file of which a store tells no more than the size
+UNVERSIONED = "unversioned"  # ends the fingerprint of a file for which the store reports only the size
 
 
 @dataclass(frozen=True)
 class FileInfo:
-    """A file as it is now. `fingerprint` differs when the content may: size and modification time, or size and ETag."""
+    """A file's state: `fingerprint` (size and modification time, or size and ETag) changes if the content may have."""
 
     url: str
     size_bytes: int
@@ -22,9 +22,9 @@ class FileInfo:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to try a remote store: each attempt, and all of them together with the pauses between.
+    """Limits on calls to a remote store: for each attempt, and for all attempts together with the pauses between them.
 
-    The number of attempts is for a store that has never answered: one that has may be back in half a minute.
+    `attempts` limits only calls to a store that has never answered: one that has may be back in half a minute.
     """
 
     attempts: int = 5
@@ -37,21 +37,21 @@ PATIENCE_AGAIN = Patience(attempts=1000)  # with a store that has answered this 
 
 
 def hint_of_pattern(url: str) -> str:
-    """What to say besides where a path that is not there would match several."""
+    """Returns what to add to "no such file" if the path is a pattern such as `*.csv`, else an empty text."""
     return "; patterns are not expanded: name one file, into which you join the others" if set("*?[") & set(url) else ""
 
 
 class Reader(Protocol):
-    """An open file that any thread may read ranges of; a context manager, and `close` may be called twice."""
+    """An open file whose ranges any thread may read; a context manager, whose `close` may be called twice."""
 
     info: FileInfo
     block_bytes: int  # what one read should ask for
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill the buffer with the bytes from `offset` on, all of it, or raise StorageError or FileChanged."""
+        """Fills the whole buffer with the bytes from `offset` on; raises StorageError or FileChanged if it cannot."""
 
     def close(self) -> None:
-        """Let the file go and wake the threads that still wait for its bytes."""
+        """Closes the file and wakes the threads that still wait for its bytes."""
 
     def __enter__(self) -> Reader: ...
 
@@ -61,16 +61,16 @@ class Reader(Protocol):
 
 
 class Directory(Protocol):
-    """A directory of files, local or of a store, each written whole or not at all."""
+    """What a directory of files must offer, local or in a store: each file is written whole or not at all."""
 
     def names(self) -> list[str]:
         """The names of all files; none where there is no directory."""
 
     def put(self, name: str, write: Callable[[BinaryIO], None]) -> None:
-        """Write a file whole or not at all."""
+        """Writes a file whole or not at all."""
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Removes a file, if it is there."""
 
     def close(self) -> None:
-        """Let go."""
+        """Releases the directory."""

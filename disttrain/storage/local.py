@@ -19,12 +19,12 @@ from disttrain.errors import FileChanged, StorageError, UsageError
 from disttrain.storage.base import FileInfo, hint_of_pattern
 
 LOCAL_BLOCK_BYTES = 1 << 20  # stays in a core's cache between the read and the parse
-FULL = (errno.ENOSPC, errno.EDQUOT)  # what a disk without room for more says
-ABANDONED_S = 3600.0  # a part that nothing was added to for so long has no writer any more
+FULL = (errno.ENOSPC, errno.EDQUOT)  # the errors of a full disk and of a used-up quota
+ABANDONED_S = 3600.0  # a part file that was not written to for this long has no writer any more
 
 
 def local_path(url: str) -> Path | None:
-    """The path on this machine that a path or file URL names, or None for a store elsewhere."""
+    """Returns the local path that a path or file URL names, or None for the URL of any other store."""
     for prefix in ("file://", "local://"):
         if url.startswith(prefix):
             return Path(url[len(prefix) :]).expanduser()
@@ -33,9 +33,9 @@ def local_path(url: str) -> Path | None:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Write a file whole or not at all: beside the target, synced, renamed over it; removed if the block raises."""
+    """Writes `path` whole or not at all: under another name, then synced and renamed; removed if the block raises."""
     part = part_of(path)
-    try:  # from before it is made: a signal may come between its making and the next line
+    try:  # begins before the part is created: a signal may arrive between its creation and the next line
         with _create(path, part) as stream:
             yield stream
             stream.flush()
@@ -50,18 +50,18 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def part_of(path: Path) -> Path:
-    """A new name beside a path, under which it is written before it is renamed."""
+    """Returns a new path beside `path`, under which the file is written before it is renamed."""
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
 
 
 def remove_parts(directory: Path, names: str, *, with_living_writers: bool) -> None:
-    """Removes what writers of some files that were killed left in a directory.
+    """Removes the part files that killed writers left in a directory.
 
     Args:
         directory: may be missing.
-        names: a regular expression of the files' names.
-        with_living_writers: whether other runs, on any host, may be writing there: then only what was not touched for
-            ABANDONED_S goes.
+        names: a regular expression for the names of the files that were being written.
+        with_living_writers: whether other runs, on any host, may be writing there: then only parts that were not
+            touched for ABANDONED_S are removed.
     """
     with suppress(OSError):
         for path in list(directory.iterdir()):
@@ -71,7 +71,10 @@ def remove_parts(directory: Path, names: str, *, with_living_writers: bool) -> N
 
 
 def _is_being_written(path: Path, writer: int | None) -> bool:
-    """Whether the process that began a part may still be at it. In a container it often has this one's number."""
+    """Returns whether the process that began a part may still be writing it.
+
+    In a container, a killed writer often had the number that this process has.
+    """
     if writer is not None:
         if writer == os.getpid():
             return False
@@ -80,7 +83,7 @@ def _is_being_written(path: Path, writer: int | None) -> bool:
         except ProcessLookupError:
             return False
         except OSError:
-            pass  # another user's
+            pass  # another user's process
     with suppress(OSError):
         return time.time() - path.stat().st_mtime < ABANDONED_S
     return False
@@ -97,7 +100,7 @@ def _create(path: Path, part: Path) -> BinaryIO:
 
 
 class LocalReader:
-    """A file of this machine, read by `preadv` straight into the caller's buffer."""
+    """A local file, read by `preadv` directly into the caller's buffer."""
 
     def __init__(self, url: str, path: Path) -> None:
         self.info = local_info(url, path)
@@ -110,7 +113,7 @@ class LocalReader:
             raise UsageError(f"{url}: cannot be opened: {error.strerror}") from error
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill the buffer; FileChanged where the file has become shorter than it was."""
+        """Fills the buffer; FileChanged if the file has become shorter."""
         filled = 0
         while filled < len(buffer):
             try:
@@ -175,7 +178,7 @@ class LocalDirectory:
         """Writes a file whole or not at all, and has it outlive a power cut."""
         try:
             if self._to_clean is not None:
-                self.names()  # raises where there is no directory
+                self.names()  # raises if the path is not a directory
                 remove_parts(self._path, self._to_clean, with_living_writers=False)
                 self._to_clean = None
             with atomic_write(self._path / name) as stream:
@@ -197,12 +200,12 @@ class LocalDirectory:
         """Has nothing open."""
 
     def _sync(self) -> None:
-        """Has the directory's new entry outlive a power cut too."""
+        """Makes the directory's new entry survive a power cut too."""
         descriptor = os.open(self._path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot sync a directory
                 raise
         finally:
             os.close(descriptor)

@@ -11,7 +11,7 @@ COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip", ".7z", ".br", ".snap
 
 
 def stat(url: str, *, patience: Patience = PATIENCE) -> FileInfo:
-    """Size and fingerprint of a path or URL; UsageError where it can't be a file to read, StorageError if no answer."""
+    """Returns a file's size and fingerprint; UsageError if it is no readable file, StorageError if no answer comes."""
     _refuse_compressed(url)
     path = local_path(url)
     if path is not None:
@@ -21,14 +21,14 @@ def stat(url: str, *, patience: Patience = PATIENCE) -> FileInfo:
 
 
 def open_reader(url: str, *, patience: Patience = PATIENCE) -> Reader:
-    """Open a path (with `~`) or any URL that fsspec knows; raises what `stat` raises."""
+    """Opens a path (with `~`) or any URL that fsspec knows; raises what `stat` raises."""
     _refuse_compressed(url)
     path = local_path(url)
     return LocalReader(url, path) if path is not None else RemoteReader(url, patience)
 
 
 def check_unchanged(info: FileInfo) -> None:
-    """Raise FileChanged if the file is no longer the one that `info` describes."""
+    """Raises FileChanged if the file is no longer the one that `info` describes."""
     try:
         now = stat(info.url, patience=PATIENCE_AGAIN)
     except UsageError as error:

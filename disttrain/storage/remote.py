@@ -16,9 +16,9 @@ from disttrain.storage.base import UNVERSIONED, FileInfo, Patience, Span
 from disttrain.storage.store_calls import StoreCalls
 
 REMOTE_BLOCK_BYTES = 8 << 20  # large enough to hide a store's latency of some 50 ms
-PIECE_BYTES = 2 << 20  # a remote block is fetched as this many bytes each, at the same time
+PIECE_BYTES = 2 << 20  # a remote block is fetched in pieces of this size, all at the same time
 
-# What tells one version of an object from the next, the surest first; stores spell it differently.
+# Fields that identify an object's version, the most reliable first; stores name them differently.
 VERSION_FIELDS = (
     ("ETag", "etag", "md5Hash", "Content-MD5", "content_md5", "Digest", "uid"),
     ("LastModified", "last_modified", "Last-Modified", "mtime", "modified", "updated", "created"),
@@ -26,7 +26,7 @@ VERSION_FIELDS = (
 
 
 class RemoteReader:
-    """An object of a store that fsspec knows, read by ranges, several pieces of a large one at the same time."""
+    """An object of a store that fsspec knows, read by ranges; the pieces of a large range are read at the same time."""
 
     def __init__(self, url: str, patience: Patience) -> None:
         self._object = _Object(url, patience)
@@ -34,7 +34,7 @@ class RemoteReader:
         self.block_bytes = REMOTE_BLOCK_BYTES
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill the buffer; StorageError once the store's patience is used up or it answers with other lengths."""
+        """Fills the buffer; StorageError once retries are used up, because of errors or answers of the wrong length."""
         if not buffer:
             return
         stop = offset + len(buffer)
@@ -44,7 +44,7 @@ class RemoteReader:
             buffer[start - offset : start - offset + len(piece)] = piece
 
     def close(self) -> None:
-        """Cancel what is still being fetched; a second call does nothing."""
+        """Cancels what is still being fetched; a second call does nothing."""
         self._object.calls.close()
 
     def __enter__(self) -> RemoteReader:
@@ -57,7 +57,7 @@ class RemoteReader:
 
 
 class _Object:
-    """One object of a store, as bytes: lengths checked."""
+    """One object of a store, read as bytes whose lengths are checked."""
 
     def __init__(self, url: str, patience: Patience) -> None:
         self.url = url
@@ -81,7 +81,7 @@ class _Object:
         return FileInfo(self.url, int(info["size"]), f"{int(info['size'])}-{_version(info)}")
 
     def fetch(self, ranges: list[Span], size_bytes: int) -> list[bytes]:
-        """The bytes of each half-open range, of the right length."""
+        """Returns the bytes of each half-open range, checked to be of the right length."""
 
         def attempt(timeout_s: float) -> list[bytes]:
             if self.fs.async_impl:
@@ -118,11 +118,11 @@ def _version(info: dict[str, Any]) -> str:
     return UNVERSIONED
 
 
-SLOW_BYTES_PER_S = 2_000_000  # a link slower than this is given up, however large the object
+SLOW_BYTES_PER_S = 2_000_000  # an upload slower than this is given up, whatever the object's size
 
 
 class RemoteDirectory:
-    """The objects right below a URL; every call waits and tries again as its patience says."""
+    """The objects directly below a URL; every call is retried within the limits of `patience`."""
 
     def __init__(self, url: str, patience: Patience) -> None:
         self._url = url.rstrip("/")
@@ -130,7 +130,7 @@ class RemoteDirectory:
         self._calls = StoreCalls(self._url, patience)
 
     def names(self) -> list[str]:
-        """The names of its objects, in no order; none where the directory does not exist."""
+        """Returns the names of its objects, in no order; an empty list if the directory does not exist."""
 
         def attempt(timeout_s: float) -> list[str]:
             self._calls.fs.invalidate_cache(self._calls.path)
@@ -143,7 +143,7 @@ class RemoteDirectory:
         return self._calls.with_retries("list the directory", attempt)
 
     def put(self, name: str, write: Callable[[BinaryIO], None]) -> None:
-        """Store what `write` writes as one object, whole or not at all, in place of one of that name."""
+        """Stores what `write` writes as one object, whole or not at all; replaces an object of the same name."""
         stream = io.BytesIO()
         write(stream)
         content = stream.getvalue()
@@ -165,7 +165,7 @@ class RemoteDirectory:
         self._calls.with_retries(f"take {name} ({len(content):,} bytes)", attempt, patience)
 
     def remove(self, name: str) -> None:
-        """Remove an object; one that is not there is removed."""
+        """Removes an object; does nothing if it does not exist."""
 
         def attempt(timeout_s: float) -> None:
             try:
@@ -176,5 +176,5 @@ class RemoteDirectory:
         self._calls.with_retries(f"remove {name}", attempt)
 
     def close(self) -> None:
-        """Cancel what is running; a second call does nothing."""
+        """Cancels running calls; a second `close` does nothing."""
         self._calls.close()

@@ -26,10 +26,10 @@ EXTRAS = {
     "http": "http",
     "https": "http",
 }
-# The packages whose exceptions mean that a store did not answer well, though not all of them are an OSError.
+# Packages whose exceptions mean that a store did not answer properly; not all of these exceptions are OSErrors.
 STORE_PACKAGES = frozenset({"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests", "urllib3"})
 PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-# HTTP's words for "ask again": time-out, too early, too many requests. All others below 500 are final.
+# HTTP errors that a retry may solve: time-out, too early, too many requests. All others below 500 are final.
 TRANSIENT_STATUSES = frozenset({408, 425, 429})
 MISSING_STATUSES = frozenset({404, 410})
 FORBIDDEN_STATUSES = frozenset({401, 403})
@@ -46,18 +46,18 @@ class StoreCalls:
         self.url = url
         self.patience = patience
         self.fs, self.path = _filesystem(url)
-        self.has_answered = False  # so that what is missing now was there
+        self.has_answered = False  # if so, a file that is missing now was there before
         self._closed = threading.Event()
         self._running: set[Any] = set()
 
     def run(self, method: str, timeout_s: float, *arguments: Any, **options: Any) -> Any:
-        """The result of one of the filesystem's methods (`info`, `cat_file`), without a second attempt."""
+        """Calls one of the filesystem's methods (`info`, `cat_file`) once, without retries, and returns its result."""
         if not self.fs.async_impl:
             return getattr(self.fs, method)(*arguments, **options)
         return self.finish(lambda: getattr(self.fs, f"_{method}")(*arguments, **options), timeout_s)
 
     def finish(self, work: Callable[[], Coroutine[Any, Any, T]], timeout_s: float) -> T:
-        """What a call comes to that an asynchronous filesystem awaits; TimeoutError after so many seconds."""
+        """Returns the result of `work`'s coroutine, run on the filesystem's loop; TimeoutError after `timeout_s`."""
 
         async def limited() -> T:
             return await asyncio.wait_for(work(), timeout_s)
@@ -73,11 +73,13 @@ class StoreCalls:
             self._running.discard(future)
 
     def with_retries(self, task: str, attempt: Callable[[float], T], patience: Patience | None = None) -> T:
-        """What `attempt`, called with its seconds, returns once it succeeds; `task` goes on "the store did not …".
+        """Retries `attempt`, which is called with its time limit in seconds, until it succeeds; returns its result.
+
+        `task` completes the message "the store did not …".
 
         Raises:
-            UsageError: where no second attempt would help.
-            StorageError: when the patience is used up, or once closed.
+            UsageError: if a retry would not help.
+            StorageError: if the limits of `patience` are reached, or after `close`.
         """
         patience = patience or self.patience
         with activity("waiting for {} to {}", self.url, task):
@@ -92,14 +94,14 @@ class StoreCalls:
                     pause_s = min(0.1 * 2**number, 5.0)
                     spent_s = time.monotonic() - started
                     self._raise_permanent(error, task)
-                    is_last = number >= patience.attempts and not self.has_answered  # else it may be restarting
+                    is_last = number >= patience.attempts and not self.has_answered  # if it has, it may be restarting
                     if is_last or spent_s + pause_s >= patience.total_s:
                         message = f"{number} attempts in {spent_s:.0f} s, the last: {_describe(error)}"
                         raise StorageError(f"{self.url}: the store did not {task}: {message}") from error
                 self._closed.wait(pause_s)
 
     def _raise_permanent(self, error: BaseException, task: str) -> None:
-        """Raise what no second attempt would mend."""
+        """Raises an error if a retry would not help, as one of disttrain's errors where it is a known one."""
         if self._closed.is_set():
             raise StorageError(f"{self.url}: closed before the store could {task}") from error
         if isinstance(error, DisttrainError):
@@ -128,14 +130,14 @@ class StoreCalls:
             raise error
 
     def close(self) -> None:
-        """Cancel what is running and refuse what comes; a second call does nothing."""
+        """Cancels running calls and refuses later ones; a second `close` does nothing."""
         self._closed.set()
         for future in list(self._running):
             future.cancel()
 
 
 def _filesystem(url: str) -> tuple[Any, str]:
-    """The fsspec filesystem of a URL, and the path in it."""
+    """Returns the fsspec filesystem of a URL, and the path in it."""
     from fsspec.core import url_to_fs
 
     protocol = url.split("://", 1)[0].split("::")[-1]
@@ -153,7 +155,7 @@ def _filesystem(url: str) -> tuple[Any, str]:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An exception and those that it was raised from."""
+    """Yields an exception and those that it was raised from."""
     found: BaseException | None = error
     while found is not None:
         yield found
@@ -161,13 +163,14 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status that an answer had, as aiohttp, botocore, gcsfs and Azure's package tell it."""
+    """Returns the HTTP status in an error of aiohttp, botocore, gcsfs or Azure's package; None if it has none."""
     for cause in _chain(error):
         response = getattr(cause, "response", None)
         metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
         found = metadata.get("HTTPStatusCode")
         is_googles = type(cause).__module__.startswith(("gcsfs", "google"))
-        for name in ("status", "status_code", *["code"] * is_googles):  # aiohttp calls what it cannot parse a 400
+        # `code` only for Google's packages: aiohttp sets it to 400 for an answer that it cannot parse.
+        for name in ("status", "status_code", *["code"] * is_googles):
             found = getattr(cause, name, None) if found is None else found
         if isinstance(found, int) and 400 <= found < 600:
             return found
@@ -175,14 +178,14 @@ def _status(error: BaseException) -> int | None:
 
 
 def _is_missing(error: BaseException) -> bool:
-    """Whether a file is said not to be there, and not because the question had no answer."""
+    """Returns whether the store said that the file does not exist, and did not just fail to answer."""
     if not isinstance(error, FileNotFoundError):
         return False
     return not any(_is_transient(cause) and not isinstance(cause, PERMANENT) for cause in _chain(error))
 
 
 def _is_transient(error: BaseException) -> bool:
-    """Whether a store may answer when asked again: I/O errors, time-outs and the stores' own exceptions."""
+    """Returns whether a retry may help: after I/O errors, time-outs and the store packages' own exceptions."""
     if isinstance(error, (OSError, TimeoutError, asyncio.TimeoutError)):
         return True
     return any(kind.__module__.split(".")[0] in STORE_PACKAGES for kind in type(error).__mro__)

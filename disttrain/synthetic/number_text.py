@@ -1,6 +1,6 @@
-"""The rows of a made-up regression file as text: compiled, without the interpreter lock, any range of rows on its own.
+"""Writes the rows of a synthetic regression file as text: compiled, without the GIL, any range of rows on its own.
 
-Every number is a pure function of (seed, row, column), so ranges made by different threads join to the same file.
+Every number is a pure function of (seed, row, column), so ranges made by different threads join into the same file.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _PAIRS = np.frombuffer("".join(f"{i:02d}" for i in range(100)).encode(), dtype=n
 
 
 def max_row_bytes(num_features: int) -> int:
-    """The longest text that one row can have, newline included."""
+    """Returns the length of the longest text that one row can have, newline included."""
     return num_features * FEATURE_BYTES + MAX_TARGET_BYTES
 
 
 def format_rows(
     out: np.ndarray[Any, Any], first_row: int, num_rows: int, num_features: int, noise: float, seed: int
 ) -> int:
-    """Write `num_rows` rows from row `first_row` on into `out` (uint8) as text; return the number of bytes.
+    """Writes `num_rows` rows from row `first_row` on into `out` (uint8) as text; returns the number of bytes.
 
     `out` has room for `num_rows * max_row_bytes(num_features)` bytes. Features are uniform in [0, 1). The target is the
-    feature itself where there is one, else `_smooth` of them, plus Gaussian noise of standard deviation `noise`.
+    feature itself if there is only one, else `_smooth` of them, plus Gaussian noise of standard deviation `noise`.
     """
     assert out.dtype == np.uint8
     assert len(out) >= num_rows * max_row_bytes(num_features)
@@ -45,7 +45,7 @@ def format_rows(
 
 @numba.njit(inline="always")
 def _mix(value: Any) -> Any:
-    """SplitMix64's output function: 64 well-mixed bits of a counter (Steele, Lea and Flood, OOPSLA 2014)."""
+    """Returns SplitMix64's 64 well-mixed bits for a counter (Steele, Lea and Flood, OOPSLA 2014)."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))
@@ -58,7 +58,7 @@ def _bits(key: Any, counter: Any) -> Any:
 
 @numba.njit
 def _gauss(bits: Any) -> Any:
-    """A standard normal number: the inverse of its distribution function (Wichura, AS 241, PPND7; 1e-7 relative)."""
+    """Returns a standard normal number: the inverse distribution function (Wichura, AS 241, PPND7; 1e-7 relative)."""
     p = (float(bits >> np.uint64(12)) + 0.5) * 2.0**-52  # in (0, 1), never its ends
     q = p - 0.5
     if abs(q) <= 0.425:
@@ -79,10 +79,11 @@ def _gauss(bits: Any) -> Any:
 
 @numba.njit
 def _smooth(features: Any) -> Any:
-    """The fixed function behind several features: each times its neighbour, plus a soft step of alternating sign.
+    """Returns the target for several features: each times its neighbour, plus a soft step of alternating sign.
 
-    With u = 2x - 1, the sum over j of u[j] u[j+1] + (-1)^j 3 u[j] / sqrt(1 + 8 u[j]^2), over the square root of the
-    number of features, which keeps its spread near 0.8 for any number. Only exactly rounded operations.
+    With u = 2x - 1, it is the sum over j of u[j] u[j+1] + (-1)^j 3 u[j] / sqrt(1 + 8 u[j]^2), divided by the square
+    root of the number of features, which keeps its standard deviation near 0.8 for any number of them. It uses only
+    exactly rounded operations.
     """
     num_features = len(features)
     total = 0.0
@@ -97,7 +98,7 @@ def _smooth(features: Any) -> Any:
 
 @numba.njit(inline="always")
 def _put_digits(out: Any, at: int, value: Any, pairs: Any) -> None:
-    """Eight digits of a value below 10^8, two at a time."""
+    """Writes the eight digits of a value below 10^8, two at a time."""
     high = value // np.uint64(10_000)
     low = value - high * np.uint64(10_000)
     for half in (high, low):
@@ -112,7 +113,7 @@ def _put_digits(out: Any, at: int, value: Any, pairs: Any) -> None:
 
 @numba.njit
 def _put_fixed(out: Any, at: int, value: float, pairs: Any) -> int:
-    """A number rounded to `DECIMALS` places, and a newline; returns the position after it."""
+    """Writes a number rounded to `DECIMALS` decimals, and a newline; returns the position after it."""
     scaled = np.int64(np.rint(value * SCALE))
     if scaled < 0:
         out[at] = ord("-")

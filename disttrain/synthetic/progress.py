@@ -1,4 +1,4 @@
-"""The progress of writing a file."""
+"""Shows the progress of writing a file."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ LINE_EVERY_S = 5.0
 
 @contextmanager
 def file_progress(title: str, num_rows: int) -> Iterator[Callable[[int, int], None]]:
-    """Gives a function of (rows written, bytes written) that shows a bar on a terminal and a line now and then off it.
+    """Yields a function of (rows written, bytes written): it shows a bar on a terminal, else a line every few seconds.
 
-    On leaving without an error it says what was written, and how fast.
+    On leaving without an error it prints what was written, and how fast.
     """
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     begun_s = time.monotonic()

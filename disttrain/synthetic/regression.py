@@ -1,4 +1,4 @@
-"""Regression data made to order: a CSV of any size, written at disk speed, always the same for the same recipe."""
+"""Makes synthetic regression data: a CSV of any size, written at disk speed, always the same for the same recipe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from disttrain.storage.local import atomic_write, local_path
 from disttrain.synthetic import number_text
 from disttrain.threads import num_cores
 
-BLOCK_BYTES = 2 << 20  # text made by one thread at a time: far above the cost of handing it over, small beside memory
+BLOCK_BYTES = 2 << 20  # text that a thread makes at a time: large enough to hand over cheaply, small beside memory
 SAMPLE_ROWS = 1_000_000
 
 Progress = Callable[[int, int], None]  # rows written so far, bytes written so far
@@ -30,9 +30,9 @@ _Block = tuple[int, int]  # rows [start, stop)
 class Recipe:
     """What is in the file: the same recipe gives the same bytes.
 
-    One feature: columns `x,y` and y = x. More: columns `x0,x1,…,y` and y = a fixed smooth nonlinear function of all of
-    them, of standard deviation 0.8 or so. Features are uniform in [0, 1) with eight decimals; `noise` is the standard
-    deviation of the Gaussian noise added to y.
+    With one feature, the columns are `x,y` and y = x. With more, they are `x0,x1,…,y`, and y is a fixed smooth
+    nonlinear function of all features, with a standard deviation of about 0.8. Features are uniform in [0, 1) with
+    eight decimals; `noise` is the standard deviation of the Gaussian noise added to y.
     """
 
     num_rows: int
@@ -41,7 +41,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raise UsageError for a number out of its range."""
+        """Raises UsageError for a number out of its range."""
         _require(self.num_rows >= 1, f"the number of rows is {self.num_rows}, expected 1 or more")
         _require(1 <= self.num_features <= 10_000, f"features is {self.num_features}, expected 1 to 10,000")
         _require(
@@ -72,10 +72,10 @@ def make_data(
     num_threads: int | None = None,
     on_progress: Progress | None = None,
 ) -> int:
-    """Write the recipe's CSV and return its size in bytes.
+    """Writes the recipe's CSV and returns its size in bytes.
 
     The rows are made by `num_threads` threads (default: one per core) and written in order. The file appears under its
-    name only when it is whole. Raises UsageError where it can't be made, StorageError where writing it failed.
+    name only when it is whole. Raises UsageError if it cannot be made, StorageError if writing it fails.
     """
     target = _check_target(path, overwrite)
     _check_space(target, recipe)
@@ -94,7 +94,7 @@ def make_data(
 
 
 def make_sample(cache_dir: Path, on_progress: Progress | None = None) -> Path:
-    """The built-in sample (y = x, a million rows) in `cache_dir`, made the first time it is asked for."""
+    """Returns the path of the built-in sample (y = x, a million rows) in `cache_dir`; makes it on first use."""
     recipe = Recipe(num_rows=SAMPLE_ROWS)
     path = cache_dir / f"sample-{SAMPLE_ROWS}.csv"
     if path.is_file() and path.stat().st_size == recipe.size_bytes:
@@ -113,7 +113,7 @@ def _require(condition: bool, message: str) -> None:
 
 
 def _check_target(path: str | Path, overwrite: bool) -> Path:
-    """The path as one to write to; raise UsageError where that can't be."""
+    """Returns the local path to write to; raises UsageError if the file cannot be written there."""
     target = local_path(str(path))
     if target is None:
         raise UsageError(f"{path}: make-data writes to local files only; make it here, then copy it to the store")
@@ -138,13 +138,13 @@ def _check_space(target: Path, recipe: Recipe) -> None:
 
 
 def _write_all(file: BinaryIO, text: memoryview) -> None:
-    """Also where `file` is unbuffered and takes less than was offered."""
+    """Writes all of `text`, even if `file` is unbuffered and takes only a part of it at a time."""
     while text:
         text = text[file.write(text) :]
 
 
 def _blocks_in_order(recipe: Recipe, num_threads: int) -> Iterator[tuple[_Block, memoryview]]:
-    """Every row once, in order: (rows [start, stop), their text); two blocks a thread are in memory at most."""
+    """Yields every row once, in order: (rows [start, stop), their text); holds at most two blocks per thread."""
     step = max(1, BLOCK_BYTES // number_text.max_row_bytes(recipe.num_features))
     blocks = ((start, min(start + step, recipe.num_rows)) for start in range(0, recipe.num_rows, step))
     pending: collections.deque[tuple[_Block, concurrent.futures.Future[memoryview]]] = collections.deque()

@@ -1,7 +1,7 @@
-"""Indices that are out of range, found inside a compiled step.
+"""Finds indices that are out of range inside a compiled step.
 
-On a CPU TensorFlow's own kernels refuse them; XLA, and kernels on a GPU, clamp them or give zeros and NaN, so that a
-model would train on other rows of its tables than it was told to. What is found here is what a CPU's kernels refuse.
+TensorFlow's CPU kernels reject such indices. XLA and the GPU kernels clamp them, or return zeros or NaN, so that a
+model would train on the wrong rows of its tables. The checks here find what the CPU kernels reject.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ class UncheckedError(Exception):
 
 
 def num_operations() -> int:
-    """How many operations the graph has that is being traced; `out_of_range` looks at those after them."""
+    """Returns how many operations the graph being traced has so far; `out_of_range` checks those added later."""
     return len(tf.compat.v1.get_default_graph().get_operations())
 
 
 def out_of_range(num_before: int) -> tf.Tensor | None:
-    """Whether any index of the operations traced since `num_before` is out of range, bool scalar; None without any.
+    """Returns whether any index of the operations after the first `num_before` is out of range.
+
+    The result is a bool scalar, or None if none of these operations takes an index.
 
     Raises:
-        UncheckedError: where such an operation stands in a function that the model calls.
+        UncheckedError: if an operation that takes an index is inside a function that the model calls.
     """
     operations = tf.compat.v1.get_default_graph().get_operations()[num_before:]
     found = [check for operation in operations for check in _checks(operation)]
@@ -43,7 +45,7 @@ def _checks(operation: tf.Operation) -> Iterator[tf.Tensor]:
 
 
 def _functions(operation: tf.Operation) -> list[str]:
-    """The names of the functions that an operation calls."""
+    """Returns the names of the functions that an operation calls."""
     names = []
     for name in ("f", "body", "cond", "then_branch", "else_branch"):
         try:
@@ -54,7 +56,7 @@ def _functions(operation: tf.Operation) -> list[str]:
 
 
 def _looks_up(name: str, graph: tf.Graph, seen: set[str]) -> bool:
-    """Whether a function, or one that it calls, has an operation that looks something up."""
+    """Returns whether a function, or one that it calls, has an operation that looks something up."""
     if name in seen:
         return False
     seen.add(name)
@@ -72,14 +74,14 @@ Look = Callable[[tf.Operation], tuple[tf.Tensor | None, Any]]
 
 
 def _gather(operation: tf.Operation) -> tuple[tf.Tensor | None, Any]:
-    """Indices along one axis of a table."""
+    """Returns the indices along one axis of a table, and their bound."""
     table, indices = operation.inputs[0], operation.inputs[1]
     axis = tf.get_static_value(operation.inputs[2]) if len(operation.inputs) > 2 else 0
     return indices, tf.shape(table)[int(axis)] if axis is not None else tf.reduce_max(tf.shape(table))
 
 
 def _variable_gather(operation: tf.Operation) -> tuple[tf.Tensor | None, Any]:
-    """The same for a variable, which its handle describes."""
+    """Returns the same for a variable that is given by its handle."""
     handle, indices = operation.inputs[0], operation.inputs[1]
     shape = _variable_shape(handle, operation.get_attr("dtype"))
     return indices, shape[operation.get_attr("batch_dims")]
@@ -90,7 +92,7 @@ def _variable_shape(handle: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
 
 
 def _gather_nd(operation: tf.Operation) -> tuple[tf.Tensor | None, Any]:
-    """Rows of indices [..., depth] into the first `depth` axes."""
+    """Returns indices [..., depth] into the first `depth` axes of a table, and their bounds."""
     table, indices = operation.inputs[0], operation.inputs[1]
     return indices, tf.shape(table)[: tf.shape(indices)[-1]]
 
@@ -101,13 +103,13 @@ def _variable_gather_nd(operation: tf.Operation) -> tuple[tf.Tensor | None, Any]
 
 
 def _labels(operation: tf.Operation) -> tuple[tf.Tensor | None, Any]:
-    """Class numbers beside logits [rows, classes]."""
+    """Returns the class numbers that go with logits [rows, classes], and the number of classes."""
     logits, labels = operation.inputs[0], operation.inputs[1]
     return labels, tf.shape(logits)[-1]
 
 
 def _scatter(operation: tf.Operation) -> tuple[tf.Tensor | None, Any]:
-    """Rows of indices into a tensor that is written to."""
+    """Returns the indices into a tensor that is written to, and their bounds."""
     table, indices = operation.inputs[0], operation.inputs[1]
     return indices, tf.shape(table)[: tf.shape(indices)[-1]]
 
@@ -118,15 +120,15 @@ def _scatter_nd(operation: tf.Operation) -> tuple[tf.Tensor | None, Any]:
 
 
 def _segments(operation: tf.Operation) -> tuple[tf.Tensor | None, Any]:
-    """Numbers of segments; those below 0 are left out, as is documented."""
+    """Returns segment numbers and their bound; TensorFlow ignores those below 0, as it documents."""
     numbers, num_segments = operation.inputs[1], operation.inputs[2]
     return tf.maximum(numbers, 0), num_segments
 
 
 def _slice(operation: tf.Operation) -> tuple[tf.Tensor | None, Any]:
-    """Where a slice begins; its last element must be in the tensor."""
+    """Returns the index of a slice's last element, which must be in the tensor, and the tensor's shape."""
     table, begin, size = operation.inputs
-    if tf.get_static_value(begin) is not None:  # checked where it was traced
+    if tf.get_static_value(begin) is not None:  # a constant: checked by TensorFlow when it is traced
         return None, None
     return begin + tf.maximum(tf.cast(size, begin.dtype) - 1, 0), tf.shape(table)
 

@@ -1,4 +1,4 @@
-"""A compiled model's variables, made from one row before any step: what cannot be trained is refused here."""
+"""Creates a compiled model's variables from one row, before any step, and rejects a model that cannot be trained."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from disttrain.errors import UsageError
-from disttrain.training.heads import compares_like_with_like
+from disttrain.training.heads import compares_outputs_elementwise
 
 
 def build(model: keras.Model, num_features: int, num_targets: int) -> None:
@@ -17,11 +17,11 @@ def build(model: keras.Model, num_features: int, num_targets: int) -> None:
 
     Args:
         model: compiled; is called with float32 [1, num_features].
-        num_features: columns of a row that are no targets.
-        num_targets: those that are.
+        num_features: columns of a row that are not targets.
+        num_targets: columns of a row that are targets.
 
     Raises:
-        UsageError: for a model, loss or metric that does not fit such rows.
+        UsageError: if the model, its loss or a metric does not fit such rows.
     """
     x, y = tf.zeros([1, num_features]), tf.zeros([1, num_targets])
     with _refused(f"the model cannot take rows of {num_features} features"):
@@ -37,7 +37,7 @@ def build(model: keras.Model, num_features: int, num_targets: int) -> None:
 
 
 class _refused:  # noqa: N801 - reads as a statement
-    """Makes what Keras raises about shapes a UsageError that begins with a sentence of ours."""
+    """Turns errors that Keras raises about shapes into a UsageError that begins with `what`."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -58,7 +58,7 @@ def _check_outputs(model: keras.Model, predictions: Any, num_targets: int) -> No
             "with keras.layers.Concatenate"
         )
     width = int(np.prod(predictions.shape[1:]))
-    if compares_like_with_like(model.loss) and width != num_targets:
+    if compares_outputs_elementwise(model.loss) and width != num_targets:
         raise UsageError(
             f"the model gives {width} numbers a row, to be compared with {num_targets}: let its last layer have a unit "
             "for each target, or name others with --targets"

@@ -1,8 +1,8 @@
-"""What Keras callbacks remember from epoch to epoch, as JSON and arrays: taken for a checkpoint, and given back.
+"""Captures the state of Keras callbacks as JSON and arrays for a checkpoint, and restores it.
 
 A callback's state is its attributes that are plain data: numbers, strings, None, arrays, and lists, tuples and dicts of
-those. What its Keras constructor was given (patience, monitor, a file's name) is not state: in a resumed run the new
-one holds. A callback of your own may decide for itself with two methods, `get_state() -> dict` and `set_state(dict)`.
+those. The arguments of its Keras constructor (patience, monitor, a file name) are not state: a resumed run uses its
+own. A callback of your own can define its state with two methods, `get_state() -> dict` and `set_state(dict)`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from disttrain.errors import UsageError
 Arrays = dict[str, npt.NDArray[Any]]
 
 REMEDY = "define get_state and set_state to keep it"
-# Plain data that is of the process or follows from options and files, so that it must not come from a checkpoint.
+# Plain data that belongs to the process, or follows from options and files, and must not come from a checkpoint.
 _NOT_STATE: dict[type, frozenset[str]] = {
     Callback: frozenset({"params", "_model"}),
     keras.callbacks.CSVLogger: frozenset({"sep", "keys", "append_header"}),
@@ -39,13 +39,13 @@ _CONTAINERS = (dict, list, tuple, set, frozenset, deque, bytes, bytearray, np.nd
 
 @runtime_checkable
 class Stateful(Protocol):
-    """A callback that says itself what it remembers."""
+    """A callback that defines its own state."""
 
     def get_state(self) -> dict[str, Any]:
-        """What `set_state` needs, as plain data."""
+        """Returns what `set_state` needs, as plain data."""
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Take up what `get_state` gave in another process; after `on_train_begin`."""
+        """Restores what `get_state` returned in another process; is called after `on_train_begin`."""
 
 
 class _NotPlain(Exception):
@@ -53,22 +53,22 @@ class _NotPlain(Exception):
 
 
 def capture_callbacks(callbacks: CallbackList) -> tuple[list[dict[str, Any]], Arrays]:
-    """What all callbacks remember now: for JSON, an entry for each, and copies of their arrays, by name.
+    """Returns the state of all callbacks: an entry for each, for JSON, and copies of their arrays by name.
 
     Raises:
-        UsageError: if a callback's own `get_state` gives something else than a dict of plain data.
+        UsageError: if a callback's own `get_state` returns anything but a dict of plain data.
     """
     arrays: Arrays = {}
-    return [_capture(place, item, arrays) for place, item in enumerate(callbacks.callbacks)], arrays
+    return [_capture(number, item, arrays) for number, item in enumerate(callbacks.callbacks)], arrays
 
 
 def restore_callbacks(
     callbacks: CallbackList, kept: Sequence[Mapping[str, Any]], arrays: Mapping[str, npt.NDArray[Any]]
 ) -> list[str]:
-    """Give callbacks back what they remembered; call it after `on_train_begin`, which resets many of them.
+    """Restores the state of callbacks; call it after `on_train_begin`, which resets many of them.
 
-    The first callback of a class takes what the first of that class remembered, and so on. Returns a message for each
-    that remembers something and has no counterpart, and for what could not be kept.
+    The first callback of a class gets the state of the first of that class in the checkpoint, and so on. Returns a
+    message for each callback that has state but no counterpart, and for each attribute that could not be kept.
     """
     now: dict[tuple[str, int], Callback] = dict(_numbered(callbacks.callbacks, [_name(c) for c in callbacks.callbacks]))
     then: dict[tuple[str, int], Mapping[str, Any]] = dict(_numbered(kept, [entry["class"] for entry in kept]))
@@ -84,12 +84,12 @@ def restore_callbacks(
     return messages
 
 
-def _capture(place: int, callback: Callback, arrays: Arrays) -> dict[str, Any]:
+def _capture(number: int, callback: Callback, arrays: Arrays) -> dict[str, Any]:
     name = _name(callback)
     entry = {"class": name, "own": isinstance(callback, Stateful), "monitor": getattr(callback, "monitor", None)}
     if not isinstance(entry["monitor"], str):
         entry["monitor"] = None
-    writer = _Encoder(f"{place:03d}-{name}", arrays)
+    writer = _Encoder(f"{number:03d}-{name}", arrays)
     if isinstance(callback, Stateful):
         return {**entry, "state": writer.own(name, callback.get_state()), "left_out": []}
     state, left_out = {}, []
@@ -125,7 +125,7 @@ def _name(callback: Callback) -> str:
 
 
 def _numbered(items: Sequence[Any], names: Sequence[str]) -> list[tuple[tuple[str, int], Any]]:
-    """Each item with its name and how many of that name come before it."""
+    """Returns each item with its name and how many items of that name come before it."""
     seen: Counter[str] = Counter()
     found = []
     for item, name in zip(items, names, strict=True):
@@ -135,7 +135,7 @@ def _numbered(items: Sequence[Any], names: Sequence[str]) -> list[tuple[tuple[st
 
 
 def _not_state(kind: type) -> set[str]:
-    """The attributes that a class of callbacks does not remember: what Keras's constructors take, and the table's."""
+    """Returns a callback class's attributes that are not state: Keras's constructor arguments, and _NOT_STATE's."""
     found: set[str] = set()
     for base in kind.__mro__:
         found |= _NOT_STATE.get(base, frozenset())
@@ -145,7 +145,7 @@ def _not_state(kind: type) -> set[str]:
 
 
 class _Encoder:
-    """Plain data to JSON, with its arrays put aside; what JSON has no word for is `{"is": kind, "of": …}`."""
+    """Encodes plain data as JSON and collects its arrays; a type that JSON lacks becomes `{"is": kind, "of": …}`."""
 
     def __init__(self, prefix: str, arrays: Arrays) -> None:
         self._prefix = prefix
@@ -153,7 +153,7 @@ class _Encoder:
         self._num_arrays = 0
 
     def own(self, name: str, state: object) -> dict[str, Any]:
-        """What a callback's `get_state` gave."""
+        """Encodes what a callback's `get_state` returned."""
         if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
             raise UsageError(f"--callbacks: {name}.get_state() returned {type(state).__name__}, expected a dict of str")
         encoded = {}
@@ -168,7 +168,7 @@ class _Encoder:
         return encoded
 
     def encode(self, value: Any) -> Any:
-        """Raises _NotPlain, having put nothing aside, with the name of the type that JSON and arrays cannot hold."""
+        """Encodes a value; if JSON and arrays cannot hold it, raises _NotPlain with its type, and collects nothing."""
         pending: list[npt.NDArray[Any]] = []
         try:
             encoded = self._encode(value, pending)

@@ -11,8 +11,8 @@ from disttrain.distributed.backend import Backend, World
 from disttrain.errors import UsageError
 from disttrain.training.user_code import call_user_function
 
-# Callbacks that write files: on the leader only. All others run on every worker, with the same numbers, so that what
-# they decide (to stop, to lower the learning rate) is decided alike everywhere.
+# Callbacks that write files run on the leader only. All others run on every worker and get the same numbers, so that
+# all workers decide the same (to stop, to lower the learning rate).
 WRITERS = (
     keras.callbacks.CSVLogger,
     keras.callbacks.ModelCheckpoint,
@@ -22,11 +22,11 @@ WRITERS = (
 
 
 def build_callbacks(target: str | None, world: World, model: keras.Model, epochs: int, num_steps: int) -> CallbackList:
-    """The list of what `target` (`package.module:function`) returns, less what only the leader should do.
+    """Returns the callbacks that `target` (`package.module:function`) makes, with file writers on the leader only.
 
     Raises:
-        UsageError: if the function cannot be imported, or returns something else than a list of Keras callbacks, or one
-            that would go on from a file of its own.
+        UsageError: if the function cannot be imported, or returns anything but a list of Keras callbacks, or a callback
+            that would resume from a file of its own.
     """
     callbacks = [] if target is None else call_user_function("--callbacks", target, rank=world.rank)
     if not isinstance(callbacks, (list, tuple)) or not all(isinstance(item, Callback) for item in callbacks):
@@ -41,7 +41,7 @@ def build_callbacks(target: str | None, world: World, model: keras.Model, epochs
 
 
 def has_own(callbacks: CallbackList, *hooks: str) -> bool:
-    """Whether any of the callbacks does something in one of these methods of Keras's Callback."""
+    """Returns whether any of the callbacks overrides one of these methods of Keras's Callback."""
     return any(
         getattr(getattr(item, hook), "__func__", None) is not getattr(Callback, hook)
         for item in callbacks.callbacks

@@ -19,16 +19,16 @@ from disttrain.option_types import Every
 from disttrain.training.progress import RunProgress
 from disttrain.training.stop_signals import StopSignals
 
-COMMIT_S = 1.0  # how much of an elastic run's work is done again at most when a worker is lost
-COMMIT_SHARE = 0.02  # of the time may go into commits
+COMMIT_S = 1.0  # between an elastic run's commits: the work that is repeated at most when a worker is lost
+COMMIT_SHARE = 0.02  # largest part of the run's time that may go into commits
 
 
 @dataclass(frozen=True)
 class Contents:
     """What a run's checkpoint holds besides its arrays.
 
-    `callbacks` has an entry for each callback, and `state` the names of the arrays that are the training's own; the
-    other arrays are the callbacks'.
+    `callbacks` has an entry for each callback. `state` has the names of the arrays of the training state; the other
+    arrays belong to callbacks.
     """
 
     record: RunRecord
@@ -38,17 +38,17 @@ class Contents:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Contents:
-        """Those of a checkpoint.
+        """Reads the contents of a checkpoint.
 
         Raises:
-            KeyError: or another error of the kind, if something else than a run wrote the checkpoint.
+            KeyError: or a similar error, if the checkpoint was not written by a run.
         """
         about = checkpoint.about
         progress = RunProgress.from_json(about["standing"])
         return cls(RunRecord.of(checkpoint), progress, list(about["callbacks"]), sorted(about["state"]))
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON holds them."""
+        """Returns the contents as plain data for JSON."""
         return {
             "run": self.record.to_json(),
             "standing": self.progress.to_json(),
@@ -59,7 +59,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the workers decided to do at a border: the same on all of them once their votes are summed."""
+    """What the workers decided between two supersteps; the same on all of them, as it follows from summed votes."""
 
     stop: bool = False
     checkpoint: bool = False
@@ -67,12 +67,12 @@ class Decision:
 
     @classmethod
     def of(cls, votes: npt.NDArray[np.float32]) -> Decision:
-        """What any worker voted for, from the sum of all workers' votes, float32 [3]."""
+        """Returns what any worker voted for, from the sum of all workers' votes, float32 [3]."""
         return cls(*(bool(vote > 0) for vote in votes))
 
     @property
     def needs_checkpoint(self) -> bool:
-        """Whether what is trained so far is to be kept."""
+        """Whether the training so far has to be kept in a checkpoint."""
         return self.stop or self.checkpoint or self.regroup
 
 
@@ -90,16 +90,16 @@ def leave_if_decided(decision: Decision, progress: RunProgress) -> None:
 
 
 class Checkpointing:
-    """One worker's part in keeping the run: its votes, and where a checkpoint goes.
+    """One worker's part in keeping checkpoints: its votes, and what it does with a checkpoint.
 
-    The leader decides when one is due. All workers take part in making it; the leader's goes to the `writer`, and in an
-    elastic run each worker commits its own copy.
+    The leader decides when a checkpoint is due. All workers take part in making it. The leader's copy goes to the
+    `writer`, and in an elastic run each worker commits its own copy.
     """
 
     def __init__(
         self, every: Every, writer: CheckpointWriter | None, stop: StopSignals, commits: Commits | None = None
     ) -> None:
-        """`writer` is the leader's alone; `commits` are those of an elastic run."""
+        """Takes the `writer`, which only the leader has, and the `commits` of an elastic run."""
         self._every = every
         self._writer = writer
         self._stop = stop
@@ -110,12 +110,12 @@ class Checkpointing:
 
     @property
     def wants_state(self) -> bool:
-        """Whether this worker has a use for the numbers themselves."""
+        """Whether this worker needs the captured state, to write or to commit it."""
         return self._writer is not None or self._commits is not None
 
     @property
     def every_worker_keeps(self) -> bool:
-        """Whether all workers keep checkpoints, as in an elastic run, where any of them may come to lead."""
+        """Whether all workers keep checkpoints, as in an elastic run, where any of them may become the leader."""
         return self._commits is not None
 
     @property
@@ -124,24 +124,24 @@ class Checkpointing:
         return self._stop.asked
 
     def votes(self) -> npt.NDArray[np.float32]:
-        """This worker's votes for each field of a Decision, float32 [3], to be summed over all workers."""
+        """Returns this worker's vote for each field of a Decision, float32 [3], to be summed over all workers."""
         regroup = self._commits is not None and self._commits.change_wanted
         return np.array([self._stop.asked, self._write_is_due() or self._commit_is_due(), regroup], np.float32)
 
     def steps_done(self, count: int) -> None:
-        """Counts steps since the run began in this process."""
+        """Adds `count` to the steps that were taken in this process."""
         self._steps += count
 
     def keep(
         self, checkpoint: Checkpoint, made_in_s: float, *, must: bool, values: Mapping[str, float] | None = None
     ) -> None:
-        """Commits a checkpoint, and has it written if one is due or if it `must` be.
+        """Commits a checkpoint in an elastic run, and hands it to the writer if one is due or if it `must` be written.
 
         Args:
-            checkpoint: made by all workers together; its arrays are not written to any more.
-            made_in_s: how long that took.
-            must: whether it is written whether or not one is due, and always kept.
-            values: losses and metrics of an epoch that has ended, by which the best is chosen.
+            checkpoint: made by all workers together; its arrays no longer change.
+            made_in_s: seconds that making it took.
+            must: writes it even if none is due, and always keeps it.
+            values: losses and metrics of an epoch that has ended, by which the best checkpoint is chosen.
         """
         begun_s = time.monotonic() - made_in_s
         if self._commits is not None:
@@ -153,7 +153,7 @@ class Checkpointing:
             self._written_s, self._written_steps = time.monotonic(), self._steps
 
     def wait(self, timeout_s: float) -> None:
-        """Waits until what was handed to the writer is written; raises what kept it from that."""
+        """Waits until what was handed to the writer is written; raises the error if writing failed."""
         if self._writer is not None:
             self._writer.wait(timeout_s)
 

@@ -1,6 +1,7 @@
-"""What a model that always answers the same would come to: the loss that is to be beaten.
+"""The loss of the best constant output, which a model has to beat.
 
-The targets are judged by a sample, drawn while the first epoch's rows pass by, so that no run reads its file for it.
+It is computed on a sample of the targets, drawn while the first epoch's rows are trained on, so that no run needs
+another pass over its file.
 """
 
 from __future__ import annotations
@@ -16,33 +17,33 @@ import numpy.typing as npt
 
 from disttrain.data.row_source import Floats, RowSource
 
-MAX_SAMPLED = 1 << 16  # rows of all workers together: the mean of so many is known to some 0.4% of its spread
+MAX_SAMPLED = 1 << 16  # rows of all workers together: enough for their mean to about 0.4% of the targets' spread
 
 
 @dataclass(frozen=True)
 class Constant:
-    """The best of the answers that were tried, what it is called, and the mean loss that it comes to."""
+    """The best of the constants that were tried: what it is called, and its mean loss."""
 
     answer: str
     loss: float
 
 
 class TargetSample:
-    """The targets of one in so many of a worker's rows of an epoch; those of all workers are a sample of the file's."""
+    """Samples the targets of every nth row that a worker reads in an epoch; all workers' samples cover the file."""
 
     def __init__(self, num_rows: int, num_targets: int) -> None:
-        """`num_rows` are those of the file."""
+        """Starts an empty sample of a file with `num_rows` rows."""
         self._stride = -(-num_rows // MAX_SAMPLED)
         self._num_targets = num_targets
         self.reset()
 
     def reset(self) -> None:
-        """Begins anew."""
+        """Discards the sample."""
         self._skip = 0
         self._parts: list[Floats] = []
 
     def add(self, data: Floats) -> None:
-        """Sees the next rows, float32 `[steps, rows_per_step, columns]`, targets last."""
+        """Samples the next rows, float32 `[steps, rows_per_step, columns]`, targets last."""
         rows = data.reshape(-1, data.shape[2])  # [rows, columns]
         taken = rows[self._skip :: self._stride, -self._num_targets :].copy()
         self._skip += len(taken) * self._stride - len(rows)
@@ -50,12 +51,12 @@ class TargetSample:
 
     @property
     def rows(self) -> Floats:
-        """What was drawn, float32 `[rows, targets]`."""
+        """The sampled targets, float32 `[rows, targets]`."""
         return np.concatenate([np.zeros((0, self._num_targets), np.float32), *self._parts])
 
 
 def load_targets(cache_dir: Path, source: RowSource) -> Floats | None:
-    """The sample that an earlier run kept of this very file's targets, float32 `[rows, targets]`, or None."""
+    """Returns the sample of this file's targets that an earlier run kept, float32 `[rows, targets]`, or None."""
     kept = source.load_finding(cache_dir, _name(source))
     num_targets = len(source.target_names)
     if kept is None or len(kept) % (4 * num_targets):
@@ -73,9 +74,10 @@ def _name(source: RowSource) -> str:
 
 
 def best_constant(model: keras.Model, targets: Floats) -> Constant | None:
-    """The constant with the least loss on the targets, float32 `[rows, targets]`; None where no constant can be judged.
+    """Returns the constant with the least loss on the targets, float32 `[rows, targets]`, or None.
 
-    That is: for a loss that adds rows up, has names for several outputs, or is computed from more than an answer.
+    It is None if a constant's loss cannot be compared: for a loss that sums over rows, that is given for several named
+    outputs, or that is computed from more than the output.
     """
     targets = targets[np.isfinite(targets).all(axis=1)]
     if not len(targets) or getattr(model.loss, "reduction", "") == "sum":
@@ -90,7 +92,7 @@ def best_constant(model: keras.Model, targets: Floats) -> Constant | None:
 
 
 def _answers(loss: Any, targets: Floats, width: int) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
-    """Constants that some loss is least for, float64 `[width]` each, with a name: means, medians, frequencies."""
+    """Yields constants that minimize some loss (means, medians, frequencies), float64 `[width]` each, with a name."""
     if width == targets.shape[1]:
         mean = targets.mean(axis=0, dtype=np.float64)
         median = np.median(targets, axis=0).astype(np.float64)
@@ -112,5 +114,5 @@ def _shown(values: npt.NDArray[np.float64]) -> str:
 def _loss_of(model: keras.Model, targets: Floats, answers: Floats) -> float | None:
     try:
         return float(model.compute_loss(None, targets, answers, None, training=False)) - float(sum(model.losses))
-    except Exception:  # the user's own code, which may want rows or more than one answer
+    except Exception:  # the user's own code, which may need the features or several outputs
         return None

@@ -27,19 +27,19 @@ from disttrain.training.optimizer import AllReduceOptimizer
 from disttrain.training.small_network import is_small, products_as_loops, set_xla_flags
 from disttrain.training.steps import NO_FAULT, OWN_FAULT, Steps, sums_over_rows
 
-# A call that takes longer is cut into shorter ones, so that progress, callbacks and signals are not kept waiting.
-CALL_TARGET_S = 0.5
-MAX_STEPS_PER_CALL = 1 << 20
-SMALL_STATE_BYTES = 1 << 20  # kept at each call: 10 to 100 microseconds to copy, beside a call of 20 milliseconds
-CALL_GROWTH = 8  # how much longer than the one before a call may be while nothing is known of the steps' time
+# Longer supersteps are split into shorter ones, so that progress, callbacks and signals do not have to wait.
+SUPERSTEP_TARGET_S = 0.5
+MAX_STEPS_PER_SUPERSTEP = 1 << 20
+SMALL_STATE_BYTES = 1 << 20  # copied before each superstep, which takes 20 milliseconds, in 10 to 100 microseconds
+SUPERSTEP_GROWTH = 8  # at most so many times the last superstep's steps: at first, their time is unknown
 
 
 @dataclass(frozen=True, eq=False)
 class OnDevices:
     """A superbatch's rows on this worker's devices: `batches`, of which the steps [start, stop) are taken.
 
-    `batches` has room for `capacity` steps, which may be more than the superbatch has where the shape is the compiled
-    one. `rows_of_replicas` and `global_rows` are the superbatch's.
+    `batches` has room for `capacity` steps; if it has the compiled shape, these may be more than the superbatch has.
+    `rows_of_replicas` and `global_rows` are the superbatch's.
     """
 
     batches: Any
@@ -53,10 +53,10 @@ class OnDevices:
 
 @dataclass(frozen=True)
 class Superstep:
-    """The result of one compiled call: `losses` and `faults` of the steps that it took, float32 [steps] each.
+    """The result of one superstep: `losses` and `faults` of the steps that it took, float32 [steps] each.
 
-    The losses are those of the global batch before each update; with `votes`, float32 [votes] summed over all
-    workers, they are the same on every worker.
+    The losses are those of the global batch before each update. `votes` is float32 [votes], summed over all workers.
+    Losses and votes are the same on every worker.
     """
 
     losses: Floats
@@ -65,24 +65,24 @@ class Superstep:
 
     @property
     def applied(self) -> npt.NDArray[np.bool_]:
-        """Which steps' updates were made: all but those whose loss or gradient was not finite, bool [steps]."""
+        """Whether each step's update was applied, bool [steps]: false where the loss or gradient was not finite."""
         return np.asarray(self.faults == NO_FAULT)
 
     @property
     def own_faults(self) -> npt.NDArray[np.bool_]:
-        """Which steps failed for this worker's own numbers, bool [steps]."""
+        """Whether each step failed because of this worker's own loss or gradient, bool [steps]."""
         return np.asarray(self.faults == OWN_FAULT)
 
 
 class Engine:
     """Runs supersteps of a compiled Keras model on this worker's part of each global batch.
 
-    With a backend that fuses steps a superstep is one XLA program with the loop over its steps inside. Otherwise the
-    loop is a graph: with one all-reduce in every step or, with `sync_every` above 1, with rounds of steps that are an
-    XLA program each and one all-reduce between them. The short step at the end of an epoch always runs as a graph: it
-    comes once an epoch, and compiling its shape would take longer than running it.
+    With a backend that fuses steps, a superstep is one XLA program that contains the loop over its steps. Otherwise the
+    loop is a TensorFlow graph with one all-reduce in every step. With `sync_every` above 1, the graph loops over rounds
+    of steps: each round is one XLA program, followed by one all-reduce. The short step at the end of an epoch always
+    runs as a graph: it comes once an epoch, and compiling its shape would take longer than running it.
 
-    Where a worker drives several devices, the rows of each step are dealt to its replicas, shard by shard.
+    Where a worker drives several devices, the rows of each step are distributed over its replicas, shard by shard.
     """
 
     def __init__(
@@ -97,16 +97,17 @@ class Engine:
         skips_nonfinite: bool = False,
         compresses: bool = False,
     ) -> None:
-        """Builds the variables, in the scope of the backend's replicas; `synchronize` follows before the first step.
+        """Builds the variables in the scope of the backend's replicas; call `synchronize` before the first step.
 
         Args:
             model: takes float32 [rows, num_features].
             backend: averages over the workers.
-            num_features: columns of a row that are no targets.
+            num_features: columns of a row that are not targets.
             sync_every: steps that each worker takes alone before weights are averaged; 1 averages every gradient.
-            num_targets: columns of a row that are.
-            rows_per_step: of this worker, in its full steps; 0 where that is not known.
-            skips_nonfinite: leaves out a step whose loss or gradient is not finite; else the call ends before it.
+            num_targets: columns of a row that are targets.
+            rows_per_step: this worker's rows in a full step; 0 if not known.
+            skips_nonfinite: skips the update of a step whose loss or gradient is not finite; if false, the superstep
+                ends before that update.
             compresses: sends gradients as 16-bit floats.
         """
         self.model = model
@@ -116,8 +117,8 @@ class Engine:
         self._alone = backend.world.num_replicas == 1
         self._sync_every = sync_every if not self._alone else 1
         reduces = not self._alone and sync_every == 1
-        self._capacity, self._steps_per_call = {"train": 0, "evaluate": 0}, self._sync_every
-        self._step_s = 0.0  # what a step of this worker's last call took
+        self._capacity, self._steps_per_superstep = {"train": 0, "evaluate": 0}, self._sync_every
+        self._step_s = 0.0  # seconds per step in this worker's last superstep
         build(model, num_features, num_targets)
         if self._replicas.num_in_sync > 1:
             _check_strategy(model.optimizer, sync_every, compresses=compresses)
@@ -151,7 +152,7 @@ class Engine:
         return any(steps.looks_up for steps in self._steps)
 
     def synchronize(self) -> None:
-        """Gives all workers rank 0's weights and optimizer state."""
+        """Gives all workers the leader's weights and optimizer state."""
         self._backend.broadcast([*self.model.variables, *self.model.optimizer.variables])
 
     def compile(
@@ -160,10 +161,10 @@ class Engine:
         """Compiles the superstep of full batches without taking a step.
 
         Args:
-            shape: of those, (steps, rows_per_step, columns).
-            training: whether of training or of evaluation.
-            num_votes: as many as `train` is given.
-            rows_of_replicas: as a Superbatch has them; all rows go to the one replica where there are none.
+            shape: shape of the superbatch, (steps, rows_per_step, columns).
+            training: compiles the superstep of training; if false, that of evaluation.
+            num_votes: number of votes that `train` will be given.
+            rows_of_replicas: as in a Superbatch; if empty, all rows go to the only replica.
         """
         none = tf.constant(0)
         self._capacity["train" if training else "evaluate"] = shape[0]
@@ -178,14 +179,14 @@ class Engine:
             self._evaluate(batches, none)
 
     def copy_to_devices(self, superbatch: Superbatch, *, training: bool = True) -> OnDevices:
-        """Copies a superbatch to this worker's devices; another thread may do so while steps are taken.
+        """Copies a superbatch to this worker's devices; another thread may call this while steps are taken.
 
-        Where it begins with `steps_before` steps that an earlier process took, and the totals that this one left were
-        put back, the metrics come out as if this process had taken them.
+        An earlier process may have taken the first `steps_before` steps. Once that process's metric sums are restored,
+        the metrics are as if this process had taken those steps.
 
         Args:
-            superbatch: its rows, and what is to become of them.
-            training: whether for `train` or for `evaluate`.
+            superbatch: the rows, and how they are divided into steps and among replicas.
+            training: copies for `train`; if false, for `evaluate`.
         """
         data, start = superbatch.data, superbatch.steps_before
         stop = start + len(data)
@@ -206,42 +207,43 @@ class Engine:
         rows: OnDevices,
         *,
         votes: Callable[[], Floats] = lambda: np.zeros(0, np.float32),
-        steps_per_call: int | None = None,
+        steps_per_superstep: int | None = None,
     ) -> Generator[Superstep, None, None]:
         """Takes one optimizer step for each of a superbatch's batches.
 
         Args:
             rows: what `copy_to_devices` gave.
-            votes: asked before each superstep for float32 [votes], which is summed over all workers with the gradients;
-                as many on every worker, each time.
-            steps_per_call: steps of one superstep; None for as many as CALL_TARGET_S allows.
+            votes: called before each superstep for float32 [votes], which is summed over all workers with the
+                gradients; there must be equally many on every worker and each time.
+            steps_per_superstep: steps of one superstep; None for as many as SUPERSTEP_TARGET_S allows.
 
         Yields:
-            The result of each superstep; after one with a fault, unless those are skipped, no other follows.
+            The result of each superstep. After one with a fault the caller must stop, unless faulty steps are skipped.
         """
         if not rows.start:
             self.totals.fold()
         run = partial(self._train if rows.is_full else self._train_short, rows.batches)
-        weights = self._replicas.copy([_filled(shares, rows) for shares in self._shares(rows)])
+        weights = self._replicas.copy([_padded(shares, rows) for shares in self._shares(rows)])
         start = rows.start
         while start < rows.stop:
-            stop = min(start + (steps_per_call or self._steps_per_call), rows.stop)
+            stop = min(start + (steps_per_superstep or self._steps_per_superstep), rows.stop)
             ballot = tf.constant(np.append(votes(), np.float32(self._step_s)), tf.float32)
             begun_s = time.perf_counter()
-            losses, faults, summed, states = self._call(run, start, stop, weights, ballot)
-            self._time_calls((time.perf_counter() - begun_s) / (stop - start), float(summed[-1]))
+            losses, faults, summed, states = self._run_superstep(run, start, stop, weights, ballot)
+            self._time_superstep((time.perf_counter() - begun_s) / (stop - start), float(summed[-1]))
             self.totals.see(states)
             if stop == rows.stop:
                 self.totals.fold()
             start = stop
             yield Superstep(losses, faults, summed[:-1])
 
-    def _call(
+    def _run_superstep(
         self, run: Callable[..., Any], start: int, stop: int, *others: Any
     ) -> tuple[Floats, Floats, Floats, Sequence[Any]]:
-        """The steps [start, stop): their losses and faults, the votes' sums, and the metrics' states.
+        """Takes the steps [start, stop); returns losses and faults, the summed votes, and the metrics' states.
 
-        Where the steps make every update, a fault takes all back to where the call began, and then up to that step.
+        Where the compiled steps apply even a faulty update, a fault makes this restore the state from before the
+        superstep, and repeat the steps up to the faulty one.
         """
         kept = self._read_kept() if self._kept else []
         losses, faults, summed, states = run(tf.constant(start), tf.constant(stop), *others)
@@ -253,7 +255,7 @@ class Engine:
         return losses, faults, summed.numpy(), states
 
     def evaluate(self, rows: OnDevices) -> float:
-        """The sum, over a superbatch's batches, of this worker's part of the loss times the rows in the global batch.
+        """Returns the sum over a superbatch's batches of this worker's part of the loss times the global batch's rows.
 
         Args:
             rows: what `copy_to_devices` gave.
@@ -277,44 +279,45 @@ class Engine:
         return self.totals.values_of(self.summed_totals())
 
     def average_state(self) -> None:
-        """Averages over the workers what training changed besides weights: the statistics of batch normalization."""
+        """Averages over the workers what training changes besides weights: batch normalization's statistics."""
         for variable in self.model.non_trainable_variables:
             if not self._alone and np.issubdtype(np.dtype(variable.dtype), np.floating):
                 total = self._backend.sum(self._replicas.read(variable).astype(np.float64).sum(axis=0))
                 variable.assign(total / self._backend.world.num_replicas)
 
     def finalize(self) -> None:
-        """After the last epoch, what Keras's `fit` does there: weights become their averages under `use_ema`."""
+        """Does what Keras's `fit` does after the last epoch: under `use_ema`, weights become their averages."""
         self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
 
-    def _time_calls(self, own_step_s: float, summed_step_s: float) -> None:
-        """Sets the next call's steps, alike on all workers: by the workers' mean for a step of the call before.
+    def _time_superstep(self, own_step_s: float, summed_step_s: float) -> None:
+        """Sets the next superstep's number of steps, equal on all workers, from their mean time per step in the last.
 
-        A time that jumps up is believed step by step: the first short step of a run is traced while it is timed.
+        The time per step may at most double from one superstep to the next, because the first short step of a run is
+        traced while it is timed.
         """
         self._step_s = min(own_step_s, 2 * self._step_s or own_step_s)
-        wanted = min(self._steps_per_call * CALL_GROWTH, MAX_STEPS_PER_CALL)
+        wanted = min(self._steps_per_superstep * SUPERSTEP_GROWTH, MAX_STEPS_PER_SUPERSTEP)
         if summed_step_s:
-            wanted = min(wanted, int(CALL_TARGET_S * self._backend.world.size / summed_step_s))
-        self._steps_per_call = max(wanted // self._sync_every, 1) * self._sync_every
+            wanted = min(wanted, int(SUPERSTEP_TARGET_S * self._backend.world.size / summed_step_s))
+        self._steps_per_superstep = max(wanted // self._sync_every, 1) * self._sync_every
 
     def _shares(self, rows: OnDevices) -> list[npt.NDArray[np.float64]]:
-        """Each replica's part of each step's loss: its part of the rows, or all where the loss is a sum over rows."""
+        """Returns each replica's part of each step's loss: its part of the rows, or 1 if the loss sums over rows."""
         if sums_over_rows(self.model):
             return [np.full(len(rows.global_rows), float(own > 0)) for own in rows.rows_of_replicas]
         return [own / rows.global_rows for own in rows.rows_of_replicas]
 
 
-def _filled(shares: npt.NDArray[np.float64], rows: OnDevices) -> Floats:
-    """`shares` of the steps that are taken, for all that there is room for."""
+def _padded(shares: npt.NDArray[np.float64], rows: OnDevices) -> Floats:
+    """Pads `shares` of the steps that are taken with zeros, for all steps that there is room for."""
     return np.pad(shares, (rows.start, rows.capacity - rows.stop)).astype(np.float32)
 
 
 class _Compiled:
-    """A function with XLA or, where its model has something that XLA cannot compile, as a graph."""
+    """A function compiled by XLA, which runs as a graph instead if XLA cannot compile its model."""
 
     def __init__(self, make: Callable[[bool], Callable[..., Any]], *, use_xla: bool) -> None:
-        """`make` gives the function, with XLA or without."""
+        """Takes `make`, which returns the function: with XLA if called with True, else without."""
         self._make = make
         self._run = make(use_xla)
         self._may_fall_back = use_xla
@@ -336,7 +339,7 @@ class _Compiled:
 
 
 def _small_state(model: keras.Model) -> list[Any]:
-    """All that a step changes, if it is small enough to be kept at each call; else nothing."""
+    """Returns all variables that a step changes if they are small enough to copy before each superstep, else none."""
     variables = [*model.variables, *model.optimizer.variables]
     variables += [v for v in model.metrics_variables if all(v is not other for other in variables)]
     num_bytes = sum(int(np.prod(v.shape)) * np.dtype(v.dtype).itemsize for v in variables)
@@ -344,7 +347,7 @@ def _small_state(model: keras.Model) -> list[Any]:
 
 
 def _check_strategy(optimizer: keras.Optimizer, sync_every: int, *, compresses: bool) -> None:
-    """Raises UsageError for what only Horovod can do, or waits for others where `tf.distribute` lets none wait."""
+    """Raises UsageError for settings that only Horovod supports; some would make replicas wait inside a branch."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     for what, is_wanted in (
         (f"--sync-every {sync_every}", sync_every > 1),

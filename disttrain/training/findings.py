@@ -1,4 +1,4 @@
-"""What makes a run's result worthless, found while it trains and told once: dead layers, losses that mean nothing."""
+"""Warns, once each, of what makes a run's result worthless: dead layers, losses that do not fall or mean nothing."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from disttrain.data.row_source import Floats, RowSource
 from disttrain.distributed.backend import Backend
 from disttrain.training.constant import Constant, TargetSample, best_constant, keep_targets, load_targets
 
-MAX_ROWS_LOOKED_AT = 1024  # of one batch: what the layers are asked about
+MAX_ROWS_LOOKED_AT = 1024  # of one batch: the layers' outputs for these are checked
 MAX_WEIGHTS = 1 << 16  # of one variable: compared to find out whether any changed
-SAME = 1e-6  # relative: what two epochs' losses differ by where nothing is learned
+SAME = 1e-6  # relative difference of two epochs' losses up to which nothing was learned
 REMEDY = "scale the columns to some -1 to 1, lower --learning-rate, or try another --seed"
 
 
@@ -40,7 +40,7 @@ def open_findings(
 
 
 class Findings:
-    """One worker's part in looking after a run; all call `epoch_ends` together, and the leader tells what was found."""
+    """One worker's part in checking a run; all workers call `epoch_ends` together, and the leader prints warnings."""
 
     def __init__(
         self,
@@ -52,15 +52,16 @@ class Findings:
         constant: Constant | None = None,
         keep: Callable[[Floats], None] = lambda targets: None,
     ) -> None:
-        """
+        """Prepares the checks.
+
         Args:
-            model: compiled; float32 [rows, features] in.
-            backend: whose workers look after the run.
+            model: compiled; takes float32 [rows, features].
+            backend: its workers check the run.
             training: the rows that are trained on.
-            validation: those that are not, if there are any.
-            say: tells the user a sentence.
-            constant: what an earlier run found of the targets.
-            keep: takes a whole epoch's sample of the targets, float32 [rows, targets], on the leader.
+            validation: the rows that are validated on, if there are any.
+            say: prints a sentence for the user.
+            constant: the best constant for the targets, if an earlier run has found it.
+            keep: is called on the leader with a whole epoch's sample of the targets, float32 [rows, targets].
         """
         self._model = model
         self._backend = backend
@@ -79,29 +80,29 @@ class Findings:
         self.constant = constant
 
     def epoch_begins(self, *, whole: bool) -> None:
-        """The next rows are an epoch's first, or, if it is not `whole`, follow those of an earlier process."""
+        """Starts an epoch; if it is not `whole`, an earlier process has trained on its first rows."""
         self._sample.reset()
         self._is_whole = whole
         if self._loss_before is None and self._backend.world.is_leader:
             self._weights = self._some_weights()
 
     def see(self, data: Floats) -> None:
-        """Rows that were trained on, float32 [steps, rows_per_step, columns]; the leader tells what it noticed."""
+        """Checks rows that were trained on, float32 [steps, rows_per_step, columns]; the leader prints its warnings."""
         if self._samples and self._is_whole:
             self._sample.add(data)
         if self._backend.world.is_leader:
             if data.shape[1]:
                 self._rows = data[-1, :MAX_ROWS_LOOKED_AT, : self._num_features].copy()  # a view would keep all alive
-            self._tell_digits([source.digit_losses.untold() for source in self._sources])
+            self._tell_digits([source.digit_losses.unreported() for source in self._sources])
 
     def epoch_ends(self, epoch: int, loss: float, *, whole: bool) -> None:
-        """Brings together what all workers noticed in an epoch, whose number counts from 1; the leader tells it.
+        """Combines what all workers found in an epoch, numbered from 1; the leader prints the warnings.
 
-        `whole` says whether all its steps were taken; those before `epoch_begins` apart.
+        `whole` says whether all of its steps since `epoch_begins` were taken.
         """
         is_drawn = self._samples and self._is_whole and whole
         sample = self._sample.rows if is_drawn else None
-        everyones = self._backend.gather((sample, [source.digit_losses.untold() for source in self._sources]))
+        everyones = self._backend.gather((sample, [source.digit_losses.unreported() for source in self._sources]))
         if is_drawn:
             self._samples = False
             self._sample.reset()
@@ -119,11 +120,11 @@ class Findings:
 
     def _tell_digits(self, found: list[list[DigitLoss]]) -> None:
         for source, losses in zip(self._sources, found, strict=True):
-            for loss in source.digit_losses.tell(losses):
+            for loss in source.digit_losses.mark_reported(losses):
                 self._say(f"Warning: {loss.describe(source.url)}")
 
     def _judge_layers(self) -> None:
-        """Looks at what each layer makes of some rows; what follows a dead layer is the same for all of them."""
+        """Checks each layer's output for some rows; whatever follows a dead layer is the same for all rows."""
         if len(self._rows) < 2 or (self._rows == self._rows[0]).all():
             return
         rows = f"{len(self._rows):,} rows"
@@ -135,10 +136,10 @@ class Findings:
             self._tell(f"The model's output is the same, {answer}, for each of {rows}; {REMEDY}", "output")
 
     def _outputs(self) -> list[tuple[str | None, npt.NDArray[Any]]]:
-        """Each inner layer's name and output where the model tells them, then the model's own; [rows, ...] each."""
+        """Returns name and output of each inner layer, if the model lists them, then of the model; [rows, ...] each."""
         outputs: list[tuple[str | None, npt.NDArray[Any]]] = []
         model = self._model
-        with suppress(ValueError, AttributeError, TypeError):  # of a model that is code alone
+        with suppress(ValueError, AttributeError, TypeError):  # raised by a model that is only code
             layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)][:-1]
             if layers:
                 (rows,) = model.inputs
@@ -165,11 +166,11 @@ class Findings:
             )
 
     def _some_weights(self) -> list[npt.NDArray[Any]]:
-        """The first values of each variable: all of those of a small model."""
+        """Returns the first values of each variable; for a small model, these are all values."""
         return [np.asarray(variable).reshape(-1)[:MAX_WEIGHTS].copy() for variable in self._model.trainable_variables]
 
     def _tell(self, finding: str, subject: str) -> None:
-        """Says what was found, once for each subject."""
+        """Prints a finding as a warning, once for each subject."""
         if subject not in self._told:
             self._told.add(subject)
             self._say(f"Warning: {finding}")

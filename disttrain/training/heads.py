@@ -1,4 +1,4 @@
-"""The dense network's last layer, as its loss wants it, and the names by which Keras knows losses and metrics."""
+"""Chooses the dense network's last layer to suit its loss, and checks the names of Keras losses and metrics."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Labels = Literal["numbers", "shares", "one-hot", "classes"]
 
 @dataclass(frozen=True)
 class Head:
-    """The units and the activation (None: linear) of a last layer; `takes_labels` where it tells classes apart."""
+    """The units and the activation (None: linear) of a last layer; `takes_labels` says whether it classifies."""
 
     units: int
     activation: str | None = None
     takes_labels: bool = False
 
 
-# What a loss compares: numbers, shares (each from 0 to 1), a share for each class, or a class's number; and of what
-# activation. Any other loss takes numbers from a linear layer.
+# The targets that a loss takes (numbers, shares from 0 to 1, a share for each class, or class numbers), and the
+# activation whose outputs it takes. Any other loss compares numbers with the outputs of a linear layer.
 _LOSSES: dict[str, tuple[Labels, str]] = {
     "binary_crossentropy": ("shares", "sigmoid"),
     "binary_focal_crossentropy": ("shares", "sigmoid"),
@@ -38,24 +38,24 @@ _LOSSES: dict[str, tuple[Labels, str]] = {
     "sparse_categorical_crossentropy": ("classes", "softmax"),
     "tversky": ("shares", "sigmoid"),
 }
-_NOT_OF_ROWS = ("circle", "ctc")  # of embeddings, of sequences
+_NOT_OF_ROWS = ("circle", "ctc")  # these compare embeddings and sequences
 
 
 def labels_of(loss: str) -> Labels:
-    """What a loss of Keras's, by any of its names, compares with the model's outputs."""
+    """Returns the kind of targets that a Keras loss, given by any of its names, takes."""
     return _LOSSES.get(_full_name(loss), ("numbers", ""))[0]
 
 
 def head_of(loss: str, num_targets: int, num_classes: int = 0) -> Head:
-    """The last layer for a loss of Keras's.
+    """Returns the last layer for a Keras loss.
 
     Args:
-        loss: by any of Keras's names.
+        loss: any of its names in Keras.
         num_targets: target columns of a row.
-        num_classes: how many the labels name, where the loss takes classes' numbers.
+        num_classes: how many classes the labels name, where the loss takes class numbers.
 
     Raises:
-        UsageError: for a name that Keras does not know, and for a loss that cannot compare these targets.
+        UsageError: if Keras does not know the name, or the loss cannot compare these targets.
     """
     check_loss(loss)
     name = _full_name(loss)
@@ -77,8 +77,8 @@ def head_of(loss: str, num_targets: int, num_classes: int = 0) -> Head:
     return Head(units, activation if activation != "linear" else None, takes_labels)
 
 
-def compares_like_with_like(loss: Any) -> bool:
-    """Whether a loss is one of Keras's that compares each output with a target of its own; it would stretch others."""
+def compares_outputs_elementwise(loss: Any) -> bool:
+    """Returns whether this is a Keras loss that compares each output with its own target, and broadcasts all others."""
     if isinstance(loss, str):
         name = _full_name(loss)
     elif type(loss).__module__.startswith("keras.") or getattr(loss, "__module__", "").startswith("keras."):
@@ -89,12 +89,12 @@ def compares_like_with_like(loss: Any) -> bool:
 
 
 def check_loss(name: str) -> None:
-    """Raises UsageError for a loss that Keras does not know, with the nearest that it does."""
+    """Raises UsageError for a loss that Keras does not know; the message suggests the nearest known name."""
     _check("--loss", name, keras.losses, "mae, mse, binary_crossentropy")
 
 
 def check_metrics(names: Iterable[str]) -> None:
-    """Raises UsageError for a metric that Keras does not know, with the nearest that it does."""
+    """Raises UsageError for a metric that Keras does not know; the message suggests the nearest known name."""
     for name in names:
         _check("--metrics", name, keras.metrics, "mae, mse, accuracy, AUC")
 
@@ -113,7 +113,7 @@ def _check(option: str, name: str, module: ModuleType, examples: str) -> None:
 
 
 def _full_name(loss: str) -> str:
-    """`binary_crossentropy` for any name of it: BinaryCrossentropy, bce, BCE."""
+    """Returns a loss's full name: `binary_crossentropy` for BinaryCrossentropy, bce or BCE."""
     try:
         found = keras.losses.get(loss)
     except (ValueError, TypeError):

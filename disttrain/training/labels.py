@@ -1,4 +1,4 @@
-"""What values the targets of a file have, for losses that take labels: one pass over them, kept with the index."""
+"""Checks a file's targets for losses that take labels, in one pass, and keeps the result with the file's index."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from disttrain.errors import DataError
 from disttrain.threads import num_cores
 
 BATCH_ROWS = 1 << 14
-MAX_CLASSES = 65_536  # units of a last layer; a label beyond is that of no class
+MAX_CLASSES = 65_536  # units of a last layer; a larger label is no class number
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The largest value of a file's targets, and the first that is no class's number, or no probability.
+    """The largest of a file's targets, the first that is not a class number, and the first that is not in [0, 1].
 
-    Each of these two is the row's number, the target's and the value; None where all are.
+    The latter two are (row number, number of the target column, value) each, or None if there is no such target.
     """
 
     most: float
@@ -37,7 +37,7 @@ class Labels:
 
     @classmethod
     def join(cls, parts: Sequence[Labels]) -> Labels:
-        """Those of all parts of a file."""
+        """Combines the results for the parts of a file."""
         return cls(
             max(part.most for part in parts),
             min((part.no_class for part in parts if part.no_class is not None), default=None),
@@ -46,10 +46,10 @@ class Labels:
 
 
 def num_classes(backend: Backend, source: RowSource, cache_dir: Path, loss: str) -> int:
-    """How many classes a file's labels name, from 0 on; a collective.
+    """Returns how many classes a file's labels name, counting from 0; a collective.
 
     Raises:
-        DataError: with line and value, for a label that is no whole number from 0 on, or that is too large for one.
+        DataError: if a label is negative, not a whole number or too large; names its line and value.
     """
     labels = _labels(backend, source, cache_dir)
     what = f"but {loss} takes whole numbers from 0 on, one for each class"
@@ -87,7 +87,7 @@ def _labels(backend: Backend, source: RowSource, cache_dir: Path) -> Labels:
 
 
 def _look(backend: Backend, source: RowSource) -> Labels:
-    """This worker's part of the file, on as many threads as it may use; only the targets are parsed."""
+    """Reads this worker's part of the file, on as many threads as it may use; parses only the targets."""
     world = backend.world
     threads = num_cores(world.local_size)
     sharding = Sharding(source.num_rows, world.size * threads, BATCH_ROWS)
@@ -109,6 +109,6 @@ def _look(backend: Backend, source: RowSource) -> Labels:
 def _first(
     data: npt.NDArray[np.float32], numbers: npt.NDArray[np.int64], is_odd: npt.NDArray[np.bool_]
 ) -> tuple[int, int, float] | None:
-    """The number of the first odd row in the file, and its target and value; data and is_odd are [rows, targets]."""
+    """Returns the first odd value's row number, target column and value; data and is_odd are [rows, targets]."""
     odd = [(int(numbers[row]), int(target), float(data[row, target])) for row, target in np.argwhere(is_odd)]
     return min(odd, default=None)

@@ -1,7 +1,7 @@
 """Averaging weights every few steps instead of gradients in every step.
 
-Local SGD: Stich, "Local SGD Converges Fast and Communicates Little", arXiv:1805.09767; that the optimizer's state is
-averaged with the weights follows Yu, Jin and Yang, "On the Linear Speedup Analysis of Communication Efficient Momentum
+Local SGD: Stich, "Local SGD Converges Fast and Communicates Little", arXiv:1805.09767. Averaging the optimizer's state
+along with the weights follows Yu, Jin and Yang, "On the Linear Speedup Analysis of Communication Efficient Momentum
 SGD", arXiv:1905.03817.
 """
 
@@ -13,14 +13,14 @@ import numpy as np
 import tensorflow as tf
 
 from disttrain.training.optimizer import flatten, unflatten
-from disttrain.training.steps import NO_FAULT, OTHER_FAULT, CallResult, Steps
+from disttrain.training.steps import NO_FAULT, OTHER_FAULT, Steps, SuperstepResult
 
 
 class LocalRounds:
-    """Rounds of steps that each worker takes alone, each round ended by averaging weights and optimizer state."""
+    """Rounds of steps that each worker takes alone; each round ends by averaging weights and optimizer state."""
 
     def __init__(self, steps: Steps, reduce: Callable[[tf.Tensor], tf.Tensor], sync_every: int) -> None:
-        """`steps` do not reduce; `reduce` sums a float32 vector over all workers."""
+        """Takes `steps` that do not reduce, and `reduce`, which sums a float32 vector over all workers."""
         self._steps = steps
         self._reduce = reduce
         self._sync_every = sync_every
@@ -28,16 +28,16 @@ class LocalRounds:
         variables = [*model.trainable_variables, *model.optimizer.variables]
         self._variables = [v for v in variables if np.issubdtype(np.dtype(v.dtype), np.floating)]
 
-    def train_with(self, local_steps: Callable[..., CallResult]) -> Callable[..., CallResult]:
-        """What takes `Steps.train_steps`'s arguments, with the compiled `local_steps` between two averages.
+    def train_with(self, local_steps: Callable[..., SuperstepResult]) -> Callable[..., SuperstepResult]:
+        """Returns a function like `Steps.train_steps` that averages after each round of the compiled `local_steps`.
 
-        Averaging in the graph that loops over the rounds costs 0.1 ms a round; coming back to Python for each costs
-        0.5 ms. Asked for the steps [-sync_every, 0), it takes none, but averages once, and so compiles all there is.
+        Averaging in the graph that loops over the rounds costs 0.1 ms a round; returning to Python for each costs
+        0.5 ms. Given the steps [-sync_every, 0), the function takes no step but averages once, which compiles it all.
         """
 
         def train_rounds(
             data: tf.Tensor, start: tf.Tensor, stop: tf.Tensor, shares: tf.Tensor, votes: tf.Tensor
-        ) -> CallResult:
+        ) -> SuperstepResult:
             num_steps = data.shape[0]
             losses, faults = tf.zeros([num_steps]), tf.zeros([num_steps])
             summed, states = votes, self._steps.states()
@@ -48,21 +48,21 @@ class LocalRounds:
                 round_losses, round_faults, summed = self._average(
                     own_losses * shares, own_faults, shares, first, votes
                 )
-                losses += _placed(round_losses, first, num_steps)
-                faults += _placed(round_faults, first, num_steps)
+                losses += _embedded(round_losses, first, num_steps)
+                faults += _embedded(round_faults, first, num_steps)
                 failed = tf.reduce_max(round_faults) > NO_FAULT
                 start = end if self._steps.skips_nonfinite else tf.where(failed, stop, end)
             return losses, faults, summed, states
 
-        compiled: Callable[..., CallResult] = tf.function(train_rounds)
+        compiled: Callable[..., SuperstepResult] = tf.function(train_rounds)
         return compiled
 
     def _average(
         self, losses: tf.Tensor, faults: tf.Tensor, shares: tf.Tensor, start: tf.Tensor, votes: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Gives all workers the mean of the variables of those that had rows in this round.
+        """Sets all workers' variables to the mean over those workers that had rows in this round.
 
-        Returns the round's losses of the global batch and faults, float32 [sync_every] each, and the votes.
+        Returns the round's losses of the global batch and its faults, float32 [sync_every] each, and the summed votes.
         """
         own_faults = self._round(faults, start)
         present = tf.cast(tf.reduce_max(self._round(shares, start)) > 0, tf.float32)
@@ -76,12 +76,12 @@ class LocalRounds:
         return losses, tf.where(own_faults > NO_FAULT, own_faults, others), votes
 
     def _round(self, values: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
-        """The round's part of a value for each step, float32 [sync_every], 0 after the superbatch's end."""
+        """Returns the round's part of `values`, one a step: float32 [sync_every], 0 beyond the superbatch's end."""
         padded = tf.pad(values, [[0, self._sync_every]])
         return tf.ensure_shape(padded[start : start + self._sync_every], [self._sync_every])
 
 
-def _placed(values: tf.Tensor, start: tf.Tensor, length: int) -> tf.Tensor:
-    """`values` from `start` on in a vector of zeros, float32 [length]."""
+def _embedded(values: tf.Tensor, start: tf.Tensor, length: int) -> tf.Tensor:
+    """Returns a vector of zeros, float32 [length], in which `values` start at `start`."""
     padded = tf.pad(values, [[start, length]])
     return tf.ensure_shape(padded[:length], [length])

@@ -17,63 +17,63 @@ Value = float | list[Any]  # of a metric: a number, or a list, or a list of list
 
 
 def as_logs(values: Mapping[str, Value]) -> dict[str, Any]:
-    """Values as callbacks get them: vectors as arrays."""
+    """Returns values as callbacks get them: lists become arrays."""
     return {name: np.asarray(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def values_of_one_number(values: Mapping[str, Value]) -> dict[str, float]:
-    """Those that can be compared with each other: by which the best checkpoint may stay."""
+    """Returns the values that are single numbers, by which the best checkpoint can be chosen."""
     return {name: value for name, value in values.items() if not isinstance(value, list)}
 
 
 class MetricSums:
     """Sums of each metric variable over this worker's steps.
 
-    Compiled calls keep them as float32 from one superbatch's begin to its end; beyond that they are added as float64.
+    Supersteps accumulate them as float32 within a superbatch; the sums over superbatches are float64.
     """
 
     def __init__(self, model: keras.Model, replicas: Replicas) -> None:
-        """The model's metrics are built."""
+        """Takes a model whose metrics are built."""
         self._model = model
         self._replicas = replicas
         self.reset()
 
     def reset(self) -> None:
-        """Forgets what the metrics have seen."""
+        """Sets the sums and the model's metrics to zero."""
         self._model.reset_metrics()
         self._done: Sums = [np.zeros(v.shape, np.float64) for v in self._model.metrics_variables]
-        self._partial: States = []  # what the calls of a superbatch that is not done have added
+        self._partial: States = []  # what the supersteps of an unfinished superbatch have added
 
     @property
     def sums(self) -> Sums:
-        """One a variable, of the variable's shape: they add up over workers."""
+        """One array for each metric variable, of its shape; those of several workers can be added up."""
         if not self._partial:
             return self._done
         return [done + states.sum(axis=0) for done, states in zip(self._done, self._partial, strict=True)]
 
     def see(self, states: Sequence[Any]) -> None:
-        """Takes the metrics' states at a call's end, values of the replicas: what came since the superbatch's begin."""
+        """Records the replicas' metric states at a superstep's end; they count from the start of the superbatch."""
         self._partial = [np.stack([own.numpy() for own in self._replicas.results(state)]) for state in states]
 
     def fold(self) -> None:
-        """A superbatch is done: the next one's states begin at nothing."""
+        """Adds a finished superbatch to the sums; the next one's states start from zero."""
         self._done, self._partial = self.sums, []
 
     def capture(self) -> tuple[Sums, States]:
-        """The sums over the superbatches that are done, and the metrics' states since.
+        """Returns the sums over the finished superbatches, and the metrics' states since.
 
-        Of the states there are none, or one a variable, [replicas, ...].
+        There are either no states, or one for each variable, [replicas, ...].
         """
         return self._done, self._partial
 
     def restore(self, done: Sums, partial: Sequence[npt.NDArray[Any]] = ()) -> None:
-        """Puts back what `capture` gave."""
+        """Restores what `capture` returned."""
         self._done, self._partial = done, list(partial)
         for variable, states in zip(self._model.metrics_variables, self._partial, strict=False):
             self._replicas.write(variable, states)
 
     def values_of(self, sums: Sums) -> dict[str, Value]:
-        """The metrics' values for sums that were added up over all workers; a vector's as a list, as JSON keeps it."""
+        """Returns the metrics' values for sums over all workers; a vector becomes a list, as in JSON."""
         for variable, total in zip(self._model.metrics_variables, sums, strict=True):
             self._replicas.write(variable, np.stack([total] * self._replicas.count))
         results = self._replicas.run(self._model.get_metrics_result)

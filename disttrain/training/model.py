@@ -25,22 +25,22 @@ def build_model(
     steps_per_epoch: int,
     head: Head | None = None,
 ) -> keras.Model:
-    """The compiled model that takes float32 [rows, num_features]; the dense network gives [rows, head.units].
+    """Returns the compiled model, which takes float32 [rows, num_features]; the dense network gives [rows, head.units].
 
-    A model that its function already compiled keeps its own optimizer, loss and metrics. One that was not, under
-    `mixed_float16`, is compiled with loss scaling.
+    A model that its function already compiled keeps its own optimizer, loss and metrics. Any other is compiled here,
+    under `mixed_float16` with loss scaling.
 
     Args:
         config: the run's options.
-        num_features: columns of a row that are no targets.
-        num_targets: those that are.
-        num_shards: by which a learning rate is scaled, if it is.
-        steps_per_epoch: what an epoch of warm-up is.
-        head: the dense network's last layer, as its loss wants it; None for a linear one of a unit for each target.
+        num_features: columns of a row that are not targets.
+        num_targets: columns of a row that are targets.
+        num_shards: what the learning rate is multiplied by under `--scale-lr`.
+        steps_per_epoch: steps of an epoch of warm-up.
+        head: the dense network's last layer, which suits its loss; None for a linear one with a unit for each target.
 
     Raises:
-        UsageError: for a model function that cannot be imported or returns no Keras model, an unknown loss or metric,
-            and for options that a compiled model leaves no place for.
+        UsageError: if the model function cannot be imported or returns no Keras model, if a loss or metric is unknown,
+            or if options are given that a compiled model has already settled.
     """
     head = head or Head(num_targets)
     keras.utils.set_random_seed(config.seed)
@@ -64,9 +64,9 @@ def build_model(
 def dense_network(
     num_features: int, hidden: tuple[int, ...], num_outputs: int, activation: str | None = None
 ) -> keras.Model:
-    """ReLU layers of `hidden` units and a last one, by default linear; with (16, 8) the 1-16-8-1 network of the job.
+    """Returns ReLU layers of `hidden` units and a last layer, by default linear; (16, 8) is the job's 1-16-8-1 network.
 
-    Whatever the precision, its outputs and so its loss are float32.
+    Its outputs, and so its loss, are float32 at any precision.
     """
     layers = [keras.layers.Dense(units, activation="relu") for units in hidden]
     last = keras.layers.Dense(num_outputs, activation=activation, dtype="float32")
@@ -74,13 +74,13 @@ def dense_network(
 
 
 def num_dense_weights(num_features: int, hidden: tuple[int, ...], num_targets: int) -> int:
-    """Weights of the dense network, its biases included."""
+    """Returns the number of weights of the dense network, its biases included."""
     widths = (num_features, *hidden, num_targets)
     return sum((fan_in + 1) * fan_out for fan_in, fan_out in itertools.pairwise(widths))
 
 
 def top_learning_rate(config: TrainConfig, num_shards: int) -> float:
-    """The learning rate after any warm-up: under `--scale-lr` as many times the one given as there are shards.
+    """Returns the learning rate after any warm-up: under `--scale-lr` the given one times the number of shards.
 
     Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", arXiv:1706.02677, section 2.1.
     """
@@ -88,7 +88,7 @@ def top_learning_rate(config: TrainConfig, num_shards: int) -> float:
 
 
 def _learning_rate(config: TrainConfig, num_shards: int, steps_per_epoch: int) -> Any:
-    """A number, or a schedule that begins with the paper's gradual warm-up (its section 2.2)."""
+    """Returns a number, or a schedule that begins with the gradual warm-up of the same paper, section 2.2."""
     top, steps = top_learning_rate(config, num_shards), round(config.warmup_epochs * steps_per_epoch)
     if not steps:
         return top
@@ -99,7 +99,7 @@ def _compile(model: keras.Model, config: TrainConfig, metrics: Sequence[str], le
     check_loss(config.loss)
     check_metrics(metrics)
     optimizer = keras.optimizers.Adam(learning_rate)
-    if config.precision == "mixed_float16":  # Keras would do it by itself, but then not where the saved model is loaded
+    if config.precision == "mixed_float16":  # Keras would add it too, but not again when the saved model is loaded
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(optimizer=optimizer, loss=config.loss, metrics=list(metrics))
 

@@ -15,7 +15,7 @@ from disttrain.training.metric_sums import Value
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What one epoch came to, over all workers. `epoch` counts from 1; the names of `values` are Keras's."""
+    """One epoch's results over all workers; `epoch` counts from 1, and the names of `values` are Keras's."""
 
     epoch: int
     values: dict[str, Value]
@@ -25,15 +25,15 @@ class EpochResult:
 
     @property
     def rows_per_s(self) -> float:
-        """Rows trained on per second, validation apart."""
+        """Rows trained on per second, not counting validation."""
         return self.rows / self.seconds
 
 
 @dataclass
 class EpochProgress:
-    """The current epoch so far, over all workers; `seconds` are those of earlier processes.
+    """The current epoch so far, over all workers; `seconds` were spent on it in earlier processes.
 
-    `batch` is the first step of the superbatch whose begin callbacks were told, but not yet its end, if there is one.
+    `batch` is the first step of a superbatch whose begin, but not yet its end, was reported to callbacks, else None.
     """
 
     steps: int = 0
@@ -45,7 +45,7 @@ class EpochProgress:
     batch: int | None = None
 
     def add(self, superstep: Superstep, global_rows: npt.NDArray[np.int64]) -> None:
-        """Counts a superstep, with `global_rows` rows in each step, int64 [steps]; skipped ones add no loss."""
+        """Adds a superstep, with `global_rows` rows in each step, int64 [steps]; skipped steps add no loss."""
         applied = superstep.applied
         self.steps += len(applied)
         self.rows += int(global_rows.sum())
@@ -70,12 +70,12 @@ class RunProgress:
 
     @classmethod
     def from_json(cls, kept: Mapping[str, Any]) -> RunProgress:
-        """What `to_json` gave, through JSON."""
+        """Makes the progress from what `to_json` returned, as read from JSON."""
         results = [EpochResult(**result) for result in kept["results"]]
         return cls(results, EpochProgress(**kept["progress"]), kept["stopped_early"])
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """Returns the progress as plain data for JSON."""
         return {
             "results": [asdict(result) for result in self.results],
             "progress": asdict(self.current),
@@ -88,5 +88,5 @@ class RunProgress:
         return len(self.results) + 1
 
     def is_done(self, epochs: int) -> bool:
-        """Whether nothing is left to train."""
+        """Returns whether nothing is left to train."""
         return len(self.results) >= epochs or (self.stopped_early and not self.current.steps)

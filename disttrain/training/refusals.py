@@ -1,4 +1,4 @@
-"""Which row of a batch a model or its loss refuses: asked again on the CPU, whose kernels say why."""
+"""Finds the row of a batch that a model or its loss rejects, by a second try on the CPU, whose kernels say why."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LABEL = re.compile(r"label value of (-?\d+) which is outside the valid range of
 
 @dataclass(frozen=True)
 class Refusal:
-    """A row of a batch that cannot be used: its number there, its column where that is known, and what is wrong."""
+    """A row that cannot be used: its number in the batch, the column at fault if known, and what is wrong."""
 
     row: int
     column: int | None
@@ -34,7 +34,7 @@ class Refusal:
 
 
 def refuse_row(source: RowSource, plan: EpochPlan, step: int, batch: Floats, model: keras.Model) -> None:
-    """Raises DataError, with line and column, for a row of a step's `batch` that the model refuses, if it does one."""
+    """Raises DataError, with line and column, if the model rejects a row of a step's `batch`."""
     refusal = refused_row(model, batch, len(source.feature_names))
     if refusal is not None:
         row = int(step_rows(source, plan, step)[refusal.row])
@@ -55,9 +55,10 @@ def refusals_located(source: RowSource, plan: EpochPlan, superbatch: Superbatch,
 
 
 def refused_row(model: keras.Model, rows: Floats, num_features: int) -> Refusal | None:
-    """The first row, of float32 `[rows, columns]`, that the model or its loss refuses; None if they refuse none.
+    """Returns the first row of float32 `[rows, columns]` that the model or its loss rejects; None if there is none.
 
-    Those are indices and labels out of range, and labels for which the loss of finite answers is not finite.
+    These are rows with an index or a label out of range, and rows whose loss is not finite though the model's outputs
+    are.
     """
 
     def complaint(part: Floats) -> str | None:
@@ -71,7 +72,7 @@ def refused_row(model: keras.Model, rows: Floats, num_features: int) -> Refusal 
     if (found := _first(rows, complaint)) is not None:
         return _of_complaint(rows, num_features, *found)
     if not np.isfinite(rows).all():
-        return None  # that is what is wrong with them
+        return None  # the values themselves are at fault
 
     def odd_loss(part: Floats) -> tuple[Floats, float] | None:
         answers, loss = _losses(model, part, num_features)
@@ -94,7 +95,7 @@ def _losses(model: keras.Model, rows: Floats, num_features: int) -> tuple[Floats
 
 
 def _first(rows: Floats, judge: Callable[[Floats], T | None]) -> tuple[int, T] | None:
-    """The first row for which `judge` of it alone gives something, and that; found by halves."""
+    """Finds by bisection the first row for which `judge` returns something; returns its number and that result."""
     if not len(rows) or judge(rows) is None:
         return None
     start, stop = 0, len(rows)

@@ -1,4 +1,4 @@
-"""The numbers of a run in training: read on all workers into arrays, and put back on the same or another world size."""
+"""Captures a run's training state from all workers as arrays, and restores it on the same or another world size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from keras.src.backend.common import global_state  # no public name leads there
+from keras.src.backend.common import global_state  # has no public name
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
 
 from disttrain.distributed.backend import Backend, World
@@ -19,14 +19,14 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 def capture_state(engine: Engine, backend: Backend, *, wanted: bool) -> Arrays:
-    """What training has come to, between two compiled calls; all workers call it, and those get it who want it.
+    """Captures the training state between two supersteps; all workers call it, and `wanted` says who gets the arrays.
 
     Returns:
-        `weights/N` and `optimizer/N`: the variables, the same on all workers. `replica/N`: the other variables (the
-        statistics of batch normalization, the states of dropout), [replicas, ...], or [1, ...] where all replicas have
-        the same, as of frozen layers. `totals/N`: what the metrics have seen in this epoch, float64 [world size, ...];
-        in the middle of a superbatch, up to where it began, and `partial/N` since, [replicas, ...]. `random/N`: the
-        state of Python's, NumPy's and Keras's global random numbers, [world size, ...]. Replicas are those of all
+        `weights/N` and `optimizer/N`: the variables that are the same on all workers. `replica/N`: the other variables
+        (batch normalization's statistics, dropout's states), [replicas, ...], or [1, ...] where all replicas have the
+        same values, as in frozen layers. `totals/N`: this epoch's metric sums, float64 [world size, ...], up to the
+        start of an unfinished superbatch; `partial/N`: the metrics' states since then, [replicas, ...]. `random/N`: the
+        state of Python's, NumPy's and Keras's global random generators, [world size, ...]. Replicas are those of all
         workers, in the order of ranks.
     """
     model = engine.model
@@ -51,10 +51,10 @@ def capture_state(engine: Engine, backend: Backend, *, wanted: bool) -> Arrays:
 
 
 def equal_everywhere(held: Mapping[str, npt.NDArray[Any]], backend: Backend) -> list[str]:
-    """Those names of which all replicas of all workers hold the same bytes, so that nobody needs to send them.
+    """Returns the names whose arrays are equal on all replicas of all workers, bit for bit, and need not be sent.
 
     Args:
-        held: arrays [this worker's replicas, ...] of the same names, in the same order, on all workers.
+        held: arrays [this worker's replicas, ...], with the same names in the same order on all workers.
     """
     if backend.world.num_replicas == 1:
         return []
@@ -64,10 +64,10 @@ def equal_everywhere(held: Mapping[str, npt.NDArray[Any]], backend: Backend) -> 
 
 
 def restore_state(engine: Engine, backend: Backend, arrays: Mapping[str, npt.NDArray[Any]] | None) -> None:
-    """Puts back what `capture_state` gave; all workers call it, and only rank 0 needs `arrays`.
+    """Restores what `capture_state` returned; all workers call it, and only the leader needs `arrays`.
 
-    On another number of replicas than before, each gets the mean of all statistics, and the first one's of what is not
-    a floating-point number.
+    If the number of replicas has changed, each gets the mean of the old replicas' statistics; of values that are not
+    floating-point numbers it gets the first replica's.
     """
     model = engine.model
     own = None
@@ -91,7 +91,7 @@ def restore_state(engine: Engine, backend: Backend, arrays: Mapping[str, npt.NDA
 
 
 def describe_variables(variables: Sequence[Any]) -> list[list[Any]]:
-    """[path, shape, dtype] of each variable."""
+    """Returns [path, shape, dtype] of each variable."""
     return [[v.path, list(v.shape), str(v.dtype)] for v in variables]
 
 
@@ -104,7 +104,7 @@ def _listed(arrays: Mapping[str, npt.NDArray[Any]], kind: str) -> list[npt.NDArr
 
 
 def _of_replicas(values: npt.NDArray[Any], world: World) -> npt.NDArray[Any]:
-    """What this worker's replicas get of `values`, [all replicas when captured, ...]: [replicas, ...]."""
+    """Returns this worker's part, [its replicas, ...], of `values`, [all replicas when captured, ...]."""
     if len(values) == world.num_replicas:
         return values[world.rank * world.num_devices : (world.rank + 1) * world.num_devices]
     if np.issubdtype(values.dtype, np.floating):
@@ -115,22 +115,22 @@ def _of_replicas(values: npt.NDArray[Any], world: World) -> npt.NDArray[Any]:
 
 
 def _added(totals: Sequence[npt.NDArray[Any]], partial: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-    """The sum of all workers' totals and all replicas' states since, for each variable."""
+    """Returns, for each variable, the sum of all workers' totals and all replicas' states since."""
     sums = [total.sum(axis=0) for total in totals]
     return [total + states.sum(axis=0) for total, states in zip(sums, partial, strict=True)] if partial else sums
 
 
 def _of_leader(total: npt.NDArray[Any], world: World) -> npt.NDArray[Any]:
-    """For each worker of this run its part: the leader all, the others nothing."""
+    """Returns each worker's part, [world size, ...]: `total` for the leader, zeros for the others."""
     parts = np.zeros((world.size, *total.shape), total.dtype)
     parts[0] = total
     return parts
 
 
 def _random_state() -> list[npt.NDArray[Any]]:
-    """Python's and NumPy's integers, the normal number that each may have drawn ahead, or NaN, and Keras's integers.
+    """Returns Python's and NumPy's integers, the normal number each may have drawn ahead (else NaN), and Keras's.
 
-    Keras has a global generator once something drew from it without a seed; until then there are -1s for it.
+    Keras makes its global generator when something first draws from it without a seed; until then its integers are -1.
     """
     _, python, python_ahead = random.getstate()
     _, keys, position, has_ahead, ahead = np.random.get_state(legacy=True)
@@ -142,7 +142,7 @@ def _random_state() -> list[npt.NDArray[Any]]:
 
 def _set_random_state(state: Sequence[npt.NDArray[Any]]) -> None:
     python, numpys, (python_ahead, ahead), *kerass = state
-    if kerass and kerass[0][0] >= 0:  # first: where there is none yet, its making draws from Python's
+    if kerass and kerass[0][0] >= 0:  # first, because making Keras's generator draws from Python's
         global_seed_generator().state.assign(kerass[0])
     random.setstate((3, tuple(python.tolist()), None if np.isnan(python_ahead) else float(python_ahead)))
     drawn_ahead = (0, 0.0) if np.isnan(ahead) else (1, float(ahead))

@@ -1,4 +1,4 @@
-"""What happens inside a compiled call: the steps of training and of evaluation, as TensorFlow traces them."""
+"""What runs inside a superstep: the steps of training and of evaluation, as TensorFlow traces them."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from disttrain.training.optimizer import AllReduceOptimizer
 F = TypeVar("F", bound=Callable[..., Any])
 States = list[tf.Tensor]
 # Losses and faults of the superbatch's steps, float32 [steps] each; the votes' sums, float32 [votes]; metrics' states.
-CallResult = tuple[tf.Tensor, tf.Tensor, tf.Tensor, States]
+SuperstepResult = tuple[tf.Tensor, tf.Tensor, tf.Tensor, States]
 _Ends = tuple[Callable[[], None], Callable[[], None]]  # how a step ends: with the update, or without
 
-# A step's fault: none, or an update left out because this worker's own loss or gradient is not finite, or because
-# that of another worker, or only the sum over all, is not.
+# Why a step's update is skipped: no reason (it is applied); this worker's own loss or gradient is not finite; or only
+# another worker's, or the sum over all workers, is not finite.
 NO_FAULT, OWN_FAULT, OTHER_FAULT = 0.0, 1.0, 2.0
 
 
 def _as_it_stands(function: F) -> F:
-    """Traced without AutoGraph, as in Keras's own `fit`: it would rewrite all of Keras that is called, in 0.5 s."""
+    """Excludes a function from AutoGraph, as Keras's `fit` does: converting the Keras code it calls takes 0.5 s."""
     return cast(F, tf.autograph.experimental.do_not_convert(function))
 
 
 class Steps:
-    """The graph code of one model's steps; nothing here runs in Python after it was traced."""
+    """The graph code of one model's steps; none of it runs in Python once it is traced."""
 
     def __init__(
         self,
@@ -45,26 +45,26 @@ class Steps:
         is_fused: bool = False,
         tracing: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """Reads the model's loss.
+        """Prepares the steps; nothing is traced yet.
 
         Args:
             model: built and compiled.
             optimizer: the model's; where it reduces, each replica's gradients are weighted by its share of the rows.
-            backend: whose replicas take the steps.
-            num_features: columns of a row that are no targets.
-            skips_nonfinite: a step whose loss or gradient is not finite is left out, and the next one taken; else the
-                call ends there.
-            chooses: else the update of a step that is not accepted is made too, and whoever called takes it back: the
-                choice costs a small model a sixth of its step.
-            is_fused: the steps are compiled by XLA, which does not refuse an index that is out of range.
-            tracing: in which a batch's loss is traced; what it says of gradients holds.
+            backend: its replicas take the steps.
+            num_features: columns of a row that are not targets.
+            skips_nonfinite: skips the update of a step whose loss or gradient is not finite, and takes the next step;
+                if false, the superstep ends there.
+            chooses: makes no update for a step that is not accepted; if false, every update is made and the caller
+                has to undo it. Choosing costs a small model a sixth of its step.
+            is_fused: the steps are compiled by XLA, which does not reject an index that is out of range.
+            tracing: makes the context in which a batch's loss is traced, such as one that overrides gradients.
         """
         self.model = model
         self.skips_nonfinite = skips_nonfinite
         self._chooses = chooses
         self._is_fused = is_fused
         self._tracing = tracing
-        self.looks_up = False  # whether anything traced so far looks something up
+        self.looks_up = False  # whether anything traced so far uses an index or a label that may be out of range
         self._num_features = num_features
         self._is_leader = backend.world.is_leader
         self._replicas = backend.replicas
@@ -75,27 +75,29 @@ class Steps:
         self._moved = [v for v in model.non_trainable_variables if np.issubdtype(np.dtype(v.dtype), np.floating)]
 
     def states(self) -> States:
-        """The metrics' states, on each replica its own."""
+        """Returns the metrics' states, for each replica its own."""
         states: States = self._replicas.run(lambda: [tf.identity(v.value) for v in self.model.metrics_variables])
         return states
 
-    def train_steps(self, data: Any, start: tf.Tensor, stop: tf.Tensor, shares: Any, votes: tf.Tensor) -> CallResult:
-        """Steps [start, stop) of a superbatch; the metrics' states are those since its step 0.
+    def train_steps(
+        self, data: Any, start: tf.Tensor, stop: tf.Tensor, shares: Any, votes: tf.Tensor
+    ) -> SuperstepResult:
+        """Takes the steps [start, stop) of a superbatch; the metrics' states count from its step 0.
 
         Args:
-            data: on each replica its part, float32 [steps, rows_per_step, columns]; with no rows, it still takes part
+            data: each replica's part, float32 [steps, rows_per_step, columns]; a replica without rows still takes part
                 in every step.
             start: the first step, int32 scalar.
             stop: the step after the last one, int32 scalar.
-            shares: on each replica its part of each step's loss, float32 [steps].
-            votes: float32 [votes], the same in each step; where gradients are reduced, summed with them.
+            shares: each replica's part of each step's loss, float32 [steps].
+            votes: float32 [votes], the same in each step; summed with the gradients where those are reduced.
         """
         num_steps = tf.shape(self._replicas.results(data)[0])[0]
         self._replicas.run(self._begin_metrics, start)
         losses = tf.TensorArray(tf.float32, size=num_steps, element_shape=())
         faults = tf.TensorArray(tf.float32, size=num_steps, element_shape=())
         summed, step = votes, start
-        while step < stop:  # not tf.range, whose length XLA makes a constant: one compilation for every length
+        while step < stop:  # not tf.range: XLA makes its length a constant, and would compile every length anew
             loss, fault, summed = self._step(data, shares, step, votes)
             losses, faults = losses.write(step, loss), faults.write(step, fault)
             step = step + 1 if self.skips_nonfinite else tf.where(fault > NO_FAULT, stop, step + 1)
@@ -110,10 +112,10 @@ class Steps:
 
     @_as_it_stands
     def _step(self, data: Any, shares: Any, step: tf.Tensor, votes: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """One step on every replica: the loss, the fault, and the votes.
+        """Takes one step on every replica; returns the loss, the fault, and the summed votes.
 
-        The choice between the two ends of a step is made once for all replicas: `tf.distribute` lets none wait for the
-        others, as an optimizer's update does, inside a branch of its own.
+        Whether the update is made is decided once for all replicas: in an update they wait for each other, which
+        `tf.distribute` does not allow inside a branch that each replica takes by itself.
         """
         replicas = self._replicas
         ends: dict[int, _Ends] = {}
@@ -134,9 +136,10 @@ class Steps:
         return losses[0], tf.where(accepted[0], NO_FAULT, tf.reduce_min(tf.stack(faults))), summed[0]
 
     def _begin(self, rows: tf.Tensor, share: tf.Tensor, votes: tf.Tensor) -> tuple[Any, ...]:
-        """A replica's step up to its update.
+        """Runs a replica's step up to its update.
 
-        Returns the loss, whether it is accepted, the fault if it is not, the votes, and the step's two ends.
+        Returns the loss, whether the step is accepted, the fault if it is not, the summed votes, and two functions that
+        end the step: with its update, and without.
         """
         model = self.model
         has_rows = rows.shape[0] > 0
@@ -160,7 +163,7 @@ class Steps:
         def leave_out() -> None:
             for variable, value in zip(self._moved, before, strict=True):
                 variable.assign(value)  # batch normalization has averaged the faulty rows in
-            if self._is_local:  # left out by this worker alone: all count the same steps
+            if self._is_local:  # only this worker skips the update, but all workers count the same steps
                 model.optimizer.iterations.assign_add(1)
 
         own = [(g, None) for g in own_gradients if g is not None]
@@ -168,14 +171,14 @@ class Steps:
         return loss, self._optimizer.accepts(gradients, loss), fault, summed, (update, leave_out)
 
     def _gradients(self, rows: tf.Tensor, share: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor], Any]:
-        """This worker's part of the loss and of its gradients, its own mean times its share; and the predictions."""
+        """Returns this worker's part of the loss and the gradients (its mean times its share), and the predictions."""
         model = self.model
         x, y = self._features_and_targets(rows)
         with self._tracing():
             predictions, loss = self._checked_loss(x, y, training=True)
             if self._reduces:
                 if self._sums_over_rows and not self._is_leader and self._replicas.num_in_sync == 1:
-                    loss = loss - sum(model.losses)  # regularization counts once; rank 0 has rows in every step
+                    loss = loss - sum(model.losses)  # regularization counts once: the leader has rows in every step
                 loss = loss * tf.cast(share, loss.dtype)
             objective = model.optimizer.scale_loss(loss)
         unconnected = tf.UnconnectedGradients.ZERO if self._reduces else tf.UnconnectedGradients.NONE
@@ -185,11 +188,11 @@ class Steps:
         return tf.cast(loss, tf.float32), gradients, predictions
 
     def _no_gradients(self, share: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor], None]:
-        """Zeros, made of the share that a worker without rows has: an all-reduce of constants would be folded away."""
+        """Returns zeros made from the share of a worker without rows: an all-reduce of constants is optimized away."""
         return share, [tf.cast(tf.fill(v.shape, share), v.dtype) for v in self.model.trainable_variables], None
 
     def evaluate_steps(self, data: Any, num_steps: tf.Tensor) -> tuple[Any, States]:
-        """The first `num_steps` batches' losses without a step, and the metrics' states, on each replica its own."""
+        """Returns each replica's losses of the first `num_steps` batches, without training, and the metrics' states."""
 
         def evaluate(data: tf.Tensor) -> tf.Tensor:
             self.model.reset_metrics()
@@ -204,7 +207,7 @@ class Steps:
 
     @_as_it_stands
     def _evaluate_step(self, rows: tf.Tensor) -> tf.Tensor:
-        """One batch's loss; the metrics take it in."""
+        """Returns one batch's loss, and updates the metrics."""
         model = self.model
         if rows.shape[0] == 0:
             return tf.constant(0.0)
@@ -214,7 +217,7 @@ class Steps:
         return tf.cast(loss, tf.float32)
 
     def _checked_loss(self, x: tf.Tensor, y: tf.Tensor, *, training: bool) -> tuple[Any, tf.Tensor]:
-        """The predictions, and their loss: NaN where anything was looked up that is not there."""
+        """Returns the predictions and their loss, which is NaN if any index or label is out of range."""
         num_before = num_operations()
         predictions = self.model(x, training=training)
         loss = self._loss(x, y, predictions, training=training)
@@ -223,14 +226,14 @@ class Steps:
         except UncheckedError:
             if self._is_fused:
                 raise
-            is_outside = None  # the kernels refuse it
+            is_outside = None  # TensorFlow's kernels check it themselves
         if is_outside is None:
             return predictions, loss
         self.looks_up = True
         return predictions, tf.where(is_outside, tf.constant(float("nan"), loss.dtype), loss)
 
     def _loss(self, x: tf.Tensor, y: tf.Tensor, predictions: Any, *, training: bool) -> tf.Tensor:
-        """The batch's own loss: Keras gives a strategy's replicas the part of a mean that would add up to one."""
+        """Returns the batch's own loss: undoes that Keras divides a mean by the number of a strategy's replicas."""
         loss = self.model.compute_loss(x, y, predictions, None, training=training)
         return loss if self._sums_over_rows else loss * self._replicas.num_in_sync
 
@@ -240,5 +243,5 @@ def _nothing() -> None:
 
 
 def sums_over_rows(model: keras.Model) -> bool:
-    """Whether the model's loss adds its rows up instead of averaging them."""
+    """Returns whether the model's loss sums over rows instead of averaging over them."""
     return getattr(model.loss, "reduction", None) == "sum"

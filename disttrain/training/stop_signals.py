@@ -12,15 +12,18 @@ from typing import Any
 from disttrain.threads import DaemonPool
 
 ASKING = (signal.SIGTERM, signal.SIGINT)
-# One Ctrl-C can arrive twice, from the terminal and from a launcher; a second one by hand comes later.
+# One Ctrl-C can arrive twice, from the terminal and from a launcher; a second one that is typed comes later.
 SAME_S = 0.5
 
 
 class StopSignals:
-    """While entered, the first SIGTERM or SIGINT only asks; a second SIGINT does what it did before: ends at once."""
+    """While entered, the first SIGTERM or SIGINT only asks the run to stop.
+
+    A second SIGINT calls the handler that was set before, which ends the run at once.
+    """
 
     def __init__(self, on_asked: Callable[[str], None] = lambda name: None) -> None:
-        """`on_asked` hears of the first signal, by its name, in a thread: it may come in the middle of a print."""
+        """`on_asked` is called with the first signal's name, in a thread, since a signal may interrupt a print."""
         self._on_asked = on_asked
         self._thread: DaemonPool | None = None
         self._before: dict[int, Any] = {}

@@ -1,4 +1,4 @@
-"""Functions of the user's own that options name as `package.module:function`."""
+"""Calls the user's own functions, which options name as `package.module:function`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from disttrain.errors import UsageError
 
 
 def call_user_function(option: str, target: str, **values: Any) -> Any:
-    """What the function returns, called with those of `values` that its parameters name.
+    """Calls the function with those of `values` that its parameters name, and returns its result.
 
-    What the function itself raises is left as it is, so that its traceback tells where.
+    An error that the function itself raises is passed on unchanged, so that its traceback shows where it came from.
 
     Raises:
-        UsageError: if the module cannot be imported, has no such function, or the function asks for something else.
+        UsageError: if the module cannot be imported, has no such function, or the function requires another argument.
     """
     module_name, function_name = target.split(":")
     if (here := str(Path.cwd())) not in sys.path:
@@ -51,7 +51,7 @@ def _accepted(signature: inspect.Signature, values: dict[str, Any]) -> dict[str,
 
 
 def _where_and_what(error: Exception) -> str:
-    """One line for what would be a traceback: the line of the user's file that failed, and the error."""
+    """Shortens a traceback to one line: the line of the user's file that failed, and the error."""
     what = traceback.format_exception_only(error)[-1].strip()
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {what}"

@@ -1,4 +1,4 @@
-"""Which worker hangs, judged from what each of them tells and from their silence; pure, its clock handed in."""
+"""Judges which worker hangs, from what the workers report and from their silence; pure: the time is passed in."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Kind = Literal["stalled", "silent", "lost", "failed", "network"]
 
 MAX_SHOWN = 8  # ranks or groups of them that a verdict lists
 MAX_TEXT = 500
-MISSED_S = 5.0  # without a word, where all-reduce has failed: five beats
+MISSED_S = 5.0  # silence after which a rank is named where an all-reduce has failed: five beats
 
 
 @dataclass(frozen=True)
 class Beat:
-    """What a worker tells about itself: for how long its main thread made no progress, and while doing what."""
+    """What a worker reports: for how long its main thread has made no progress, and what it is doing."""
 
     idle_s: float = 0.0
     doing: str = "starting"
@@ -26,12 +26,12 @@ class Beat:
     position: tuple[int, int] | None = None
 
     @property
-    def place(self) -> str:
-        """The position in brackets, if there is one."""
+    def position_text(self) -> str:
+        """The position in parentheses, as text; empty if there is none."""
         return f" (epoch {self.position[0]}, step {self.position[1]})" if self.position else ""
 
     def message(self) -> dict[str, Any]:
-        """As JSON takes it; `from_message` gives it back."""
+        """Returns the beat as a JSON object, which `from_message` reads."""
         return {
             "idle_s": self.idle_s,
             "doing": self.doing[:MAX_TEXT],
@@ -41,9 +41,9 @@ class Beat:
 
     @classmethod
     def from_message(cls, message: Mapping[str, Any]) -> Beat:
-        """Raises KeyError, TypeError or ValueError for anything that `message` did not make."""
-        place = message["position"]
-        position = None if place is None else (int(place[0]), int(place[1]))
+        """Reads what `message` returned; raises KeyError, TypeError or ValueError for anything else."""
+        told = message["position"]
+        position = None if told is None else (int(told[0]), int(told[1]))
         return cls(
             float(message["idle_s"]), str(message["doing"])[:MAX_TEXT], bool(message["waits_for_peers"]), position
         )
@@ -53,9 +53,9 @@ class Beat:
 class Verdict:
     """The ranks that hold up the run, and why.
 
-    `stalled`: no progress in its own work. `silent`: not heard of. `lost`: its process ended. `failed`: it ended with
-    an error, which it said itself, and told the exit code. `network`: all workers only wait for each other, so that the
-    all-reduce between them hangs.
+    `kind` is `stalled`: no progress in its own work; `silent`: nothing is heard from it; `lost`: its process ended;
+    `failed`: it ended with an error, which it printed itself, and sent the exit code; or `network`: all workers only
+    wait for each other, so that the all-reduce between them hangs.
     """
 
     kind: Kind
@@ -65,23 +65,23 @@ class Verdict:
 
     @property
     def exit_code(self) -> int:
-        """What a run ends with that is ended for it."""
+        """The exit code of a run that ends because of this verdict."""
         if self.told_exit_code is not None:
             return self.told_exit_code
         return PeerError.exit_code if self.kind == "lost" else HungError.exit_code
 
     def condemns(self, rank: int) -> bool:
-        """Whether this rank must end, also where the others go on."""
+        """Returns whether this rank must end, even where the others go on."""
         return rank in self.ranks and self.kind != "network"
 
     def message(self) -> dict[str, Any]:
-        """As JSON takes it; `from_message` gives it back."""
+        """Returns the verdict as a JSON object, which `from_message` reads."""
         told = {"told_exit_code": self.told_exit_code}
         return {"kind": self.kind, "ranks": self.ranks, "text": self.text} | told
 
     @classmethod
     def from_message(cls, message: Mapping[str, Any]) -> Verdict:
-        """Raises KeyError, TypeError or ValueError for anything that `message` did not make."""
+        """Reads what `message` returned; raises KeyError, TypeError or ValueError for anything else."""
         told = message["told_exit_code"]
         exit_code = None if told is None else int(told)
         return cls(message["kind"], tuple(int(rank) for rank in message["ranks"]), str(message["text"]), exit_code)
@@ -91,13 +91,13 @@ class Verdict:
 class _State:
     beat: Beat
     heard_s: float
-    is_known: bool = False  # was ever heard of
+    is_known: bool = False  # was ever heard from
     gone_s: float | None = None  # since when its connection is closed without a goodbye
-    exit_code: int | None = None  # with which it told that it fails
+    exit_code: int | None = None  # that it reported when it failed
 
 
 class Judge:
-    """Keeps what was last heard of some ranks, and says who hangs; every method takes the time, monotonic."""
+    """Keeps what was last heard from some ranks, and says which of them hang; every method takes the monotonic time."""
 
     def __init__(
         self, ranks: Iterable[int], processes: Mapping[int, Process], now: float, *, timeout_s: float, grace_s: float
@@ -110,46 +110,46 @@ class Judge:
         self._begun_s = now
 
     def heard(self, rank: int, beat: Beat, now: float) -> None:
-        """A rank told this; one that is no longer watched is ignored."""
+        """Records what a rank reported; ignores a rank that failed or is no longer watched."""
         if (state := self._states.get(rank)) is not None and state.exit_code is None:
             state.beat, state.heard_s, state.is_known, state.gone_s = beat, now, True, None
 
     def gone(self, rank: int, now: float) -> None:
-        """A rank's connection closed without a goodbye: its process ended, or the network did it."""
+        """Records that a rank's connection closed without a goodbye: its process ended, or the network failed."""
         if (state := self._states.get(rank)) is not None and state.gone_s is None:
             state.gone_s = now
 
     def failed(self, rank: int, exit_code: int, now: float) -> None:
-        """A rank told that it ends with this error, which it says itself; it does not come back."""
+        """Records that a rank ends with an error, which it prints itself, and this exit code; it does not come back."""
         if (state := self._states.get(rank)) is not None:
             state.exit_code = exit_code
             self.gone(rank, now)
 
     def back(self, rank: int) -> None:
-        """A rank's connection is there again."""
+        """Records that a rank is connected again."""
         if (state := self._states.get(rank)) is not None and state.exit_code is None:
             state.gone_s = None
 
     def left(self, rank: int) -> None:
-        """A rank said goodbye, or its fate is settled."""
+        """Stops watching a rank that said goodbye, or on which a verdict was carried out."""
         self._states.pop(rank, None)
 
     def restart(self, now: float) -> None:
-        """Starts all clocks anew: whoever judges did not run for a while, so that silence means nothing."""
+        """Restarts all clocks, after the judging process did not run for a while, so that silence meant nothing."""
         self._begun_s = now
         for state in self._states.values():
             state.gone_s = None if state.gone_s is None else now
 
     def unknown(self) -> list[int]:
-        """The ranks that were never heard of."""
+        """Returns the ranks that were never heard from."""
         return [rank for rank, state in self._states.items() if not state.is_known]
 
     def verdict(self, now: float) -> Verdict | None:
-        """The first of: a rank that ended, one not heard of, one that stalls, all waiting for each other."""
+        """Returns the first that applies: a rank ended, a rank is silent, a rank stalls, all wait for each other."""
         return self._lost(now) or self._silent(now, self._timeout_s) or self._stalled(now) or self._all_waiting(now)
 
     def missed(self, now: float) -> str:
-        """Of whom nothing was heard for some seconds, in the words of a verdict; empty where all are heard."""
+        """Describes the ranks that were silent for some seconds, in the words of a verdict; empty if there are none."""
         silent = self._silent(now, min(MISSED_S, self._timeout_s))
         return silent.text if silent is not None else ""
 
@@ -158,9 +158,9 @@ class Judge:
         if not any(now - gone_s >= self._grace_s for gone_s in gone.values()):
             return None
         for rank in gone:
-            if (exit_code := self._states[rank].exit_code) is not None:  # the others may have ended for it
-                return replace(self._about("failed", list(gone), "failed, {last}{place}"), told_exit_code=exit_code)
-        return self._about("lost", list(gone), "ended, {last}{place}; what it said stands above, if anything")
+            if (exit_code := self._states[rank].exit_code) is not None:  # the others may have ended because of it
+                return replace(self._about("failed", list(gone), "failed, {last}{position}"), told_exit_code=exit_code)
+        return self._about("lost", list(gone), "ended, {last}{position}; what it said stands above, if anything")
 
     def _silent(self, now: float, patience_s: float) -> Verdict | None:
         silence = {
@@ -170,12 +170,12 @@ class Judge:
         }
         if max(silence.values(), default=0) < patience_s:
             return None
-        ranks = [rank for rank, silence_s in silence.items() if silence_s >= 0.7 * patience_s]  # a host's together
+        ranks = [rank for rank, silence_s in silence.items() if silence_s >= 0.7 * patience_s]  # one host's together
         ranks.sort(key=lambda rank: (silence[rank] < patience_s, rank))
         return self._about(
             "silent",
             ranks,
-            f"has not been heard of for {silence[ranks[0]]:.0f} s; it was {{last}}{{place}}: stopped, killed, "
+            f"has not been heard of for {silence[ranks[0]]:.0f} s; it was {{last}}{{position}}: stopped, killed, "
             "or its network is cut",
         )
 
@@ -189,10 +189,10 @@ class Judge:
         if not stalled:
             return None
         idle_s = self._idle_s(self._states[stalled[0]], now)
-        return self._about("stalled", stalled, f"made no progress for {idle_s:.0f} s while {{doing}}{{place}}")
+        return self._about("stalled", stalled, f"made no progress for {idle_s:.0f} s while {{doing}}{{position}}")
 
     def _all_waiting(self, now: float) -> Verdict | None:
-        """All that are heard of wait: for one that was never heard of, else for each other."""
+        """Returns a verdict if all ranks that were heard from wait: for one that never was, else for each other."""
         known = {rank: state for rank, state in self._states.items() if state.is_known}
         waiting = [
             rank
@@ -206,7 +206,7 @@ class Judge:
         idle_s = min(self._idle_s(known[rank], now) for rank in waiting)
         groups: dict[str, list[int]] = {}
         for rank in waiting:
-            groups.setdefault(f"{known[rank].beat.doing}{known[rank].beat.place}", []).append(rank)
+            groups.setdefault(f"{known[rank].beat.doing}{known[rank].beat.position_text}", []).append(rank)
         parts = [f"{_ranks(ranks)} {doing}" for doing, ranks in list(groups.items())[:MAX_SHOWN]]
         hosts = ", ".join(sorted({self._processes[rank].host for rank in waiting})[:MAX_SHOWN])
         text = f"all workers wait for each other for {idle_s:.0f} s, {'; '.join(parts)}: the network between them hangs"
@@ -216,10 +216,10 @@ class Judge:
         return min(state.beat.idle_s, now - self._begun_s)
 
     def _about(self, kind: Kind, ranks: list[int], form: str) -> Verdict:
-        """A verdict on some ranks, the first of which is told about in full."""
+        """Returns a verdict on some ranks, which describes the first of them in full."""
         beat = self._states[ranks[0]].beat
         last = f"last seen {beat.doing}" if beat.doing else "last seen"
-        told = form.replace("{last}", last).replace("{place}", beat.place).replace("{doing}", beat.doing)
+        told = form.replace("{last}", last).replace("{position}", beat.position_text).replace("{doing}", beat.doing)
         others = f"; so it is with {_ranks(ranks[1:])}" if len(ranks) > 1 else ""
         return Verdict(kind, tuple(ranks), f"rank {ranks[0]} ({self._processes[ranks[0]]}) {told}{others}")
 

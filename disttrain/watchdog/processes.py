@@ -1,4 +1,4 @@
-"""Which process on which machine a worker is, so that it can be named, looked at and ended without any mistake."""
+"""Identifies a worker's process and its machine, so that it can be named, checked and killed without mistake."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-FLUSH_S = 1.0  # how long ending waits for a screen or a pipe that takes nothing
+FLUSH_S = 1.0  # how long ending waits for a terminal or a pipe that accepts no output
 
-_START_FIELD = 19  # of /proc/PID/stat, counted from the state, which follows the name in brackets
+_START_FIELD = 19  # of /proc/PID/stat, counted from the state, which follows the name in parentheses
 
 
 @dataclass(frozen=True)
 class Process:
-    """A worker's process. `machine` tells boots and containers apart, `started` a process from a later one of its
-    number; both are empty where the system does not tell, and then nobody touches the process."""
+    """A worker's process.
+
+    `machine` tells boots and containers apart; `started` tells a process from a later one with the same number. Both
+    are empty where the system does not tell, and then the process is never checked or killed.
+    """
 
     host: str
     pid: int
@@ -34,23 +37,23 @@ class Process:
 
 
 def this_process() -> Process:
-    """The calling process."""
+    """Returns the calling process."""
     pid = os.getpid()
     return Process(socket.gethostname(), pid, _machine(), _stat(pid)[1])
 
 
 def is_running(process: Process) -> bool:
-    """Whether it is seen on this machine, neither ended nor stopped."""
+    """Returns whether a process is seen on this machine, neither ended nor stopped."""
     return _is_seen(process) and _stat(process.pid)[0] not in "TtZX"
 
 
 def is_there(process: Process) -> bool:
-    """Whether it is seen on this machine and has not ended; it may be stopped."""
+    """Returns whether a process is seen on this machine and has not ended; it may be stopped."""
     return _is_seen(process) and _stat(process.pid)[0] not in "ZX"
 
 
 def kill(process: Process) -> bool:
-    """Ends a process of this machine at once, stopped or not; False for one that is elsewhere, or no longer."""
+    """Kills a process of this machine, stopped or not; returns False if it is elsewhere, has ended or is not ours."""
     if not _is_seen(process):
         return False
     with suppress(ProcessLookupError, PermissionError):
@@ -60,7 +63,7 @@ def kill(process: Process) -> bool:
 
 
 def end_at_once(exit_code: int) -> NoReturn:
-    """Ends this process, whatever its main thread is in, and the processes that it made with `multiprocessing`."""
+    """Ends this process, whatever its main thread is doing, and the processes that it made with `multiprocessing`."""
     for child in multiprocessing.active_children():
         with suppress(OSError, ValueError):
             child.kill()
@@ -69,7 +72,7 @@ def end_at_once(exit_code: int) -> NoReturn:
 
 
 def within(seconds: float, work: Callable[[], object]) -> None:
-    """Does what may block for ever, such as writing to a pipe that nobody reads, and waits for it only so long."""
+    """Does work that may block forever, such as writing to a full pipe, and waits at most `seconds` for it."""
 
     def attempt() -> None:
         with suppress(OSError, ValueError):
@@ -86,7 +89,7 @@ def _is_seen(process: Process) -> bool:
 
 
 def _machine() -> str:
-    """This boot of this machine, and the namespace in which process numbers mean what they say."""
+    """Returns what identifies this boot of this machine and the namespace of its process numbers; empty if unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -95,7 +98,7 @@ def _machine() -> str:
 
 
 def _stat(pid: int) -> tuple[str, str]:
-    """A process's state, one letter, and when it started; empty if there is none."""
+    """Returns a process's state, one letter, and when it started; the state is X if there is no such process."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

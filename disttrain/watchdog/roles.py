@@ -1,4 +1,4 @@
-"""What a worker hears and tells once a beat, by its role: alone, the leader, or one that follows the leader."""
+"""What a worker sends and receives in each beat, by its role: alone, the leader, or a follower of the leader."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from disttrain.distributed.json_lines import Message, Waiter
 from disttrain.distributed.links import Link, Server
 from disttrain.watchdog.judge import Beat, Judge, Verdict
 
-WARN_S = 10.0  # after which a worker that was never heard of is warned about
+WARN_S = 10.0  # after which the leader warns about a worker that was never heard from
 
-_FAULTS = (KeyError, TypeError, ValueError, IndexError)  # of a message that is none of ours
+_FAULTS = (KeyError, TypeError, ValueError, IndexError)  # raised by a message that is not one of ours
 
 
 class Alone:
-    """The only worker: nobody to tell anything, and only its own main thread to judge."""
+    """The only worker: it has nobody to tell anything, and judges only its own main thread."""
 
-    told_exit_code: int | None = None  # of the first of the other workers that told that it fails
+    told_exit_code: int | None = None  # of the first other worker that reported its failure
 
     def __init__(self, waiter: Waiter, judge: Judge, rank: int) -> None:
         self.is_ready = threading.Event()
@@ -31,39 +31,39 @@ class Alone:
         self._rank = rank
 
     def hear(self, own: Beat, until_s: float) -> Verdict | None:
-        """Waits until it is time, or for a verdict of another worker."""
+        """Waits until `until_s`; returns None, as there is no other worker to send a verdict."""
         self._judge.heard(self._rank, own, monotonic())
         self._waiter.wait(until_s)
         return None
 
     def verdict(self, now: float) -> Verdict | None:
-        """Who hangs, as far as this worker knows."""
+        """Returns who hangs, as far as this worker knows."""
         return self._judge.verdict(now)
 
     def missed(self, now: float) -> str:
-        """Which others are not heard of, as far as this worker knows."""
+        """Returns which other workers are silent: none."""
         return ""
 
     def tell(self, verdict: Verdict) -> None:
-        """To the other workers."""
+        """Does nothing: there are no other workers."""
 
     def settle(self, verdict: Verdict, now: float) -> None:
-        """Goes on without those whom the verdict condemns, all clocks anew."""
+        """Restarts all clocks after a verdict."""
         self._judge.restart(now)
 
     def restart(self, now: float) -> None:
-        """Starts all clocks anew."""
+        """Restarts all clocks."""
         self._judge.restart(now)
 
     def leave(self, farewell: Message) -> None:
-        """Tells the others that this worker leaves, and how."""
+        """Does nothing: there are no other workers."""
 
     def close(self) -> None:
-        """Lets go of all sockets."""
+        """Does nothing: there are no sockets."""
 
 
 class Leader:
-    """Hears all workers and judges them, itself among them."""
+    """Receives the beats of all workers and judges them, itself among them."""
 
     def __init__(self, waiter: Waiter, server: Server, judge: Judge, warn: Callable[[str], None]) -> None:
         self.is_ready = threading.Event()
@@ -78,7 +78,7 @@ class Leader:
         self.told_exit_code: int | None = None
 
     def hear(self, own: Beat, until_s: float) -> Verdict | None:
-        """Answers every worker's beat with its own; returns the verdict of workers that missed this one meanwhile."""
+        """Answers every worker's beat with its own until `until_s`; returns a verdict that another worker sends."""
         self._own = own
         self._judge.heard(0, own, monotonic())
         while not self._waiter.is_stopping and monotonic() < until_s:
@@ -109,7 +109,7 @@ class Leader:
         return None
 
     def verdict(self, now: float) -> Verdict | None:
-        """Warns of workers that cannot reach this one, once, and judges."""
+        """Returns who hangs; warns once of workers that never reached this one."""
         if now > self._warns_s:
             self._warns_s = float("inf")
             for rank in self._judge.unknown():
@@ -120,15 +120,15 @@ class Leader:
         return self._judge.verdict(now)
 
     def missed(self, now: float) -> str:
-        """Which others are not heard of, as far as this worker knows."""
+        """Returns which other workers are silent, as far as this worker knows."""
         return self._judge.missed(now)
 
     def tell(self, verdict: Verdict) -> None:
-        """To all other workers."""
+        """Sends a verdict to all other workers."""
         self._server.tell({"verdict": verdict.message()})
 
     def settle(self, verdict: Verdict, now: float) -> None:
-        """Watches no longer those whom the verdict condemns; should they come back, they will hear of it."""
+        """Stops watching those whom the verdict condemns; they are sent the verdict if they come back."""
         for rank in verdict.ranks:
             if verdict.condemns(rank):
                 self._settled[rank] = verdict
@@ -136,26 +136,26 @@ class Leader:
         self._judge.restart(now)
 
     def restart(self, now: float) -> None:
-        """Starts all clocks anew."""
+        """Restarts all clocks."""
         self._judge.restart(now)
 
     def leave(self, farewell: Message) -> None:
-        """Tells the others that this worker leaves, and how; hears what they say meanwhile."""
+        """Tells the others that this worker leaves, and how; handles what they send meanwhile."""
         for rank, message in self._server.leave(farewell):
             self._take(rank, message)
 
     def close(self) -> None:
-        """Lets go of all sockets."""
+        """Closes all sockets."""
         self._server.close()
 
 
 class Follower:
-    """Tells the leader what it does, and misses the leader's answers; without a leader it judges only itself."""
+    """Reports to the leader, and judges the leader by its answers; without a leader it judges only itself."""
 
     def __init__(
         self, waiter: Waiter, offer: Any, of_leader: Judge, of_self: Judge, rank: int, patience_s: float
     ) -> None:
-        """`offer`: the leader's addresses, port and token; `patience_s`: without an answer, try a new connection."""
+        """`offer`: the leader's addresses, port and token; `patience_s`: the wait for an answer before reconnecting."""
         addresses, port, token = offer
         self.is_ready = threading.Event()
         self._waiter = waiter
@@ -164,13 +164,13 @@ class Follower:
         self._of_self = of_self
         self._rank = rank
         self._patience_s = patience_s
-        self._asked_s: float | None = None  # when the beat was sent that is not answered
+        self._asked_s: float | None = None  # when the unanswered beat was sent
         self._leader_left = self._leader_failed = False
         self._own = Beat()
         self.told_exit_code: int | None = None
 
     def hear(self, own: Beat, until_s: float) -> Verdict | None:
-        """Sends a beat and takes what the leader says; returns a verdict that the leader made."""
+        """Sends a beat and handles what the leader sends until `until_s`; returns a verdict that the leader made."""
         self._own = own
         is_there = not (self._leader_left or self._leader_failed)
         is_due = is_there and (not self._link.is_open or self._waits_for_long())
@@ -187,7 +187,7 @@ class Follower:
         return None
 
     def _waits_for_long(self) -> bool:
-        """Then a new connection gets through sooner than one that lost much."""
+        """Returns whether to reconnect: a new connection gets through sooner than one that lost many packets."""
         return self._asked_s is not None and monotonic() - self._asked_s > self._patience_s
 
     def _take(self, message: Message | None) -> Verdict | None:
@@ -215,7 +215,7 @@ class Follower:
         return None
 
     def verdict(self, now: float) -> Verdict | None:
-        """Whether the leader is silent or lost; without a leader, whether this worker stalls."""
+        """Returns a verdict if the leader is silent or lost; without a leader, if this worker stalls."""
         is_unwatched = bool(self._of_leader.unknown())
         if self._leader_left or is_unwatched:
             waits = self._own.waits_for_peers and not self._leader_left  # it may be right to wait
@@ -224,15 +224,15 @@ class Follower:
         return self._of_leader.verdict(now)
 
     def missed(self, now: float) -> str:
-        """Which others are not heard of, as far as this worker knows."""
+        """Returns whether the leader is silent, in a sentence; empty if it is not."""
         return self._of_leader.missed(now)
 
     def tell(self, verdict: Verdict) -> None:
-        """To the leader: should it only have been stopped, it finds that it must end."""
+        """Sends a verdict to the leader, so that a leader that was only stopped learns that it must end."""
         self._link.send({"verdict": verdict.message()})
 
     def settle(self, verdict: Verdict, now: float) -> None:
-        """Goes on without the leader, if it is the one."""
+        """Stops watching the leader if the verdict condemns it; restarts all clocks."""
         if verdict.condemns(0):
             self._leader_left = True
             self._of_leader.left(0)
@@ -240,15 +240,15 @@ class Follower:
         self.restart(now)
 
     def restart(self, now: float) -> None:
-        """Starts all clocks anew."""
+        """Restarts all clocks."""
         self._of_leader.restart(now)
         self._of_self.restart(now)
 
     def leave(self, farewell: Message) -> None:
-        """Tells the leader that this worker leaves, and how; hears what it says meanwhile."""
+        """Tells the leader that this worker leaves, and how; handles what it sends meanwhile."""
         for message in self._link.leave(farewell):
             self._take(message)
 
     def close(self) -> None:
-        """Lets go of all sockets."""
+        """Closes all sockets."""
         self._link.close()

@@ -1,7 +1,8 @@
-"""Ends a worker whose run does not start: one that waits in MPI for a worker that never comes waits for ever.
+"""Ends a worker whose run does not start, such as one that waits in MPI for a worker that never comes.
 
-There the main thread hears no signal, and the workers do not watch each other yet. So each has a timer, from before it
-imports TensorFlow, which takes longest, until the watchdog runs; when it is over, whoever then says nothing is the one.
+Such a wait has no end, the main thread handles no signal meanwhile, and the workers do not watch each other yet. So
+each worker has a timer. It runs from before the import of TensorFlow, which takes longest, until the watchdog runs.
+When the time is over, every worker that waits says so; the one that says nothing is the one that is missing.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from disttrain.errors import HungError
 from disttrain.watchdog.processes import end_at_once, this_process, within
 
 POLL_S = 0.5
-IMPORT_S = 120.0  # at least: TensorFlow's import takes 3 s, on a slow disk or a busy machine many times that
+IMPORT_S = 120.0  # least timeout of TensorFlow's import: it takes 3 s, on a slow disk or a busy machine many times that
 SPEAK_S = 2.0
-OTHERS_SPEAK_S = 2.0  # for the others, before launchers end all for the first that ends
+OTHERS_SPEAK_S = 2.0  # for the others to report too: once one worker ends, launchers end all
 
 
 class StartTimer:
-    """Runs from the beginning of a `with` statement until `stop`, at the latest until the statement's end."""
+    """Runs from the beginning of a `with` statement until `stop` is called or the statement ends."""
 
     def __init__(self, rank: int, timeout_s: float) -> None:
         """`timeout_s`: how long to wait for other workers; 0 waits for ever."""
@@ -31,11 +32,11 @@ class StartTimer:
         self._is_over = threading.Event()
 
     def stop(self) -> None:
-        """Called when the workers have met; a second call does nothing."""
+        """Stops the timer; called when the workers have met. A second call does nothing."""
         self._is_over.set()
 
     def __enter__(self) -> StartTimer:
-        self._screen = os.dup(2)  # which is held back while TensorFlow is imported
+        self._screen = os.dup(2)  # stderr is held back while TensorFlow is imported
         if self._timeout_s:
             threading.Thread(target=self._run, name="start-timer", daemon=True).start()
         return self
@@ -53,7 +54,7 @@ class StartTimer:
                 self._end(waited_s)
 
     def _end(self, waited_s: float) -> None:
-        """Ends this process, unless the others come while they are given the time to say where they are."""
+        """Reports that this worker waits; ends the process unless the run starts while the others report."""
         line = (
             f"disttrain: rank {self._rank} ({this_process()}) waited {waited_s:.0f} s for the run to start, and is "
             f"{activity.describe()}; a rank that does not say so is stopped, or does not come\n"

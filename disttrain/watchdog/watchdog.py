@@ -1,6 +1,6 @@
-"""Finds the worker that hangs, says which one and what it was doing, and ends what would wait for it for ever.
+"""Finds the worker that hangs, says which one it is and what it was doing, and ends what would wait for it forever.
 
-Every worker has a thread that tells the leader once a second what the worker is doing, beside and independent of the
+Every worker has a thread that tells the leader once a second what the worker is doing, independently of the
 all-reduce. The leader judges the workers; the workers judge the leader by its silence.
 """
 
@@ -26,11 +26,11 @@ from disttrain.watchdog.processes import Process, end_at_once, is_running, kill,
 from disttrain.watchdog.roles import Alone, Follower, Leader
 
 BEAT_S = 1.0
-GRACE_S = 5.0  # in which a lost worker's connection may come back, or the all-reduce fail by itself
-LATE_S = 2.0  # later than this, the thread itself was stopped, and what it timed means nothing
+GRACE_S = 5.0  # time for a lost worker to connect again, or for the all-reduce to fail by itself
+LATE_S = 2.0  # if a beat is later than this, the thread itself was stopped, and its timings mean nothing
 READY_S = 2.0  # how long the start waits for the leader's first answer
 SPEAK_S = 2.0
-SPEAKERS_LEAD_S = 1.5  # for which a worker that misses the leader stays, so that those who speak later see that it did
+PRINTER_STAYS_S = 1.5  # how long a worker that misses the leader stays, so that higher ranks see it and print nothing
 
 Exchange = Callable[[Any], Sequence[Any]]
 
@@ -38,8 +38,9 @@ Exchange = Callable[[Any], Sequence[Any]]
 class Watchdog:
     """Watches over this worker and, on the leader, over all; use it in a `with` statement.
 
-    Starting is a collective. A `with` statement that ends by an error tells its exit code instead of a goodbye: the
-    others then end, too, if the error does not reach them by the all-reduce, and leave it to this worker to say why.
+    Starting is a collective. When the `with` statement ends with an error, the others are sent its exit code instead of
+    a goodbye. They then end too, if the all-reduce does not fail for them first, and leave it to this worker to say
+    why.
     """
 
     def __init__(
@@ -52,14 +53,17 @@ class Watchdog:
         consequence: str = "the run ends",
         grace_s: float = GRACE_S,
     ) -> None:
-        """
+        """Keeps the settings; watching starts when the `with` statement is entered.
+
         Args:
-            world: this worker's place.
-            exchange: gives every worker's value, in the order of ranks; called on start: for where all are, and for
-                where the leader listens.
-            timeout_s: without progress for so long, a worker hangs; None or 0 on any worker switches all watching off.
+            world: this worker's rank and the number of workers.
+            exchange: returns every worker's value, in the order of ranks. It is called twice on start: for the workers'
+                processes and addresses, then for the address at which the leader listens.
+            timeout_s: a worker hangs after this long without progress; None or 0 on any worker switches all watching
+                off.
             on_hang: called in the watching thread, after the verdict was printed and a silent process of this machine
-                was killed. None, and always on a worker that the verdict condemns: the process ends with its exit code.
+                was killed. Without it, and always on a worker that the verdict condemns, the process ends with the
+                verdict's exit code.
             consequence: what the printed verdict says will happen.
             grace_s: between a worker's end and the verdict that it is lost.
         """
@@ -76,16 +80,16 @@ class Watchdog:
 
     def __enter__(self) -> Watchdog:
         world, waiter, server = self._world, Waiter(), None
-        place = (own_addresses(), 0, network())
+        offer = (own_addresses(), 0, network())
         try:
-            facts: Sequence[Any] = [(self._timeout_s, this_process(), place)]
+            facts: Sequence[Any] = [(self._timeout_s, this_process(), offer)]
             if world.size > 1:
                 facts = self._exchange(facts[0])
                 if world.is_leader:
                     address = _address_of_run([(addresses, there) for _, _, (addresses, _, there) in facts[1:]])
                     server = Server(waiter, listen(address))
-                    place = ([address] if address is not None else own_addresses(), server.port, server.token)
-                facts = self._exchange((self._timeout_s, this_process(), place))
+                    offer = ([address] if address is not None else own_addresses(), server.port, server.token)
+                facts = self._exchange((self._timeout_s, this_process(), offer))
             self._timeout_s = min(timeout_s for timeout_s, _, _ in facts)
             self._processes = {rank: process for rank, (_, process, _) in enumerate(facts)}
             if self._timeout_s:
@@ -104,18 +108,18 @@ class Watchdog:
 
     @property
     def told_exit_code(self) -> int | None:
-        """That of the first other worker that told that it fails, if any did; it says why itself."""
+        """The exit code of the first other worker that reported its failure, if any; that one prints the reason."""
         return self._watcher.told_exit_code if self._watcher is not None else None
 
     def missed(self) -> str:
-        """Which other workers are not heard of any more, in a sentence; empty where all are, as far as is known."""
+        """Describes which other workers are silent, in a sentence; empty if none is known to be."""
         return self._watcher.missed(monotonic()) if self._watcher is not None else ""
 
     def close(self, error: BaseException | None = None) -> None:
         """Stops watching and being watched; a second call does nothing.
 
-        Without an error the others do not miss this worker. With one that it says itself, they hear its exit code; with
-        any other, such as a signal's, they take this worker for lost.
+        Without an error, the others are told and do not miss this worker. With an error that this worker prints itself,
+        they are sent its exit code. With any other error, such as a signal's, they take this worker for lost.
         """
         thread, self._thread = self._thread, None
         if thread is not None:
@@ -159,7 +163,7 @@ class Watchdog:
             self._waiter.close()
 
     def _watch(self, watcher: Alone | Leader | Follower) -> None:
-        """One beat: tell what this worker does, hear what the others do, judge."""
+        """Does one beat: reports what this worker does, receives what the others do, and judges."""
         begun_s = monotonic()
         until_s = begun_s + self._beat_s
         if (verdict := watcher.hear(self._own_beat(begun_s), until_s)) is not None:
@@ -177,14 +181,14 @@ class Watchdog:
         return Beat(max(0.0, idle_s), activity.describe(), activity.waits_for_peers(), activity.position())
 
     def _act(self, watcher: Alone | Leader | Follower, verdict: Verdict, *, was_heard: bool) -> None:
-        """Says it where nobody said it before, tells the others, ends who must end; then `on_hang` has its turn."""
+        """Prints a verdict of its own, sends it to the others, ends those who must end, then calls `on_hang`."""
         rank = self._world.rank
         if not was_heard:
             if self._speaks(verdict):
                 self._say(f"{verdict.text}; {self._consequence}")
             watcher.tell(verdict)
             if not self._world.is_leader and rank not in verdict.ranks:
-                sleep(SPEAKERS_LEAD_S)
+                sleep(PRINTER_STAYS_S)
         if verdict.kind == "silent":
             for silent in verdict.ranks:
                 if silent != rank:
@@ -196,9 +200,11 @@ class Watchdog:
         watcher.settle(verdict, self._fresh_s)
 
     def _speaks(self, verdict: Verdict) -> bool:
-        """The leader speaks for all; of those who miss the leader, the lowest rank of each machine that can.
+        """Returns whether this worker prints the verdict.
 
-        Nobody does where the worker that failed said so itself.
+        The leader prints for all. Where the leader is missing, the lowest rank that still runs on each machine prints.
+        A worker that the verdict names prints it too. Nobody does where the worker that failed printed the error
+        itself.
         """
         rank = self._world.rank
         if verdict.kind == "failed":
@@ -219,10 +225,10 @@ class Watchdog:
 
 
 def _address_of_run(others: Sequence[tuple[Sequence[Address], str]]) -> Address | None:
-    """Where the leader listens: on the loopback if all are in its network, else where it reaches all others from.
+    """Returns where the leader listens: on loopback if all are in its network, else where it reaches all others from.
 
     Args:
-        others: each other worker's addresses, and its network.
+        others: each other worker's addresses and network.
 
     Returns:
         None for all interfaces, where there are several ways to the others.
@@ -233,7 +239,7 @@ def _address_of_run(others: Sequence[tuple[Sequence[Address], str]]) -> Address 
 
 
 def _farewell_for(error: BaseException | None) -> Message | None:
-    """What a worker says that ends with this error; nothing where it will not say itself what happened."""
+    """Returns the last message of a worker that ends with this error; None if it will not print the reason itself."""
     if error is None:
         return farewell_message(None)
     if not isinstance(error, Exception) or (isinstance(error, PeerError) and not error.is_explained):

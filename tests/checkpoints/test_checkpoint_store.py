@@ -1,4 +1,4 @@
-"""A place for checkpoints: the newest whole one is found whatever happened; arithmetic decides which are kept."""
+"""A store of checkpoints: the newest whole one is always found, and arithmetic decides which are kept."""
 
 import contextlib
 import errno
@@ -97,7 +97,7 @@ def test_a_torn_checkpoint_is_passed_over_with_the_reason(place, tmp_path, s3):
         assert refused[0][1].startswith("is torn: ")
         with pytest.raises(CheckpointError, match="is torn"):
             store.load(names[2])
-        store.save(at(2, 7))  # what is torn takes no whole one's place
+        store.save(at(2, 7))  # an incomplete checkpoint does not displace a whole one
         assert [position_of(name) for name in store.names()] == [Position(epoch, 0) for epoch in (1, 2)] + [
             Position(2, 7),
             Position(3, 0),
@@ -108,7 +108,7 @@ def test_a_torn_checkpoint_is_passed_over_with_the_reason(place, tmp_path, s3):
 
 
 def test_a_newer_disttrains_checkpoint_ends_the_search(tmp_path):
-    """It may well be whole: it is not passed over, nor removed as one that is further than what was taken."""
+    """It may be whole, so it is neither skipped nor removed for being further than the checkpoint that was loaded."""
     with CheckpointStore(str(tmp_path), keep=3) as store:
         for epoch in (1, 2):
             store.save(at(epoch))
@@ -170,7 +170,7 @@ def test_what_a_killed_writer_left_is_removed(tmp_path):
     name = file_name(Position(1, 0))
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    parts = {  # by the writer: ended; in another container, with this process's number; living; living but not writing
+    parts = {  # by writer: ended; in another container, with our process id; alive; alive but not writing
         f".{name}.{ended.pid}-00ff.part": False,
         f".{name}.{os.getpid()}-00ff.part": False,
         f".{name}.{os.getppid()}-00ff.part": True,
@@ -197,7 +197,7 @@ def test_other_files_in_the_directory_are_left_alone(place, tmp_path):
 
 
 def test_a_full_disk_is_an_error_and_the_one_before_stays(tmp_path):
-    """The limit on a file's size stands for the disk's end, in a process of its own."""
+    """A limit on file sizes, in a process of its own, simulates a full disk."""
     program = (
         "import resource, sys, numpy as np\n"
         "from disttrain.checkpoints.file import Checkpoint, Position\n"

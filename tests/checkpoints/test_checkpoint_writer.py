@@ -1,4 +1,4 @@
-"""Saving beside the training: it holds nothing up, keeps at most two checkpoints, and tells of what failed."""
+"""Saving during training: it does not delay training, holds at most two checkpoints, and reports what failed."""
 
 import gc
 import os
@@ -21,7 +21,7 @@ LONG_S = 30
 
 
 class Gated(dict):
-    """Arrays whose writing begins, and then waits for a gate; Gated.items is what a writer calls first."""
+    """Arrays whose writing starts and then waits for a gate, in `items`, which a writer calls first."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -50,7 +50,7 @@ def writer(tmp_path, failures):
 
 @pytest.fixture
 def held(writer):
-    """A writer in the middle of step 0, until the gate is set."""
+    """A writer that is writing the checkpoint of step 0 until the gate is set."""
     arrays = Gated({"w": np.zeros(10)})
     writer.submit(at(0, arrays))
     assert arrays.begun.wait(LONG_S)

@@ -1,4 +1,4 @@
-"""What keeps a run from going on where a checkpoint ends: each difference, both sides, and what to do about it."""
+"""What keeps a run from resuming a checkpoint: the error names each difference, both values, and a remedy."""
 
 import json
 

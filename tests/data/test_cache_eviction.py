@@ -1,4 +1,4 @@
-"""The directory of an epoch cache: what goes when room is needed, and what is said where there is none."""
+"""The directory of an epoch cache: which entries are removed to make room, and what is said if there is none."""
 
 import json
 import logging

@@ -5,7 +5,7 @@ import pytest
 from disttrain.data.epoch import steps_per_superbatch
 
 CASES = [
-    # batch size, shards held, --steps-per-execution, multiple of, steps: what 2 MiB hold of two float32 columns
+    # batch size, shards held, --steps-per-execution, multiple of, steps: as many as 2 MiB of two float32 columns have
     (250, 1, None, 1, 1048),
     (250, 2, None, 1, 524),
     (1, 1, None, 1, 4096),  # no more, however small

@@ -1,4 +1,4 @@
-"""The epoch cache: what was parsed once is read from then on, the same to the bit, or not at all."""
+"""The epoch cache: rows parsed once are read from it bit for bit, or the cache is not used at all."""
 
 import json
 import os
@@ -246,7 +246,7 @@ url, kept = sys.argv[1], Path(sys.argv[2])
 
 @pytest.fixture
 def python():
-    """Starts other processes, with the helpers of these tests at hand."""
+    """Starts Python processes that can import the helpers of these tests."""
     with ExitStack() as stack:
 
         def start(code, *arguments):

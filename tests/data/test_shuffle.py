@@ -23,7 +23,7 @@ SHUFFLED = ["shard", "global"]
 
 
 def shard_order(order, bounds, num_shards, shard, blocks_per_window=4, first_row=0):
-    """The rows of one shard, in the epoch's order, from row `first_row` of it on."""
+    """Returns the rows of one shard in the epoch's order, from its row `first_row` on."""
     rows = [np.empty(0, np.int64)]
     for window in shard_windows(order, bounds, num_shards, shard, blocks_per_window, first_row):
         numbers = np.concatenate([np.arange(part.start, part.stop) for part in window.ranges])
@@ -113,7 +113,7 @@ SHARD_ORDER = [5, 2, 3, 4, 1, 0, 8, 6, 7, 14, 10, 12, 13, 11, 9, 16, 17, 15]
 
 
 def chi_square_p(counts):
-    """The chance of counts at least so uneven, if all places are equally likely (Wilson and Hilferty, 1931)."""
+    """Returns the p-value of the counts if all outcomes are equally likely (Wilson and Hilferty, 1931)."""
     expected = counts.sum() / counts.size
     freedom = counts.size - 1
     ratio = ((counts - expected) ** 2).sum() / expected / freedom
@@ -158,7 +158,7 @@ def test_every_row_is_as_likely_in_every_place(mode, num_shards):
 
 @pytest.mark.parametrize("num_shards", [1, 4])
 def test_the_batches_of_a_sorted_file_are_mixed(num_shards):
-    """Where file order gives a batch one value, `global` gives it the file's mean, to the noise of a random sample."""
+    """In file order a batch has one value; under `global` its mean is the file's, to the noise of a random sample."""
     bounds = even_bounds(2000, 500)
     num_rows, batch_size = int(bounds[-1]), 250
     blocks = 80 // num_shards

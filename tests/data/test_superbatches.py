@@ -1,4 +1,4 @@
-"""What superbatches hold: each row of the file, once, in its place; and what is said when a file is not as expected."""
+"""What superbatches hold: each row of the file once, in order; and the errors for files that are not as expected."""
 
 import os
 import threading

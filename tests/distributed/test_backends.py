@@ -1,4 +1,4 @@
-"""Every backend keeps the same contract: the same losses, every row once, to the bit after a stop, errors that name."""
+"""Every backend keeps the same contract: same losses, every row once, exact resumption, errors that name the fault."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def place(tmp_path_factory):
     write_data(directory)
     (directory / "own_models.py").write_text(OWN_MODELS)
     x, y = regression_rows(1200)
-    y[730] = np.nan  # line 732; of four shards in the third, of 50 rows a step in its third
+    y[730] = np.nan  # line 732: in the third of four shards, in its third step of 50 rows
     write_csv(directory / "nan.csv", x, y)
     lines = (directory / "data.csv").read_text().splitlines()
     (directory / "bad.csv").write_text("\n".join([*lines[:1500], "1,2", *lines[1501:]]) + "\n")
@@ -80,7 +80,7 @@ OPTIONS = {"local": ("--backend", "local"), "mirrored": MIRRORED_3}
 
 
 def started(place, backend, *arguments, **environ):
-    """The processes of a run, as they start: one, the two workers of a cluster, or horovodrun with two."""
+    """Starts a run and returns its processes: one, the two workers of a cluster, or a horovodrun with two workers."""
     if backend == "multiworker":
         return [Run(place, *arguments, TF_CONFIG=config, **environ) for config in cluster(2)]
     if backend == "horovod":
@@ -89,13 +89,13 @@ def started(place, backend, *arguments, **environ):
 
 
 def trained_by(place, backend, *arguments):
-    """What the leader said of a whole run."""
+    """Trains to the end and returns the leader's output."""
     told = [process.finish() for process in started(place, backend, *arguments)]
     return told[0]
 
 
 def stopped_by(place, backend, *arguments):
-    """What the leader said of a run of which one worker alone, the last one, is told to stop in the first epoch."""
+    """Stops a run in its first epoch by a signal to the last worker only, and returns the leader's output."""
     processes = started(place, backend, *arguments, HOLD_AT="trains 1")
     for process in processes:
         process.wait_for("held)", 2 if backend == "horovod" else 1)
@@ -108,7 +108,7 @@ def stopped_by(place, backend, *arguments):
 
 
 def failed_by(place, backend, code, *arguments):
-    """The one line that is said of a run that fails: in a world of several, by the rank whose fault it is."""
+    """Returns the only error line of a run that fails; with several workers, it is printed by the rank at fault."""
     processes = started(place, backend, *arguments)
     told = "".join([process.finish(*range(1, 256)) for process in processes])
     assert backend == "horovod" or processes[-1].process.returncode == code, told
@@ -168,7 +168,7 @@ STATEFUL = (*TRAIN, "--num-shards", 4, "--batch-size", 10, "--steps-per-executio
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["mirrored", "multiworker"])  # the others: tests/run/test_resume.py
 def test_a_run_that_was_stopped_ends_as_one_that_never_was_to_the_bit(place, backend):
-    """With statistics, dropout and counts of each replica's own."""
+    """Each replica has its own statistics, dropout and counts."""
     options = (*STATEFUL, "--model", "counting:random_parts", "--callbacks", "counting:slow")
     whole, stopped = (f"{kind}-{backend}" for kind in ("whole", "stopped"))
     trained_by(place, backend, *options, "--output", whole)
@@ -181,7 +181,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_never_was_to_the_bit(place, bac
 
 @pytest.mark.slow
 def test_a_run_stopped_under_each_backend_goes_on_under_the_next_one(place, alone):
-    """All in the first epoch, of eleven steps; each takes one or two of them."""
+    """All stops are in the first epoch, of eleven steps; each backend takes one or two of them."""
     options = (*TRAIN, "--model", CASES["weighed"], "--num-shards", SHARDS, "--output", "moved")
     options += ("--steps-per-execution", 1, "--callbacks", "counting:slow")
     for backend in BACKENDS:
@@ -197,7 +197,7 @@ def test_a_run_stopped_under_each_backend_goes_on_under_the_next_one(place, alon
 def test_a_step_that_is_not_finite_is_named_before_its_update(place, backend):
     nan = ("--data", "nan.csv", "--batch-size", 50, "--num-shards", SHARDS, "--loss", "mse")
     said = failed_by(place, backend, 5, *nan, "--output", f"nan-{backend}")
-    first_line = 102 if backend in OPTIONS else 702  # of what this worker gave to the step: of all shards, or half
+    first_line = 102 if backend in OPTIONS else 702  # the worker's first line in the step: of all shards, or half
     assert (
         f"epoch 1, step 3: the loss became nan, before the update; the batch is of nan.csv, lines {first_line}" in said
     )

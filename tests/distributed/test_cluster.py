@@ -1,4 +1,4 @@
-"""launch/cluster.py: the place in the cluster that each platform tells, in the form in which it tells it."""
+"""launch/cluster.py: finds a worker's rank and its peers from the variables that each platform sets."""
 
 import json
 import os

@@ -1,7 +1,8 @@
 """Several machines: two hosts with a network, processes and an sshd of their own, and a store with the data on a third.
 
-What the link between them does to a run: nothing as long as it works, an end with a name and a checkpoint where it is
-cut, fewer workers in an elastic run, and less waiting with `--sync-every` where it is slow.
+What the link between them does to a run: nothing while it works. If it is cut, the run ends with an error that names
+the lost worker, and with a checkpoint; an elastic run continues with fewer workers. On a slow link, `--sync-every`
+reduces the waiting.
 """
 
 import re
@@ -30,7 +31,7 @@ OPTIONS = ("--data", "s3://rows/data.csv", "--epochs", EPOCHS, "--batch-size", 5
 
 
 class Cluster:
-    """The two hosts, and what is started on them from the first one."""
+    """The two hosts, and the processes that are started on them from the first one."""
 
     def __init__(self, place, network):
         self.place, self.network = place, network
@@ -50,7 +51,7 @@ class Cluster:
         return self.start(ROOT / "launch" / script, *hosts, *ssh, "--", *options)
 
     def finish(self, process, code=0):
-        """Waits for the end, which must be with this exit code and leave no process on any host; what was said."""
+        """Waits for the end, which must have this exit code and leave no process on any host; returns the output."""
         assert process.wait(PATIENCE_S) == code, process.log.read_text()
         self.wait_until_empty()
         return process.log.read_text()
@@ -61,7 +62,7 @@ class Cluster:
 
     @contextmanager
     def cut_in_epoch_2(self, process):
-        """With host b cut off, once the run is in its second epoch."""
+        """Cuts host b off once the run is in its second epoch; reconnects it on leaving."""
         wait_for(lambda: "epoch 2/" in said(process), "epoch 2", PATIENCE_S)
         self.network.b.cut()
         try:

@@ -1,4 +1,4 @@
-"""What strangers say to a port of a run, at either end: nothing raises, nothing is believed."""
+"""Strangers that send lines to a port of a run, at either end: no line raises an error, and none is believed."""
 
 import random
 import socket

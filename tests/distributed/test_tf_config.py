@@ -1,4 +1,4 @@
-"""Workers that no launcher starts meet at the first one's address, in whatever order and company they come."""
+"""Workers without a launcher meet at the first one's address, in any order and also when strangers connect."""
 
 import socket
 import threading
@@ -20,7 +20,7 @@ def addresses():
 
 
 def connect(address, said=b""):
-    """A connection to an address, as soon as somebody listens there."""
+    """Connects to an address, as soon as somebody listens there."""
     host, port = address.split(":")
     deadline_s = time.monotonic() + 30
     while time.monotonic() < deadline_s:

@@ -1,4 +1,4 @@
-"""`disttrain` itself under an elastic horovodrun: whoever comes or goes, it trains as one worker does undisturbed."""
+"""`disttrain` under an elastic horovodrun: workers may join or leave, but it trains as one undisturbed worker does."""
 
 import json
 import re
@@ -37,13 +37,13 @@ class Pace(keras.callbacks.Callback):
 def callbacks():
     return [Pace(), keras.callbacks.ModelCheckpoint("best.keras", monitor="loss", save_best_only=True)]
 """
-SLOW_S = 1  # two and a half minutes for all: nothing that a test does to a run comes after its end
+SLOW_S = 1  # two and a half minutes for the run, so that it does not end before a test has disturbed it
 TIMEOUT_S = 16
-PATIENCE_AFTER_S = 60  # Gloo may take 10 s to notice; then all meet and compile anew, on a machine that is not fast
+PATIENCE_AFTER_S = 60  # Gloo may take 10 s to notice; then all meet and compile again, on a slow machine
 
 
 def set_pace(place, seconds):
-    """Of each superbatch, for the runs that go on too."""
+    """Sets how long each superbatch takes, also for runs that are already going."""
     new = place / "pace.new"
     new.write_text(str(seconds))
     new.replace(place / "pace")
@@ -75,7 +75,7 @@ def start(place):
 
 
 def assert_trained_as_alone(place, output):
-    """Every row was used once in every epoch, and every epoch came to what it comes to on one worker."""
+    """Asserts that every epoch used every row once, and has the results that it has on one worker."""
     assert (row_counts(place / output) == EPOCHS).all()
     ours, theirs = history(place / output), history(place / "alone")
     assert ours["epoch"] == list(range(1, EPOCHS + 1))
@@ -133,7 +133,7 @@ def test_a_stopped_worker_and_a_stalled_leader_are_left_behind_and_one_without_a
 
 @pytest.mark.slow
 def test_one_that_a_lost_worker_leaves_in_a_collective_for_ever_starts_over_and_takes_part(start, place):
-    """As where Horovod forgets a collective that is begun while its thread ends: nothing that is cut ends it."""
+    """Simulates a collective that Horovod forgets as its thread ends: cutting connections does not end it."""
     elastic = start(HOSTS[:3], "--output", "forgotten")
     elastic.wait_for("epoch 1/6 .* step")
     before = elastic.workers()

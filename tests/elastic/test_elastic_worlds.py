@@ -29,7 +29,7 @@ NUM_ROWS, COMMITTED = 300, Position(2, 7)
 
 
 class Waiting(BaseHTTPRequestHandler):
-    """What horovodrun serves while it waits for hosts: it keeps values, and gives no worker its place."""
+    """Answers as horovodrun does while it waits for hosts: stores values, and assigns no rank to a worker."""
 
     values: dict[str, bytes]
 
@@ -54,7 +54,7 @@ class Waiting(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def environ():
-    """Of a worker that was started over in its process and has a commit, as horovodrun waits for others."""
+    """The environment of a worker that restarted in its process with a commit, while horovodrun waits for others."""
     Waiting.values = {}
     descriptor = os.memfd_create("commit")
     with open(descriptor, "wb") as stream, ThreadingHTTPServer(("127.0.0.1", 0), Waiting) as server:

@@ -15,7 +15,7 @@ from disttrain.errors import UsageError
 
 
 class CountingRun(ElasticRun):
-    """A run of elastic_worker.py, whose workers say where they are."""
+    """A run of elastic_worker.py, whose workers print their progress."""
 
     def __init__(self, directory: Path, hosts: list[str], *options: str, dies_in_start: str = "") -> None:
         self.may_finish = directory / "finish"

@@ -1,4 +1,4 @@
-"""k8s/: every overlay with every component is what the Kubernetes API takes, and holds together."""
+"""k8s/: every overlay with every component is valid for the Kubernetes API, and consistent."""
 
 import re
 import subprocess
@@ -80,7 +80,7 @@ def plain(directory):
 
 @pytest.fixture(scope="module")
 def known_objects(variants):
-    """All objects of all variants, each once, and what is applied by itself."""
+    """All objects of all variants, each once, and those that are applied separately."""
     objects = [thing for variant in variants for thing in variant.objects]
     for directory in ("data", "fetch", *(f"overlays/{overlay}" for overlay in OVERLAYS)):
         objects += plain(directory)
@@ -259,7 +259,7 @@ def test_sizes_reach_all_places(variants):
 
 
 def action(policy, container, code, *conditions):
-    """What the Job controller does, by the first rule that fits; Count is its default."""
+    """Returns what the Job controller does by the first rule that matches; Count is its default."""
     for rule in policy["rules"]:
         exits = rule.get("onExitCodes")
         if exits and exits.get("containerName", container) == container:

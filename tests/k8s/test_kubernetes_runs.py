@@ -70,7 +70,7 @@ def run(pod, **of_the_machine):
 
 
 def ended(*processes):
-    """The output of each, which must all end with 0."""
+    """Waits for processes that must all end with 0; returns the output of each."""
     with ExitStack() as stack:
         for process in processes:
             stack.callback(lambda process=process: process.poll() is None and process.kill())
@@ -85,7 +85,7 @@ def check_trained(results, epochs=2):
 
 
 def stand_in(directory, name, *lines):
-    """A program of a few lines of bash, for a PATH."""
+    """Writes a stand-in for a program, a few lines of bash, to a folder of a PATH."""
     path = directory / "bin" / name
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join(["#!/bin/bash", *lines, ""]))
@@ -172,7 +172,7 @@ def test_each_pod_of_an_indexed_job_has_its_place_in_the_cluster(pods, tmp_path)
 
 
 def mpi_config(place, host):
-    """What the operator mounts at /etc/mpi: its newConfigMap and updateDiscoverHostsInConfigMap, for one pod."""
+    """Writes what the operator mounts at /etc/mpi for one pod: its newConfigMap and updateDiscoverHostsInConfigMap."""
     place.mkdir()
     (place / "hostfile").write_text(f"{host} slots=2\n")
     (place / "discover_hosts.sh").write_text(f"#!/bin/sh\necho {host}\n")
@@ -250,14 +250,14 @@ def test_the_launcher_of_an_mpijob_trains_in_a_worker_pod(mpijob, overlay, tmp_p
 
 @pytest.fixture
 def sshd():
-    """A port that answers, as that of a worker's sshd does, where no worker is started."""
+    """A port that answers as a worker's sshd would; no worker is started."""
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         yield {"DISTTRAIN_SSH_PORT": str(server.getsockname()[1]), "DISTTRAIN_NETWORK_INTERFACE": "lo"}
 
 
 @pytest.fixture
 def launcher(pods, tmp_path):
-    """The launcher of an MPIJob whose one host is this machine, with an mpirun that does as told."""
+    """The launcher of an MPIJob whose one host is this machine, with a stand-in for mpirun."""
 
     def make(does="exit"):
         version = 'if [ "$*" = --version ]; then echo "mpirun (Open MPI) 4.1.4"; exit; fi'
@@ -308,7 +308,7 @@ def test_a_launcher_whose_workers_do_not_come_tells_what_to_do_and_ends(launcher
 
 
 def test_before_its_end_a_worker_pod_lets_the_training_in_it_end(pods, tmp_path):
-    """The preStop hook, which looks through the processes of its pod, here of a copy of /proc with two of them."""
+    """The preStop hook searches the processes of its pod, here in a copy of /proc with two of them."""
     [pod] = pods("mpijob", "worker", 1)
     hook = [pod.here(word) for word in pod.container["lifecycle"]["preStop"]["exec"]["command"]]
     begun = tmp_path / "begun"

@@ -1,4 +1,4 @@
-"""launch/k8s.sh: what it writes from the environment, and what it tells kubectl, which is a stand-in here."""
+"""launch/k8s.sh: what it writes from the environment, and how it calls kubectl, which is a stand-in here."""
 
 import json
 import shutil

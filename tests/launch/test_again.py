@@ -1,4 +1,4 @@
-"""launch/container/again.sh: after which ends a command is run again, and how often."""
+"""launch/container/again.sh: after which exit codes a command is run again, and how often."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ AGAIN = ROOT / "launch/container/again.sh"
 
 @pytest.fixture
 def again(tmp_path):
-    """Runs it with a command of a few words of bash, and a pause that does what is said in place of sleeping."""
+    """Runs the script on a short bash command, with a stand-in for `sleep` that runs `pause` instead."""
 
     def start(does, pause="true", **settings):
         sleep = tmp_path / "bin/sleep"

@@ -76,7 +76,7 @@ def volumes(engine, tmp_path_factory):
 
 
 def assert_nothing_compiled(output: str) -> None:
-    """By what numba tells with NUMBA_DEBUG_CACHE=1."""
+    """Asserts, from the output of numba with NUMBA_DEBUG_CACHE=1, that nothing was compiled."""
     told = [line for line in output.splitlines() if "[cache]" in line]
     assert told
     assert not [line for line in told if "loaded from '/opt/disttrain/" not in line]

@@ -105,7 +105,7 @@ def test_a_hosts_file_that_is_missing_is_named(tmp_path):
 
 
 def pod(name, *, ready="True", gpus=None, subdomain="train", ip="10.1.0.9", **metadata):
-    """A Pod as the API's v1 PodList holds it, less what nobody reads."""
+    """Returns a Pod as in the API's v1 PodList, with only the fields that are read."""
     resources = {"limits": {"cpu": "4", "nvidia.com/gpu": gpus}} if gpus else {}
     return {
         "metadata": {"name": name, "namespace": "team-a", "labels": {"app": "disttrain"}, **metadata},

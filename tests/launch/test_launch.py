@@ -240,7 +240,7 @@ echo "${parts[*]} ${HOROVOD_NCCL_HOME:-}"
 
 @pytest.fixture
 def about_the_build(tmp_path: Path):
-    """What Horovod is to be built with where TensorFlow is made for GPUs, and NCCL beside it, as by setup.sh --gpu."""
+    """Prints how Horovod would be built for a TensorFlow made for GPUs, with NCCL beside it, as by setup.sh --gpu."""
     (tmp_path / "tensorflow").mkdir()
     (tmp_path / "tensorflow/__init__.py").write_text(TENSORFLOW_FOR_GPUS)
     for nccl in (tmp_path / "nvidia/nccl", tmp_path / "own"):

@@ -16,7 +16,7 @@ RUN = [sys.executable, "-m", "disttrain"]
 
 @pytest.fixture
 def programs(tmp_path):
-    """Makes a foreign program of a few lines of bash, found before all others; at first nvidia-smi finds no GPU."""
+    """Makes stand-ins for programs, a few lines of bash, first in PATH; by default nvidia-smi finds no GPU."""
 
     def make(name, text):
         path = tmp_path / "bin" / name
@@ -268,7 +268,7 @@ def test_mpirun_is_called_with(launch, programs, arguments, settings, hosts, res
 
 @pytest.fixture
 def job(launch, tmp_path, programs):
-    """Runs slurm.sbatch in a job of two nodes, with an mpirun that does as told; what was said to scontrol is kept."""
+    """Runs slurm.sbatch in a job of two nodes, with a stand-in for mpirun; records the calls of scontrol."""
 
     def run(does, *arguments, **settings):
         told = tmp_path / "told"

@@ -1,4 +1,4 @@
-"""launch/supervise.py, alone and below horovod.sh and mpi.sh: how a run ends that is asked to, fails or hangs."""
+"""launch/supervise.py, alone and under horovod.sh and mpi.sh: how a run ends that is told to stop, fails or hangs."""
 
 import signal
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 from command import environment, regression_rows, write_csv
 from launching import LAUNCH, clean, needs_mpi
 
-LAUNCHER_S = 20  # what a launcher has to end that is asked
+LAUNCHER_S = 20  # how long a launcher that is told to stop may take
 PATIENCE_S = 60
 SAY_STOPPED = 'echo "[1]<stderr>:disttrain: rank 1: stopped in epoch 2, after step 1,028; to go on: again" >&2'
 SAY_KILLED = 'echo "Exit code: 137" >&2'
@@ -34,7 +34,7 @@ def program(path, text):
         ("kill -9 $$", 137),
         # No workers yet: the launcher itself is asked.
         ("trap 'exit 9' TERM; kill -TERM $PPID; sleep 20 &>/dev/null & wait", 9),
-        # As horovodrun ends now and then that was asked: its 0 does not mean that the run is finished, nor its 137 that
+        # A horovodrun that is told to stop may end so: 0 does not mean that the run is finished, nor does 137 mean that
         # a worker that said otherwise was killed.
         ("trap 'exit 0' TERM; kill -TERM $PPID; sleep 20 &>/dev/null & wait", 75),
         (f"trap '{SAY_STOPPED}; {SAY_KILLED}; exit 1' TERM; kill -TERM $PPID; sleep 20 &>/dev/null & wait", 75),
@@ -101,7 +101,7 @@ def test_horovodrun_that_is_stopped_while_workers_meet_ends_though_it_may_hang(t
 
 
 def is_asking_horovodrun(process):
-    """Whether it is a worker that asks for its rank, and gets no answer until all have asked."""
+    """Returns whether this is a worker that is asking for its rank, which is answered only when all have asked."""
     with suppress(psutil.Error):
         connections = process.net_connections() if process.cmdline()[1:3] == ["-m", "disttrain"] else []
         return any(connection.status == psutil.CONN_ESTABLISHED for connection in connections)

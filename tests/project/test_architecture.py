@@ -59,7 +59,7 @@ SOURCES = sorted(
 
 @functools.cache
 def imports(path):
-    """The full names that a file imports anywhere, also inside functions, but for those for type checkers alone."""
+    """Returns the full names that a file imports anywhere, also in functions, except those only for type checkers."""
     tree = ast.parse(path.read_text())
     for_checkers = {
         inner
@@ -155,7 +155,7 @@ READERS = {
 
 
 def test_the_environment_is_read_in_few_places():
-    """Elsewhere it is a mapping handed in; `data.batches` has no caller of ours; Horovod, TensorFlow, XLA read theirs."""
+    """Elsewhere it is a mapping that is passed in. `data.batches` has no caller of ours; libraries read their own."""
     readers = {name for name, path in MODULES.items() if "os.environ" in path.read_text()}
     assert readers <= READERS
 

@@ -16,7 +16,7 @@ from disttrain.config import TrainConfig
 ROOT = Path(__file__).parents[2]
 NOT_BENCHMARKS = {"__main__", "measure", "generator_script", "tfdata_script"}
 SCRIPTS = sorted({path.stem for path in (ROOT / "benchmarks").glob("*.py")} - NOT_BENCHMARKS)
-# The least that runs what a script measures; --help where that would take longer than ten seconds.
+# The smallest options with which a script measures anything; --help where that would take over ten seconds.
 LEAST = {
     "checkpoint": ["--help"],
     "index": ["--gigabytes", "0.001", "--repeats", "1"],
@@ -107,7 +107,7 @@ def test_end_to_end_compares_the_script_with_two_processes_on_one_file(tmp_path)
 
 @pytest.mark.slow
 def test_the_memory_of_a_run_does_not_grow_with_the_file(tmp_path):
-    """One on 272 MB of rows, as text and again as float32, takes little more than one on a thousand rows."""
+    """A run on 272 MB of rows, as text and again as float32, takes little more memory than one on a thousand rows."""
     row = ",".join(["0.5"] * 17) + "\n"
     header = ",".join(f"x{i}" for i in range(17)) + "\n"
     few, many = tmp_path / "few.csv", tmp_path / "many.csv"

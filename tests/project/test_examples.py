@@ -1,4 +1,4 @@
-"""Every file in examples/ does what it says, run as its first lines say, on a file small enough for a test."""
+"""Every file in examples/ does what it says, run as its first lines describe, on a small file."""
 
 import csv
 import json

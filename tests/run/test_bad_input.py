@@ -34,7 +34,7 @@ constant = 3
 
 
 def rows(line, at, of=100):
-    """A good file of `of` rows whose row `at` (counted from 0) is `line` instead."""
+    """Returns a good file of `of` rows in which `line` replaces row `at` (counted from 0)."""
     lines = [f"{i / 100},{i / 50}" for i in range(of)]
     lines[at] = line
     return "x,y\n" + "\n".join(lines) + "\n"
@@ -46,7 +46,7 @@ class Case:
     code: int
     words: tuple[str, ...]  # what the message must hold
     files: dict[str, str] = field(default_factory=dict)
-    keeps: bool = False  # what was trained before it was found
+    keeps: bool = False  # whether the results of training before the fault are kept
 
 
 def data(text, code, *words, options="", name="data.csv"):
@@ -154,7 +154,7 @@ def prepare(directory, case):
 
 
 def run(place, name, case, processes=None):
-    """Runs a case in a directory of its own; returns what it ended with, and the files that were not there before."""
+    """Runs a case in a directory of its own; returns how it ended, and the files that it has created."""
     directory = place / re.sub(r"\W+", "-", f"{name} {processes or 'alone'}")
     directory.mkdir()
     prepare(directory, case)
@@ -183,7 +183,7 @@ def check(case, done, left_behind, where=""):
 
 @pytest.fixture(scope="module")
 def ended(request, tmp_path_factory):
-    """What the cases that were asked for left behind, by (name, processes); some run at a time."""
+    """Runs the selected cases, some at a time; returns their results by (name, processes)."""
     place = tmp_path_factory.mktemp("bad")
     pool = ThreadPoolExecutor(AT_A_TIME)
     asked = {}
@@ -208,7 +208,7 @@ def test_alone(ended, name, processes):
     assert done.stderr.count("\n") == 1, done.stderr
 
 
-# name of the case, which rank says it ("" where the options alone tell it: then no rank has started to work)
+# name of the case, which rank reports it ("" for a mistake in the options, found before any rank has started)
 LAUNCHED = {
     "a batch size of 0": "",
     "a missing file": " rank 0:",
@@ -240,7 +240,7 @@ OWN_FILES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OWN_FILES)
 def test_one_worker_says_it_and_all_end_also_where_the_launcher_is_slow_to_end_them(tmp_path, name):
-    """Here it does nothing: each worker's exit code is known to it only when all have ended."""
+    """This launcher does not end them: it learns a worker's exit code only when all workers have ended."""
     *texts, case, where = OWN_FILES[name]
     for rank, text in enumerate(texts):
         (tmp_path / f"rank{rank}").mkdir()
@@ -260,7 +260,7 @@ def test_one_worker_says_it_and_all_end_also_where_the_launcher_is_slow_to_end_t
 
 
 def check_launched(case, done, left_behind, where):
-    """As alone; the launcher exits with a code of its own, and ends with a traceback of its own."""
+    """Checks the same as for one process, but the launcher has its own exit code and prints its own traceback."""
     assert done.returncode != 0
     launchers = done.stderr.count("Traceback") - done.stderr.count("<stderr>:Traceback")
     assert launchers <= 1, done.stderr

@@ -180,7 +180,7 @@ def test_a_launcher_that_gives_its_worker_a_terminal_still_gets_plain_lines(plac
 
 
 def started(place, *more, processes=None, **extra):
-    """An endless run that is in the middle of its epochs."""
+    """Starts an endless run, and returns it once it is in the middle of its epochs."""
     process = subprocess.Popen(
         command_line(*ENDLESS, "--overwrite", *more, processes=processes), cwd=place, env=environment(place, **extra),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,

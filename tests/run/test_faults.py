@@ -1,4 +1,4 @@
-"""What is killed, filled up, damaged or cut off in the middle of a run: nothing is lost, and nothing used twice."""
+"""Runs survive kills, full disks, damaged files and lost connections: no row is lost, and none is used twice."""
 
 import os
 import random
@@ -36,7 +36,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(place):
-    """The run that nothing happened to."""
+    """An undisturbed run."""
     run(place, *OPTIONS, "--output", "whole")
     return place / "whole"
 
@@ -57,9 +57,9 @@ MOMENTS = {
 
 
 def killed_again_and_again(directory, moments, sizes, seed, *options):
-    """Kills a random rank at each of these moments of runs that go on from each other; then lets one end.
+    """Kills a random rank at each of these moments, resuming with a new run after each; lets the last run end.
 
-    `sizes` are the numbers of workers, of the last run too.
+    `sizes` are the numbers of workers of all runs, including the last one.
     """
     chance = random.Random(seed)
     *sizes, last_size = [size if size > 1 else None for size in sizes]
@@ -94,7 +94,7 @@ def a_chain(tmp_path, name, moments, sizes, seed, *options):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # 29 runs, two at a time
 def test_a_run_that_is_killed_at_twenty_four_moments_ends_as_one_that_never_was(tmp_path, place, whole):
-    """18 kills of runs of one process, 6 of one of two workers; alone or not, with 4 shards the rows are the same."""
+    """Kills 18 runs of one process and 6 of two workers; with 4 shards, both use the same rows in each step."""
     chance, names = random.Random(time.time_ns()), list(MOMENTS)
     seeds = [chance.randrange(10**6) for _ in range(3)]
     print("seeds", seeds)
@@ -188,7 +188,7 @@ def test_a_full_disk_for_the_results_is_a_clear_error(place, small_disk):
 
 @pytest.mark.slow
 def test_damaged_checkpoints_are_passed_over_and_never_loaded(place, whole):
-    """The newest is cut short, a bit of the one before is flipped: the third serves, and all comes out the same."""
+    """The newest is truncated and the one before has a flipped bit: the third is used, and the results are the same."""
     stopped = Run(place, *OPTIONS, "--output", "damaged", "--keep", 3, HOLD_AT="validates 2")
     stopped.wait_for("held)")
     stopped.wait_until(lambda: len(checkpoints(place / "damaged" / "checkpoints")) >= 3, "three checkpoints")
@@ -238,7 +238,7 @@ class Proxy:
         threading.Thread(target=self._serve, args=(self._server,), daemon=True).start()
 
     def refuses(self) -> None:
-        """And cuts the connections that there are."""
+        """Refuses new connections and cuts the existing ones."""
         for connection in (self._server, *self._open):
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)

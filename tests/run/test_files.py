@@ -1,4 +1,4 @@
-"""The files of a run, opened by all workers together: whatever fails on one of them, all end with its own error."""
+"""The files of a run, opened by all workers together: if one worker fails, all end with an error of their own."""
 
 import io
 import os
@@ -29,7 +29,7 @@ MEETING_S = 20
 
 
 class ThreadBackend:
-    """A worker that is a thread of this process: what it gathers, `told` hands around between the two `barriers`."""
+    """A worker that is a thread of this process; workers gather values through `told`, between two `barriers`."""
 
     def __init__(self, rank, told, barriers):
         self.world = World(rank, len(told), rank, len(told))
@@ -45,7 +45,7 @@ class ThreadBackend:
 
 
 def opened_by_all(paths, cache_dir, stream=None):
-    """What opening a file came to on each rank, of whom each has its own path: the number of rows, or the error."""
+    """Opens a file on each rank, each by its own path; returns the number of rows, or the error, of each rank."""
     told, barriers = [None] * len(paths), [threading.Barrier(len(paths)) for _ in range(2)]
 
     def work(rank):
@@ -64,7 +64,7 @@ def opened_by_all(paths, cache_dir, stream=None):
 
 @pytest.fixture
 def paths(tmp_path):
-    """A file for each of two workers, of which no index is kept."""
+    """A file for each of two workers; neither has an index yet."""
     for name in ("a.csv", "b.csv"):
         (tmp_path / name).write_bytes(ROWS)
     return [tmp_path / "a.csv", tmp_path / "b.csv"]

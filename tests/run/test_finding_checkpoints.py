@@ -1,4 +1,4 @@
-"""What a run goes on from, and which checkpoints are none of its own: those stay, whatever the options say."""
+"""Which checkpoint a run resumes from, and which belong to other runs: those are kept, whatever the options say."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def here(tmp_path, monkeypatch):
 
 
 def fill(place, *epochs, resume="auto"):
-    """Checkpoints at the ends of these epochs, of a run that began with this `--resume`."""
+    """Writes checkpoints at the ends of these epochs, of a run that began with this `--resume`."""
     with CheckpointStore(str(place), keep=9) as store:
         for epoch in epochs:
             about = {"run": {"options": {"resume": resume}}}
@@ -28,7 +28,7 @@ def fill(place, *epochs, resume="auto"):
 
 
 def found(**options):
-    """The epoch of the checkpoint that is found, and the place elsewhere that it is of."""
+    """Returns the epoch of the checkpoint that is found, and its path if it is outside the run's directory."""
     config = TrainConfig(**options)
     paths, checkpoint = find_checkpoint(RunPaths.of(config, Path("default")), config, pytest.fail)
     return (checkpoint.position.epoch if checkpoint is not None else None), paths.resume_from

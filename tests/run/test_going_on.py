@@ -1,4 +1,4 @@
-"""What the command does where there are checkpoints already: goes on, adds epochs, or says why it cannot."""
+"""What the command does if there are checkpoints already: resumes, adds epochs, or says why it cannot."""
 
 import os
 import re
@@ -33,7 +33,7 @@ def done(place):
 
 @pytest.fixture
 def copy(place, done, request):
-    """That run again, to go on with."""
+    """A copy of that run, to be resumed."""
     name = re.sub(r"\W", "", request.node.name)
     return shutil.copytree(done, place / name)
 
@@ -87,7 +87,7 @@ def test_starting_anew_beside_checkpoints_is_refused_unless_they_may_go(copy, pl
 
 @pytest.mark.slow
 def test_more_epochs_are_added_where_a_run_ended_or_at_any_of_its_checkpoints(copy, place, done):
-    """By the same command, or in a directory of their own; from its first epoch as from its last."""
+    """By the same command or in another directory; from the checkpoint of its first epoch or of its last."""
     more = (*OPTIONS, "--epochs", 4)
     whole = trained(place, "four", *more)
     trained(place, copy.name, *more)
@@ -109,7 +109,7 @@ def test_more_epochs_are_added_where_a_run_ended_or_at_any_of_its_checkpoints(co
 
 @pytest.mark.slow
 def test_the_best_checkpoint_stays_where_the_run_goes_on(place):
-    """With steps so long that each epoch is worse."""
+    """The learning rate is so large that each epoch is worse."""
     options = (*OPTIONS[:4], "--validation-data", "other.csv", "--keep", 1, "--checkpoint-every", "epoch")
     trained(place, "best", *options, "--epochs", 2)
     best = trained(place, "best", *options, "--epochs", 4, "--learning-rate", 10)
@@ -132,7 +132,7 @@ ENDLESS = ("--data", "data.csv", "--batch-size", 1, "--epochs", 1_000_000, "--ch
 
 @pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once_and_the_last_checkpoint_is_whole(place):
-    """While the first one's checkpoint cannot be made, as a callback takes its time."""
+    """A slow callback delays the checkpoint that the first Ctrl-C asks for."""
     (place / "tarrying.py").write_text(
         "import keras, time\n"
         "class Tarrying(keras.callbacks.Callback):\n"

@@ -1,4 +1,4 @@
-"""What cannot be printed ends no run; what killed or foreign writers left is in nobody's way."""
+"""A run survives output that cannot be printed, and files that killed or foreign writers left."""
 
 import json
 import os

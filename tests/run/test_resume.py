@@ -1,4 +1,4 @@
-"""A run that was stopped goes on where it was: to the bit on the same workers, with the same losses on others."""
+"""A stopped run resumes where it was: bit for bit on the same workers, with the same losses on others."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""One run at a time in a directory: a second one is told who holds it, and what a killed one left is taken over."""
+"""One run at a time in a directory: a second run is told who holds the lock; a killed run's lock is taken over."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What a store answers is held against what was asked for, and its status decides what is tried again."""
+"""A store's answer is compared with the request, and its status decides whether the request is retried."""
 
 import json
 import threading
@@ -20,7 +20,7 @@ QUICK = Patience(attempts=3, attempt_s=2, total_s=5)
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves CONTENT under any path as `server.plan`, a function of (method, number of its requests, range), says."""
+    """Serves CONTENT under any path; `server.plan`, a function of (method, number of its requests, range), says how."""
 
     protocol_version = "HTTP/1.1"
 

@@ -1,4 +1,4 @@
-"""Files made to order: their rows, their statistics, and that they are the same every time and whole or absent."""
+"""Generated files: their rows and statistics, that they are the same every time, and either whole or absent."""
 
 import hashlib
 import os

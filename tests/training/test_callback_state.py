@@ -1,4 +1,4 @@
-"""What callbacks remember survives the process: training in two halves is training in one."""
+"""The state of callbacks survives the process: training in two halves equals training in one."""
 
 import io
 import json
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 
 
 def through_a_file(captured):
-    """What comes back from a checkpoint on a disk."""
+    """Writes a checkpoint to a file and returns what is read back."""
     state, arrays = captured
     stream = io.BytesIO()
     write_checkpoint(Checkpoint(Position(1, 0), {"callbacks": state}, arrays), stream)
@@ -32,7 +32,7 @@ def through_a_file(captured):
 
 
 def carried(old, new):
-    """Carries what the old callbacks remember over to the new ones; returns the messages."""
+    """Restores the old callbacks' state in the new ones; returns the messages."""
     return restore_callbacks(CallbackList(new), *through_a_file(capture_callbacks(CallbackList(old))))
 
 
@@ -41,7 +41,7 @@ LOSSES = [5.0, 4.0, 3.0, 3.5, 3.2, 2.9, 3.1, 3.3, 2.8, 3.4, 3.0, 2.9, 2.95, 3.0]
 
 
 class Scripted(Callback):
-    """Replaces what there is to watch."""
+    """Replaces the values that callbacks monitor."""
 
     def on_epoch_end(self, epoch, logs=None):
         logs["watched"] = LOSSES[epoch]
@@ -57,7 +57,7 @@ class Snapshot(Callback):
 
 
 class Resume(Callback):
-    """Gives back what a snapshot holds, after the other callbacks' on_train_begin."""
+    """Restores a snapshot after the other callbacks' on_train_begin."""
 
     def __init__(self, snapshot):
         super().__init__()
@@ -284,7 +284,7 @@ def test_what_is_no_plain_data_is_left_out_and_containers_are_told_of():
 
 
 class Deciding(Callback):
-    """Says itself what it remembers."""
+    """Defines its own state."""
 
     def __init__(self, seen=()):
         super().__init__()

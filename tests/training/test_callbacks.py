@@ -138,7 +138,7 @@ def test_a_callback_changes_the_learning_rate_on_all_and_what_writes_files_runs_
 
 
 def drawn(directory):
-    """What an epoch's values are in TensorBoard's files, by their names."""
+    """Returns the values of the epochs in TensorBoard's files, by their names."""
     found = {}
     for path in directory.glob("events.*"):
         for record in tf.data.TFRecordDataset(str(path)):

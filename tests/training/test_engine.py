@@ -22,7 +22,7 @@ ROWS, BATCH = 530, 50  # ten full steps and a short one of 30 rows
 
 @pytest.fixture(scope="module")
 def backend():
-    """Where another test has started TensorFlow, whose devices and threads are settled by then."""
+    """A backend for a process in which another test has started TensorFlow, so that devices and threads are fixed."""
     return LocalBackend("local", OneReplica())
 
 
@@ -41,10 +41,10 @@ def superbatch(data, global_rows, is_full=True):
     return Superbatch(data, 0, np.asarray(global_rows), data.shape[1:2], is_full=is_full)
 
 
-def supersteps(engine, data, global_rows, is_full=True, steps_per_call=None):
+def supersteps(engine, data, global_rows, is_full=True, steps_per_superstep=None):
     """The results of the supersteps on these rows."""
     rows = engine.copy_to_devices(superbatch(data, global_rows, is_full))
-    return engine.train(rows, steps_per_call=steps_per_call)
+    return engine.train(rows, steps_per_superstep=steps_per_superstep)
 
 
 def evaluated(engine, data, global_rows, is_full=True):
@@ -52,7 +52,7 @@ def evaluated(engine, data, global_rows, is_full=True):
     return engine.evaluate(engine.copy_to_devices(superbatch(data, global_rows, is_full), training=False))
 
 
-def train_epoch(engine, x, y, steps_per_call=None):
+def train_epoch(engine, x, y, steps_per_superstep=None):
     """One epoch through the engine as the trainer drives it; returns the mean loss and the metrics."""
     rows = np.concatenate([x, y], axis=1)
     full = len(rows) // BATCH
@@ -61,7 +61,7 @@ def train_epoch(engine, x, y, steps_per_call=None):
     loss_sum = 0.0
     for data, is_full in packs:
         counts = np.full(len(data), data.shape[1])
-        calls = supersteps(engine, data, counts, is_full, steps_per_call)
+        calls = supersteps(engine, data, counts, is_full, steps_per_superstep)
         losses = np.concatenate([call.losses for call in calls])
         loss_sum += float(np.dot(losses, counts))
     return loss_sum / len(rows), engine.totals.values_of(engine.totals.sums)
@@ -87,15 +87,15 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("steps_per_call", [None, 3])
-def test_an_epoch_equals_one_of_keras_fit(backend, case, steps_per_call):
+@pytest.mark.parametrize("steps_per_superstep", [None, 3])
+def test_an_epoch_equals_one_of_keras_fit(backend, case, steps_per_superstep):
     x, y = regression_rows(ROWS)
     expected = CASES[case]()
     logs = expected.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0).history
     keras.utils.set_random_seed(3)
     model = CASES[case]()
     engine = Engine(model, backend, 3)
-    loss, metrics = train_epoch(engine, x, y, steps_per_call)
+    loss, metrics = train_epoch(engine, x, y, steps_per_superstep)
     engine.finalize()
     assert loss == pytest.approx(logs["loss"][0], rel=1e-5)
     for name, value in metrics.items():
@@ -117,7 +117,7 @@ def test_dropout_draws_a_new_mask_every_step(backend):
 
 @keras.saving.register_keras_serializable("tests")
 class Doubled(keras.layers.Layer):
-    """Leaves TensorFlow for Python, where XLA cannot follow."""
+    """Calls Python from TensorFlow, which XLA cannot compile."""
 
     def call(self, x):
         doubled = tf.py_function(lambda value: value + value, [x], tf.float32)
@@ -136,7 +136,7 @@ def test_a_model_that_xla_cannot_compile_runs_as_a_graph_with_a_warning(backend)
 
 
 CALLS = [
-    # seconds that the first calls take, where not 0.01 a step; the steps of all calls, of which 0.5 s are to be taken
+    # seconds that the first supersteps take, if not 0.01 a step; the steps of all supersteps, which aim at 0.5 s
     ((), [1, 8, 50, 50, 50, 41]),  # nothing is known at first
     ((30.0,), [1, 8, 1, 8, 50, 50, 50, 32]),  # compiled while it was timed
     ((0.01, 0.08, 2.5), [1, 8, 50, 50, 25, 50, 16]),  # slower for a moment: believed to be twice as slow at most
@@ -189,7 +189,7 @@ def test_evaluation_equals_keras_evaluate(backend):
 
 
 def batch_with(value):
-    """Three batches, of which the second has a target that makes loss or gradient what it must not be."""
+    """Returns three batches; a target in the second makes the loss or the gradient not finite."""
     x, y = regression_rows(3 * BATCH)
     rows = np.concatenate([x, y], axis=1).reshape(3, BATCH, 4)
     rows[1, 7, 3] = value
@@ -200,7 +200,7 @@ def batch_with(value):
 def test_a_call_ends_before_an_update_that_is_not_finite(backend, value):
     rows = batch_with(value)
     engine = Engine(network(keras.layers.Dense(8, "relu")), backend, 3)
-    (call,) = supersteps(engine, rows, np.full(3, BATCH), steps_per_call=3)
+    (call,) = supersteps(engine, rows, np.full(3, BATCH), steps_per_superstep=3)
     assert call.applied.tolist()[:2] == [True, False]
     assert call.own_faults[1]
     keras.utils.set_random_seed(3)
@@ -212,7 +212,7 @@ def test_a_call_ends_before_an_update_that_is_not_finite(backend, value):
 
 @keras.saving.register_keras_serializable("tests")
 class Rooted(keras.layers.Layer):
-    """The root of a number's size, whose gradient is infinite at 0 though the value is not."""
+    """The square root of an absolute value: its gradient at 0 is infinite, though the value is not."""
 
     def call(self, x):
         return keras.ops.sqrt(keras.ops.abs(x))
@@ -222,7 +222,7 @@ def test_a_gradient_alone_that_is_not_finite_is_found(backend):
     rows = batch_with(0.0)
     rows[1, :, :3] = 0.0  # so that the layer before the root gives 0
     engine = Engine(network(keras.layers.Dense(1, use_bias=False), Rooted()), backend, 3)
-    (call,) = supersteps(engine, rows, np.full(3, BATCH), steps_per_call=3)
+    (call,) = supersteps(engine, rows, np.full(3, BATCH), steps_per_superstep=3)
     assert call.applied.tolist()[:2] == [True, False]
     assert np.isfinite(call.losses[1])
 
@@ -230,7 +230,7 @@ def test_a_gradient_alone_that_is_not_finite_is_found(backend):
 def test_skipped_steps_change_nothing_and_the_next_ones_are_taken(backend):
     rows = batch_with(np.nan)
     engine = Engine(network(keras.layers.BatchNormalization()), backend, 3, skips_nonfinite=True)
-    (call,) = supersteps(engine, rows, np.full(3, BATCH), steps_per_call=3)
+    (call,) = supersteps(engine, rows, np.full(3, BATCH), steps_per_superstep=3)
     assert call.applied.tolist() == [True, False, True]
     keras.utils.set_random_seed(3)
     expected = Engine(network(keras.layers.BatchNormalization()), backend, 3)
@@ -240,7 +240,7 @@ def test_skipped_steps_change_nothing_and_the_next_ones_are_taken(backend):
 
 
 def test_loss_scaling_goes_on_leaving_out_what_overflows_itself(backend):
-    """Its first scale, 2^15, is made so large that the first gradients overflow; the loss is finite all the time."""
+    """The first scale, by default 2^15, is so large that the first gradients overflow; the loss is always finite."""
     optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01), initial_scale=1e38)
     engine = Engine(network(optimizer=optimizer), backend, 3)
     before = engine.model.get_weights()

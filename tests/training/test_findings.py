@@ -1,4 +1,4 @@
-"""What makes a run's result worthless is said, once, with what to do; losses that take labels get a head."""
+"""What makes a run's result worthless is reported once, with a remedy; losses that take labels get a fitting layer."""
 
 import keras
 import numpy as np

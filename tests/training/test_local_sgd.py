@@ -36,9 +36,9 @@ def run(place, name, *more, processes=2, data="data.csv"):
 
 
 def averaged_alone(x, y, sync_every):
-    """What two workers do, done in one process: each trains its own copy on its shard, and copies are averaged.
+    """Does in one process what two workers do: each trains its own copy on its shard, and the copies are averaged.
 
-    A copy leaves a step out whose rows are not finite; the other one takes it.
+    A copy skips a step whose rows are not finite; the other copy takes it.
     """
     shards = [(x[:1002], y[:1002]), (x[1002:], y[1002:])]
     copies = []

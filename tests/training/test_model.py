@@ -1,4 +1,4 @@
-"""A model of one's own: what disttrain hears of it, and what it refuses because it would not be heard."""
+"""A user's own model: which of its settings take effect, and which are rejected because they would not."""
 
 import keras
 import pytest

@@ -48,7 +48,7 @@ def test_under_local_steps_the_rank_whose_rows_they_are_says_so_and_all_end(plac
 
 
 def without_the_bad_step(place, model_of, num_shards=1):
-    """Plain Keras on the batches that are left, epoch after epoch."""
+    """Trains plain Keras on the batches without the bad one, epoch after epoch."""
     rows = np.genfromtxt(place / "nan.csv", delimiter=",", skip_header=1, dtype=np.float32)
     model = model_of()
     shards = np.split(rows, num_shards)

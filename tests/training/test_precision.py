@@ -48,7 +48,7 @@ def learned(place):
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "devices"), [("mixed_bfloat16", ()), ("mixed_float16", MIRRORED_2)])
 def test_mixed_precision_learns_as_much(place, learned, precision, devices):
-    """16-bit numbers hold three digits, or two; the second epoch's loss is half the first one's."""
+    """16-bit numbers have three significant digits, or two; the second epoch's loss is half the first one's."""
     run(place, *LEARNING, *devices, "--num-shards", 2, "--precision", precision, "--output", precision)
     np.testing.assert_allclose(history(place / precision)["loss"], learned, rtol=0.05)
     assert history(place / precision)["loss"] != learned
@@ -59,7 +59,7 @@ def test_mixed_precision_learns_as_much(place, learned, precision, devices):
 
 @pytest.fixture(scope="module")
 def scaled(place):
-    """The losses of two workers that scale the loss, by what their gradients are compressed to; made once."""
+    """The losses of two workers that scale the loss, by the compression of their gradients; made once."""
 
     @functools.cache
     def of(compression):

@@ -1,4 +1,4 @@
-"""What `--shuffle` and `--cache` do to a run: the losses do not depend on the workers, nor on what the cache has."""
+"""Runs with `--shuffle` and `--cache`: the losses depend neither on the workers nor on what is in the cache."""
 
 import os
 
@@ -38,7 +38,7 @@ def test_the_world_size_does_not_change_a_shuffled_run(place):
 
 @pytest.mark.slow
 def test_a_run_reads_the_rows_that_an_earlier_one_kept(place):
-    """Every digit in the files becomes 1 between the runs; sizes and times stay, so only the cache has the rows."""
+    """Between the runs every digit in the files becomes 1; as size and time stay, only the cache has the old rows."""
     first = history(trained(place, "first", *options("--shuffle", "global", "--cache", "kept")))
     for name in ("data.csv", "validation.csv"):
         times = os.stat(place / name)

@@ -1,4 +1,4 @@
-"""Small networks: which they are, that XLA makes one function of their steps, and that the numbers stay the same."""
+"""Small networks: which ones count as small, that XLA makes one function of their steps, and equal numbers."""
 
 import csv
 

@@ -1,4 +1,4 @@
-"""What is gathered from all workers for a checkpoint, and what needs not be; the rest is told in test_resume.py."""
+"""What is gathered from all workers for a checkpoint, and what need not be; test_resume.py tests the rest."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ from disttrain.training.state import equal_everywhere
 
 
 class Thread:
-    """A worker that is a thread: as much of a backend as gathers."""
+    """A worker that is a thread; only the part of a backend that gathers."""
 
     def __init__(self, rank, gathered, barrier):
         self.world = World(rank, size=len(gathered))
@@ -24,7 +24,7 @@ class Thread:
 
 
 def equal_among(*workers):
-    """What each of these workers, mappings of name to array [its replicas, ...], finds to be equal everywhere."""
+    """Returns what each of these workers, mappings of name to array [its replicas, ...], finds equal everywhere."""
     gathered, barrier = [None] * len(workers), threading.Barrier(len(workers))
     with ThreadPoolExecutor(len(workers)) as pool:
         calls = [

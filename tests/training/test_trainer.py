@@ -1,4 +1,4 @@
-"""The trainer in this process, with real parts: what callbacks are told and may ask for, held against Keras's `fit`."""
+"""The trainer in this process, with real parts: what callbacks get and may ask for, compared with Keras's `fit`."""
 
 import signal
 from dataclasses import dataclass, field
@@ -38,7 +38,7 @@ TRAINING, VALIDATION = (
 
 
 class Diary(keras.callbacks.Callback):
-    """Writes down what it is told."""
+    """Records every call of its hooks."""
 
     def __init__(self):
         super().__init__()
@@ -87,7 +87,7 @@ class StopAt(keras.callbacks.Callback):
 
 
 class Signal(keras.callbacks.Callback):
-    """Sends this process SIGTERM once, as whoever takes a machine away."""
+    """Sends this process SIGTERM from one hook, as when a machine is taken away."""
 
     def __init__(self, hook):
         super().__init__()
@@ -95,7 +95,7 @@ class Signal(keras.callbacks.Callback):
 
 
 class Places(keras.callbacks.Callback):
-    """Counts what begins and ends, as TensorBoard does."""
+    """Records which batches begin and end, as TensorBoard does."""
 
     def __init__(self):
         super().__init__()
@@ -135,7 +135,7 @@ class Job:
             return model, trainer.run(EPOCHS, resumed)
 
     def stopped(self, *callbacks):
-        """The checkpoint of a run that a signal stops."""
+        """Runs until a signal stops the run, and returns its checkpoint."""
         with pytest.raises(Stopped):
             self.run(*callbacks)
         return self.commits.last
@@ -171,7 +171,7 @@ def assert_same_lines(ours, theirs):
 
 @pytest.mark.slow
 def test_callbacks_are_told_and_heard_as_by_keras_fit(job, tmp_path):
-    """Losses and metrics at each border of supersteps, a learning rate that falls, an epoch that ends within."""
+    """Covers losses and metrics after each superbatch, a falling learning rate, and an epoch that ends early."""
     ours, theirs, places = Diary(), Diary(), [tmp_path / name for name in ("ours", "theirs")]
     model, results = job.run(*changing(places[0], ours))
     expected = network()

@@ -64,13 +64,13 @@ def options(*more):
 
 @pytest.fixture(scope="module")
 def alone(place):
-    """The run of four shards on one worker, which the others are held against."""
+    """The run of four shards on one worker, with which the others are compared."""
     return trained(place, "alone", *options("--validation-data", "validation.csv"))
 
 
 @pytest.fixture(scope="module")
 def launched(place):
-    """Trains the same four shards on several workers; a second time only where another run is asked for."""
+    """Trains the same four shards on several workers; trains again only if another run is asked for."""
 
     @functools.cache
     def train(processes, number):

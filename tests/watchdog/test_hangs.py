@@ -1,4 +1,4 @@
-"""No silent wait: a rank that is stopped or stalls in a real run is named within `--timeout`, and all ranks end."""
+"""No silent hang: a rank that is stopped or stalls in a real run is named within `--timeout`, and all ranks end."""
 
 import os
 import re
@@ -66,7 +66,7 @@ def test_a_stopped_rank_ends_the_run_and_is_named(place, launcher, stopped):
 
 @pytest.mark.slow
 def test_a_rank_that_never_comes_does_not_leave_the_others_in_mpi_for_ever(place):
-    """Rank 1 is stopped before its first line: all that can be told of it is that it says nothing."""
+    """Rank 1 is stopped before its first line, so the others can only report that it is silent."""
     command = mpirun("--data", "data.csv", "--timeout", START_TIMEOUT_S, "--output", "alone")
     stops = ["bash", "-c", '[ "$OMPI_COMM_WORLD_RANK" = 0 ] || kill -STOP $$; exec "$@"', "bash"]
     command[command.index(sys.executable) : command.index(sys.executable)] = stops
@@ -85,7 +85,7 @@ def rank_of(process):
 
 
 class StallingHandler(SimpleHTTPRequestHandler):
-    """Serves byte ranges; requests for bytes from `stalls_from` on it takes and never answers."""
+    """Serves byte ranges, but never answers requests for bytes from `stalls_from` on."""
 
     stalls_from = sys.maxsize
 

@@ -1,4 +1,4 @@
-"""Who is condemned on what evidence, and that nobody else is ended."""
+"""The watchdog's judge: which ranks it declares hung on what evidence, and that no other process is ended."""
 
 import os
 import signal

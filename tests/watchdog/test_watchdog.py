@@ -1,4 +1,4 @@
-"""Real processes that hang, stop, die, are cut off or only work on: who is found, what is said, who ends how."""
+"""The watchdog with real processes that hang, stop, die, are cut off or just work: who is named, and how all end."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from watched_ranks import TELLS_S, TIMEOUT_S, Cable, Proxy, Ranks, one_line, tol
 
 HUNG, LOST = 7, 6
 KILLED = -signal.SIGKILL
-SLACK_S = 10  # what a machine may take that is busy with other things; an idle one takes 2
+SLACK_S = 10  # allowance for a busy machine; an idle one takes 2 s
 NOTHING = ""
 
 

@@ -1,14 +1,14 @@
-"""Decimal texts to float32 values, compiled: exactly what `numpy.float32(text)` gives.
+"""Compiled functions that turn decimal texts into float32 values, exactly those that `numpy.float32(text)` gives.
 
-That is the text rounded to a double, and the double rounded to a float32. A number is read as an integer of at most 19
-digits and a power of ten, and their product taken in doubles with a known error bound (after Clinger, "How to read
-floating point numbers accurately", 1990). Rounding is monotone, so where both ends of the interval round to the same
-float32, every double between them does, the right one included. Where they differ, one exact double operation may
-settle it; what is left over (a number in ten million, or one written to lie between two float32s) is UNSETTLED and
-handed back to Python. The digits are read eight at a time, as bytes of a 64-bit word (after Lemire, "Number parsing at
-a gigabyte per second", 2021).
+These are the text rounded to a double, and the double rounded to a float32. A number is read as an integer of at most
+19 digits and a power of ten. Their product is computed in doubles with a known error bound (after Clinger, "How to read
+floating point numbers accurately", 1990). Rounding is monotone: if both ends of the error interval round to the same
+float32, so does every double between them, and the correct one is among these. If they differ, one exact double
+operation may settle the value. The few other numbers (one in ten million, or one written to lie between two float32s)
+are UNSETTLED and left to Python. The digits are read eight at a time, as bytes of a 64-bit word (after Lemire, "Number
+parsing at a gigabyte per second", 2021).
 
-Positions are addresses. The `quick` functions read up to `REACH` bytes on; the others stop at `stop`.
+Positions are addresses. The `quick` and `usual` functions read up to `REACH` bytes ahead; the others stop at `stop`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _MAX_POWER = 70  # beyond it, an integer of 1 to 19 digits is 0 or infinity as a
 _TENS = np.array([float(f"1e{power}") for power in range(-_MAX_POWER, _MAX_POWER + 1)])
 _EXACT_POWER = 22  # 10**22 is the largest power of ten that is exactly a double
 _EXACT_INTEGER = 1 << 53
-_MANY = 1 << 40  # an exponent that no text's digits can outweigh
+_MANY = 1 << 40  # an exponent too large for the number of a text's digits to offset
 
 _SHIFTS = np.array([10**power for power in range(9)], np.uint64)
 _U3, _U4, _U8, _U9, _U10, _U16, _U32, _U255 = (np.uint64(n) for n in (3, 4, 8, 9, 10, 16, 32, 255))
@@ -55,39 +55,42 @@ _LOW_HALF = np.uint64(0xFFFFFFFF)
 
 @inlined
 def is_digit(byte: Any) -> Any:
-    """Whether a byte is one of "0" to "9"."""
+    """Returns whether a byte is one of "0" to "9"."""
     return 0 <= byte - ZERO <= 9
 
 
 @inlined
 def _non_digits(word: Any) -> Any:
-    """A bit for the first byte that is no digit, and some for later ones; `word` was ASCII xor zeros."""
+    """Returns a bit for the first byte that is not a digit, and some for later ones; `word` is ASCII xor "0"s."""
     return ((word + _TO_HIGH_BIT) | word) & _HIGH_BITS
 
 
 @inlined
 def _count_digits(word: Any) -> Any:
-    """How many of a word's first bytes are digits."""
+    """Returns how many digits a word begins with."""
     return trailing_zeros(_non_digits(word)) >> _U3
 
 
 @inlined
 def _eight_digits(word: Any) -> Any:
-    """The number that a word's eight bytes write, with three multiplications (zeros may stand for digits)."""
+    """Returns the number that a word's eight bytes, 0 to 9 each, form as digits, with three multiplications."""
     word = word * _U10 + (word >> _U8)
     return (((word & _PAIR_MASK) * _PAIR_1 + ((word >> _U16) & _PAIR_MASK) * _PAIR_2) >> _U32) & _LOW_HALF
 
 
 @inlined
 def _first_digits(word: Any, count: Any) -> Any:
-    """The number that the first `count` of a word's eight bytes write."""
+    """Returns the number that the first `count` of a word's eight bytes form."""
     half = (_U8 - count) * _U4
-    return _eight_digits((word << half) << half)  # in two halves, for a shift by all 64 bits is undefined
+    return _eight_digits((word << half) << half)  # two shifts, because one shift by 64 bits is undefined
 
 
 @inlined
 def _rounded(mantissa: Any, power: Any) -> Any:
-    """`mantissa * 10**power` as a float32, and whether it is settled; mantissa under 2**63, power within the table."""
+    """Returns `mantissa * 10**power` as a float32, and whether it is settled.
+
+    `mantissa` is under 2**63, `power` within the table.
+    """
     product = np.float64(mantissa) * _TENS[np.uint64(power + _MAX_POWER)]
     margin = product * _ERROR
     low = np.float32(product - margin)
@@ -99,7 +102,7 @@ def _rounded(mantissa: Any, power: Any) -> Any:
 
 @called
 def _rounded_exactly(mantissa: Any, power: Any) -> Any:
-    """The same by one exact operation, where there is one (Clinger's fast path)."""
+    """Returns what `_rounded` returns, by one exact operation, if there is one (Clinger's fast path)."""
     if mantissa <= _EXACT_INTEGER and -_EXACT_POWER <= power <= _EXACT_POWER:
         ten = _TENS[abs(power) + _MAX_POWER]
         exact = np.float64(mantissa) / ten if power < 0 else np.float64(mantissa) * ten
@@ -109,7 +112,7 @@ def _rounded_exactly(mantissa: Any, power: Any) -> Any:
 
 @inlined
 def usual_width(position: Any) -> Any:
-    """Of a number with one digit before its dot and one to eight after it, those eight or less; 0 for other forms."""
+    """Returns how many digits, at most 8, follow the dot of a number with one digit before it; 0 for other forms."""
     position += np.int64(byte_at(position) == MINUS)
     count = np.int64(_count_digits(word_at(position + 2) ^ _ASCII_ZEROS))
     return count if is_digit(byte_at(position)) and byte_at(position + 1) == DOT else np.int64(0)
@@ -117,10 +120,10 @@ def usual_width(position: Any) -> Any:
 
 @inlined
 def usual_number(position: Any, width: Any) -> Any:
-    """A number of one digit, a dot and `width` digits: (value, position after it, whether it is one).
+    """Reads a number of one digit, a dot and `width` digits: returns (value, position after it, whether it is one).
 
-    It is an integer under 10**9 divided by a power of ten: one exact operation. That the width is a guess and not
-    counted lets the processor go on to the next field before this one is read.
+    The value is an integer under 10**9 divided by a power of ten: one exact operation. Because the width is guessed
+    and not counted, the processor can go on to the next field before this one is read.
     """
     negative = byte_at(position) == MINUS
     position += np.int64(negative)
@@ -135,9 +138,9 @@ def usual_number(position: Any, width: Any) -> Any:
 
 @inlined
 def quick_number(position: Any) -> Any:
-    """A number of usual form and at most 18 digits: (value, position after it), or -1 for that position.
+    """Reads a number of usual form and at most 18 digits: returns (value, position after it, or -1 if it is not one).
 
-    It stops at the first byte that can't go on, so the caller must look at what stands there.
+    It stops at the first byte that cannot be part of the number, so the caller must check that byte.
     """
     negative = byte_at(position) == MINUS
     position += np.int64(negative)
@@ -188,13 +191,13 @@ def quick_number(position: Any) -> Any:
 
 @called
 def byte_or_lf(position: Any, stop: Any) -> Any:
-    """The byte at a position, or a line feed where the bytes end."""
+    """Returns the byte at a position, or a line feed at the end of the bytes."""
     return byte_at(position) if position < stop else np.int64(LF)
 
 
 @called
 def skip_pads(position: Any, stop: Any, delimiter: Any) -> Any:
-    """The first position where no space or tab stands; a delimiter is never skipped."""
+    """Returns the first position that does not hold a space or tab; a delimiter is never skipped."""
     while position < stop:
         byte = byte_at(position)
         if byte == delimiter or (byte != SPACE and byte != TAB):
@@ -205,7 +208,7 @@ def skip_pads(position: Any, stop: Any, delimiter: Any) -> Any:
 
 @called
 def _word_length(position: Any, stop: Any, word: Any) -> Any:
-    """How many of a word's letters stand at a position, in capitals or not."""
+    """Returns how many of a word's first letters are at a position, in upper or lower case."""
     length = 0
     while length < len(word) and (byte_or_lf(position + length, stop) | LOWER) == word[length]:
         length += 1
@@ -214,7 +217,7 @@ def _word_length(position: Any, stop: Any, word: Any) -> Any:
 
 @called
 def named_number(position: Any, stop: Any) -> Any:
-    """nan, inf or infinity: (status, value, position after it)."""
+    """Reads nan, inf or infinity: returns (status, value, position after it)."""
     if _word_length(position, stop, _NAN_WORD) == 3:
         return SETTLED, np.float32(np.nan), position + 3
     length = _word_length(position, stop, _INFINITY_WORD)
@@ -225,7 +228,7 @@ def named_number(position: Any, stop: Any) -> Any:
 
 @called
 def _exponent(position: Any, stop: Any) -> Any:
-    """What follows the letter e: (exponent, position after it), or -1 for that position."""
+    """Reads what follows the letter e: returns (exponent, position after it, or -1 if there is no digit)."""
     sign = byte_or_lf(position, stop)
     if sign in (MINUS, PLUS):
         position += 1
@@ -240,7 +243,7 @@ def _exponent(position: Any, stop: Any) -> Any:
 
 @called
 def plain_number(position: Any, stop: Any) -> Any:
-    """Digits, dot and exponent of any length, unsigned: (status, value, position after it)."""
+    """Reads digits, dot and exponent of any length, unsigned: returns (status, value, position after it)."""
     bad = (BAD, np.float32(0), position)
     mantissa = np.uint64(0)
     kept = power = num_digits = 0
@@ -271,7 +274,7 @@ def plain_number(position: Any, stop: Any) -> Any:
         return SETTLED, np.float32(0), position
     if power > _MAX_POWER:
         return SETTLED, np.float32(np.inf), position
-    if kept == 19:  # as a signed integer it has room for 18 digits and a half
+    if kept == 19:  # not every number of 19 digits fits into a signed 64-bit integer
         last = np.int64(mantissa % _U10)
         product = (np.float64(np.int64(mantissa // _U10)) * 10.0 + last) * _TENS[power + _MAX_POWER]
         low, high = np.float32(product * (1.0 - 2.0 * _ERROR)), np.float32(product * (1.0 + 2.0 * _ERROR))

@@ -15,21 +15,21 @@ from disttrain.data.csv.field_scanner import skip_blanks, skip_field
 from disttrain.native import address, byte_at, called, compiled
 
 _U10 = np.uint64(10)
-_MOST = np.uint64((2**64 - 10) // 10)  # after which one digit more may not fit
+_MOST = np.uint64((2**64 - 10) // 10)  # after a larger number, one digit more may not fit
 _TOP = np.float32(2.0**64)
 
 
 def find_losses(
     buffer: npt.NDArray[np.uint8], start: int, stop: int, delimiter: str, take: npt.NDArray[np.int32]
 ) -> list[tuple[int, int, int]]:
-    """(field, first byte, byte after the number) of the first number that loses digits in each field that is taken.
+    """Returns (field, first byte, byte after the number) of the first number that loses digits in each field taken.
 
     Args:
-        buffer: of which `[start, stop)` are whole rows that were parsed without a fault.
+        buffer: bytes, of which `[start, stop)` are whole rows that were parsed without a fault.
         start: a row's first byte.
         stop: where the rows end.
-        delimiter: what stands between two fields.
-        take: int32 [fields], below 0 for a field that is not looked at.
+        delimiter: the character between two fields.
+        take: int32 [fields], negative for a field that is not examined.
     """
     found = np.full((len(take), 2), -1, np.int64)
     _compiled()(buffer, start, stop, ord(delimiter), take, found)
@@ -38,7 +38,7 @@ def find_losses(
 
 @called
 def _loses_digits(position: Any, stop: Any) -> Any:
-    """The byte after a whole number, written without an exponent, that is another one as a float32; else -1."""
+    """Returns the byte after a whole number, written without an exponent, that float32 rounds to another; else -1."""
     if byte_or_lf(position, stop) in (MINUS, PLUS):
         position += 1
     number, is_long = np.uint64(0), False
@@ -80,7 +80,7 @@ def _find(buffer: Any, start: Any, stop: Any, delimiter: Any, take: Any, found: 
 
 @functools.cache
 def _compiled() -> Callable[..., None]:
-    """The compiled `_find`, without the GIL: compiled where a file first needs it."""
+    """Returns `_find` compiled without the GIL; it is compiled when a file first needs it."""
     word = types.int64
     buffer, take = types.Array(types.uint8, 1, "C", readonly=True), types.Array(types.int32, 1, "C", readonly=True)
     return compiled(_find, types.void(buffer, word, word, word, take, types.Array(word, 2, "C")), error_model="numpy")

@@ -1,7 +1,7 @@
 """The compiled loop from CSV bytes to rows of float32: one pass over the bytes, without the GIL.
 
-A field is tried as a number of the same width as the one above it, then as a number of usual form, then byte by byte
-as anything that is allowed. Positions are addresses.
+A field is read as a number of the same width as in the row above. If it is not one, it is read as a number of usual
+form, and if it is not that either, byte by byte as any allowed form. Positions are addresses.
 """
 
 from __future__ import annotations
@@ -42,15 +42,17 @@ from disttrain.native import address, byte_at, called, compiled, inlined, prefet
 
 DONE, PENDING_FULL, FAULT = 0, 1, 2  # how a scan ended
 
-_LEARN_MASK = 15  # where the last guess was wrong, the width of a column's numbers is looked at every 16 rows
+_LEARN_MASK = 15  # after a wrong guess, the width of a column's numbers is measured again at every 16th row
 _SIGNLESS = np.uint32(0x7FFFFFFF)
 _LARGE, _INFINITE = np.uint32(0x4B800000), np.uint32(0x7F800000)  # the bits of 2**24 and of infinity as float32s
-_AHEAD = 4096  # the processor's own prefetching ends at a page: 68 to 105 million two-column rows/s from memory
+# Bytes. The processor's own prefetching ends at a page: this gives 105 instead of 68 million two-column rows/s from
+# memory.
+_AHEAD = 4096
 
 
 @called
 def _field_end(position: Any, stop: Any, delimiter: Any) -> Any:
-    """The delimiter, line feed or stop after a field, its pads and carriage return; -1 if none stands there."""
+    """Returns the position of the delimiter, line feed or stop after a field, its pads and carriage return; else -1."""
     position = skip_pads(position, stop, delimiter)
     if byte_or_lf(position, stop) == CR:
         while position < stop and (byte_at(position) in (CR, SPACE, TAB)):
@@ -62,7 +64,7 @@ def _field_end(position: Any, stop: Any, delimiter: Any) -> Any:
 
 @called
 def _any_number(position: Any, stop: Any, delimiter: Any) -> Any:
-    """A wanted field of any allowed form: (status, value, first byte, byte after the number, the field's end)."""
+    """Reads a wanted field of any allowed form: (status, value, first byte, byte after the number, the field's end)."""
     position = skip_pads(position, stop, delimiter)
     quoted = byte_or_lf(position, stop) == QUOTE
     if quoted:
@@ -90,9 +92,9 @@ def _any_number(position: Any, stop: Any, delimiter: Any) -> Any:
 
 @called
 def skip_field(position: Any, stop: Any, delimiter: Any) -> Any:
-    """The end of an unwanted field, plain or quoted; -1 where a quote that begins it does not end on its line.
+    """Returns the end of an unwanted field, plain or quoted; -1 if a quote that begins it does not end on its line.
 
-    Any other quote is text, as to Python's csv.
+    Any other quote is text, as in Python's csv module.
     """
     position = skip_pads(position, stop, delimiter)
     if byte_or_lf(position, stop) == QUOTE:
@@ -113,7 +115,7 @@ def skip_field(position: Any, stop: Any, delimiter: Any) -> Any:
 
 @inlined
 def skip_blanks(position: Any, stop: Any, delimiter: Any) -> Any:
-    """Where the next row starts: blank lines, and blanks before the first field, are passed."""
+    """Returns where the next row starts, past blank lines and past blanks before the first field."""
     while position < stop:
         byte = byte_at(position)
         if byte not in (SPACE, TAB, CR, LF) or byte == delimiter:
@@ -124,7 +126,7 @@ def skip_blanks(position: Any, stop: Any, delimiter: Any) -> Any:
 
 @inlined
 def _line_break(position: Any) -> Any:
-    """The bytes of the line break at a position: 1, 2 with a carriage return, 0 where there is none."""
+    """Returns the length of the line break at a position: 1, 2 with a carriage return, 0 if there is none."""
     byte = byte_at(position)
     if byte == LF:
         return 1
@@ -133,9 +135,9 @@ def _line_break(position: Any) -> Any:
 
 @inlined
 def _quick_field(position: Any, width: Any, delimiter: Any, last: Any) -> Any:
-    """A number of usual form: (value, where the next field starts or -1, the width or 0 if it was not that)."""
+    """Reads a number of usual form: (value, where the next field starts or -1, `width` if that was right, else 0)."""
     if width > 0:
-        if width == 8:  # the same with its constants folded: a fifth quicker
+        if width == 8:  # the same call, with constants folded: a fifth faster
             value, end, fits = usual_number(position, np.int64(8))
         else:
             value, end, fits = usual_number(position, width)
@@ -155,10 +157,10 @@ def _quick_field(position: Any, width: Any, delimiter: Any, last: Any) -> Any:
 def _scan_rows(
     buffer: Any, start: Any, stop: Any, delimiter: Any, take: Any, num_columns: Any, out: Any, pending: Any
 ) -> Any:
-    """Fill `out` (flat, `num_columns` values a row) from the lines in `buffer[start:stop]`.
+    """Fills `out` (flat, `num_columns` values a row) from the lines in `buffer[start:stop]`.
 
     Returns (how it ended, rows written, position, pending fields). The position is where the next row may start; after
-    a fault, where the faulty row starts. Each line of `pending` is (place in `out`, first byte, byte after the number)
+    a fault, where the faulty row starts. Each line of `pending` is (index in `out`, first byte, byte after the number)
     of a number that is still to be settled.
     """
     num_fields = len(take)
@@ -175,7 +177,7 @@ def _scan_rows(
         prefetch(position + _AHEAD)
         for field in range(num_fields):
             last = field == num_fields - 1
-            place = row * num_columns + take[np.uint64(field)]
+            slot = row * num_columns + take[np.uint64(field)]
             if take[np.uint64(field)] < 0:
                 end = skip_field(position, stop, delimiter)
                 if end < 0:
@@ -187,7 +189,7 @@ def _scan_rows(
                         width = usual_width(position)
                     value, end, widths[np.uint64(field)] = _quick_field(position, width, delimiter, last)
                     if end >= 0:
-                        out[np.uint64(place)] = value
+                        out[np.uint64(slot)] = value
                         position = end
                         continue
                 status, value, first, after, end = _any_number(position, stop, delimiter)
@@ -196,11 +198,11 @@ def _scan_rows(
                 if status == UNSETTLED:
                     if num_pending == len(pending):
                         return PENDING_FULL, row, row_start - base, row_pending
-                    pending[num_pending, 0] = place
+                    pending[num_pending, 0] = slot
                     pending[num_pending, 1] = first - base
                     pending[num_pending, 2] = after - base
                     num_pending += 1
-                out[np.uint64(place)] = value
+                out[np.uint64(slot)] = value
             # A line feed, or the stop, must end the last field and no other.
             if (end == stop or byte_at(end) == LF) != last:
                 return FAULT, row, row_start - base, row_pending
@@ -210,7 +212,7 @@ def _scan_rows(
 
 @called
 def _has_large(values: Any) -> Any:
-    """Whether any of these float32s is so large, and finite, that the whole numbers around it are not all float32s."""
+    """Returns whether any of these values is finite and so large that not all whole numbers around it are float32s."""
     found = np.uint32(0)
     for bits in values.view(np.uint32):  # without a branch, so that it becomes SIMD instructions
         found |= np.uint32((bits & _SIGNLESS) - _LARGE < _INFINITE - _LARGE)
@@ -228,10 +230,10 @@ def _signature() -> Any:
 
 
 def _scan_of(decimals_stamp: str) -> Callable[..., Any]:
-    """A function to compile, with the stamp in its closure.
+    """Returns a function to compile, with the stamp in its closure.
 
-    Numba keeps compiled code on disk under the time stamp of this file alone and a hash of the function's closure: with
-    the stamp of the other file in it, a change there is noticed too.
+    Numba caches compiled code on disk under only this file's time stamp and a hash of the function's closure. With the
+    stamp of `decimals.py` in the closure, a change to that file is noticed too.
     """
 
     def scan(
@@ -248,6 +250,6 @@ def _scan_of(decimals_stamp: str) -> Callable[..., Any]:
 
 @functools.cache
 def scan_rows() -> Callable[..., tuple[int, int, int, int, bool]]:
-    """The compiled `_scan_rows`, with whether it wrote large numbers: loaded from the cache on disk, or compiled."""
+    """Returns `_scan_rows` compiled or loaded from the cache on disk; it also tells whether it wrote large numbers."""
     scan = _scan_of(hashlib.sha256(Path(decimals.__file__).read_bytes()).hexdigest())
     return compiled(scan, _signature(), error_model="numpy")

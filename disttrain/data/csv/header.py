@@ -15,11 +15,11 @@ from disttrain.storage.base import Reader
 HeaderMode = Literal["auto", "yes", "no"]
 
 FIRST_READ_BYTES = 1 << 16
-MAX_LINE_BYTES = 1 << 24  # a first line beyond this is not a CSV's
-MAX_LINES_COMPARED = 1000  # with a first line of numbers
-APART = 10  # times the largest number of a column: how far away a name must be, such as a year
+MAX_LINE_BYTES = 1 << 24  # a longer first line is not that of a CSV
+MAX_LINES_COMPARED = 1000  # most lines with which a first line of numbers is compared
+APART = 10  # a name such as a year must be this many times a column's largest number away from the column
 BOM = b"\xef\xbb\xbf"
-# The first bytes of files that are often named for a CSV and cannot be read as one.
+# The first bytes of files that are often given instead of a CSV, and cannot be read as one.
 FOREIGN = (
     (b"\x1f\x8b", "compressed with gzip; decompress it and name the result"),
     (b"\x28\xb5\x2f\xfd", "compressed with zstd; decompress it and name the result"),
@@ -36,7 +36,7 @@ _SAY_WHICH = "say which with --header yes or --header no"
 
 @dataclass(frozen=True)
 class Header:
-    """A CSV's columns, and the number of the line that names them or is the first row.
+    """A CSV's columns, and the number of the line that names them or, without a header, is the first row.
 
     `rows_start` is the offset of the first byte after the byte-order mark and the header line.
     """
@@ -49,15 +49,15 @@ class Header:
 
     @property
     def blanks(self) -> bytes:
-        """The bytes of which a blank line is made, its line feed apart."""
+        """The bytes that a blank line may have before its line feed."""
         return _blanks(self.delimiter)
 
 
 @dataclass(frozen=True)
 class _Line:
-    """The first line that is not blank: its bytes with the line feed, where it starts, and its number from 1.
+    """The first line that is not blank: its bytes with the line feed, the offset of its start, its number from 1.
 
-    `followers` are the whole lines behind it, as far as they were read with it.
+    `followers` are the whole lines after it that were read with it.
     """
 
     text: bytes
@@ -67,13 +67,13 @@ class _Line:
 
 
 def read_header(reader: Reader, *, mode: HeaderMode = "auto", delimiter: str = ",") -> Header:
-    """Read the first line that is not blank.
+    """Reads the first line that is not blank, and decides whether it is a header or a row.
 
-    With `auto`, a line of numbers (Python's float grammar; empty fields are neutral) is a row, and the columns are
-    called "0", "1" and so on; a line without any number is the header; a mixed one is a DataError, and so is a line of
-    numbers that looks like the names of columns. Names may be quoted, missing, or the same for several columns.
-    Raises DataError for an empty file and for a line that is no CSV; UsageError for a delimiter that cannot be one and
-    for a compressed file.
+    With `auto`, a line of numbers (Python's float grammar; empty fields do not count) is a row, and the columns are
+    called "0", "1" and so on. A line without any number is the header. A mixed line raises a DataError, and so does a
+    line of numbers that looks like column names. Names may be quoted, missing, or the same for several columns.
+    Raises DataError for an empty file and for a line that is not CSV; UsageError for an invalid delimiter and for a
+    compressed file.
     """
     if len(delimiter) != 1 or not delimiter.isascii() or delimiter in "\r\n\"'+-." or delimiter.isalnum():
         raise UsageError(f"delimiter {delimiter!r}: expected one character such as ',' ';' '|' or a tab")
@@ -92,7 +92,7 @@ def _blanks(delimiter: str) -> bytes:
 
 
 def _content_start(reader: Reader) -> int:
-    """The offset after a byte-order mark; what cannot be read as a CSV at all is refused."""
+    """Returns the offset after a byte-order mark; UsageError for a file that cannot be read as a CSV at all."""
     first = _read(reader, 0, min(8, reader.info.size_bytes))
     for magic, what in FOREIGN:
         if first.startswith(magic):
@@ -122,7 +122,7 @@ def _first_line(reader: Reader, start: int, delimiter: str) -> _Line:
 
 
 def split_line(line: bytes, delimiter: str, where: str) -> list[str]:
-    """The fields of one line, unquoted and stripped; DataError with `where` for what is no line of a CSV."""
+    """Returns the fields of one line, unquoted and stripped; DataError that begins with `where` if it is not CSV."""
     try:
         text = line.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
@@ -131,13 +131,13 @@ def split_line(line: bytes, delimiter: str, where: str) -> list[str]:
         raise DataError(f"{where}: expected lines that end in LF or CRLF, found a bare CR or NUL; convert the file")
     lines = iter([text, ""])
     fields = next(csv.reader(lines, delimiter=delimiter, skipinitialspace=delimiter != " "))
-    if next(lines, None) is None:  # it was taken for a part of the first one
+    if next(lines, None) is None:  # the second line was read as part of the first
         raise DataError(f"{where}: a quote that begins a field must end on its line; correct the line")
     return [field.strip() for field in fields]
 
 
 def _refuse_comment(line: _Line, fields: Sequence[str], delimiter: str, where: str) -> None:
-    """A first line that begins with '#' is a header only where the next one has as many fields."""
+    """Raises DataError for a first line that begins with '#', if the next line has another number of fields."""
     if not line.text.lstrip().startswith(b"#"):
         return
     follower = next((text for text in line.followers if text.strip(_blanks(delimiter))), None)
@@ -159,9 +159,9 @@ def _is_header(line: _Line, fields: Sequence[str], mode: HeaderMode, delimiter: 
 
 
 def _sign_of_names(line: _Line, fields: Sequence[str], delimiter: str) -> str:
-    """What makes a line of numbers look like the names of columns, unlike the lines behind it; nothing if it does not.
+    """Returns what makes a line of numbers look like column names, unlike the lines after it; empty if nothing does.
 
-    Names are numbers where a table was made without any (0, 1, 2, …) or has a column for each year, say.
+    Column names are numbers if, for example, a table was written without names (0, 1, 2, …) or has a column per year.
     """
     followers = [text for text in line.followers if text.strip(_blanks(delimiter))]
     if len(fields) < 2 or not followers or line.text.strip() in (text.strip() for text in followers):
@@ -184,13 +184,13 @@ def _whole_numbers(fields: Sequence[str]) -> list[int] | None:
 
 
 def _spacing(numbers: Sequence[int]) -> int | None:
-    """The difference between each number and the next, if it is one and not 0."""
+    """Returns the difference between each number and the next if it is always the same and not 0, else None."""
     steps = {after - before for before, after in itertools.pairwise(numbers)}
     return steps.pop() if len(steps) == 1 and 0 not in steps else None
 
 
 def _is_apart(first: Sequence[int], rows: Sequence[Sequence[int] | None]) -> bool:
-    """Whether each number is much further from those in its column than these are from each other and from 0."""
+    """Returns whether each number is much further from those in its column than they are from each other and from 0."""
     columns = list(zip(*(row for row in rows if row is not None and len(row) == len(first)), strict=True))
     return bool(columns) and all(
         max(number - max(column), min(column) - number) > max(max(column) - min(column), APART * max(map(abs, column)))

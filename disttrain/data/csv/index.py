@@ -1,4 +1,4 @@
-"""Where rows lie in a file: one pass over its bytes, shared by threads and ranks, made once and kept on disk."""
+"""Indexes where the rows of a file start: in one pass that threads and ranks share, done once and saved on disk."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from disttrain.storage.local import atomic_write, local_path, remove_parts
 from disttrain.storage.open import check_unchanged
 
 CHUNK_BYTES = 1 << 20
-FORMAT = 2  # of the kept file; a file of another format is built anew
+FORMAT = 2  # of the saved index; an index of another format is rebuilt
 
 _LOOK_BEHIND = 64  # bytes read before a block, to see whether it begins within a line; keeps the block's words aligned
 _TASK_CHUNKS = 16  # chunks that one thread takes at a time
 SEEK_BYTES = 1 << 17  # what a search for a row reads at a time
-_REMOTE_THREADS = 4  # at least so many, since a store's latency leaves the processor idle
+_REMOTE_THREADS = 4  # at least this many for a remote file, since a store's latency leaves the processor idle
 _ROWS, _FEEDS, _FIRST, _FEEDS_BEFORE_FIRST = range(4)
 
 _log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ Int64s = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """What a scan found, a line a chunk: int64 `[num_chunks, 4]`, so that ranks can exchange it.
+    """The result of a scan, one line per chunk: int64 `[num_chunks, 4]`, so that ranks can exchange it.
 
     The columns: rows that start in the chunk; its line feeds; the offset at which its first row starts, or -1; its line
     feeds before that row.
@@ -51,10 +51,10 @@ class Counts:
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """Which row starts where. Chunk i is the bytes `[rows_start + i * CHUNK_BYTES, + CHUNK_BYTES)`.
+    """Where the rows of a file start: chunk i is the bytes `[rows_start + i * CHUNK_BYTES, + CHUNK_BYTES)`.
 
-    For each chunk (int64 `[num_chunks]`): `offsets`, the byte at which the first row that starts in it (or after it, if
-    none does) starts; `rows`, that row's number, from 0; `lines`, the physical line on which it stands, from 1.
+    For each chunk (int64 `[num_chunks]`): `offsets`, the offset of the first row that starts in it (or after it, if
+    none does); `rows`, that row's number, from 0; `lines`, the number of that row's physical line, from 1.
     """
 
     fingerprint: str
@@ -67,7 +67,7 @@ class Index:
     lines: Int64s
 
     def locate(self, reader: Reader, row: int) -> int:
-        """The offset of a row's first byte that is not blank; the file's size for `row == num_rows`."""
+        """Returns the offset of a row's first byte that is not blank; the file's size for `row == num_rows`."""
         assert 0 <= row <= self.num_rows, "the row is in the file, or its end"
         if row == self.num_rows:
             return self.size_bytes
@@ -85,7 +85,7 @@ class Index:
         raise FileChanged(f"{reader.info.url}: row {row} is no longer where the index has it; run again")
 
     def line_number(self, reader: Reader, offset: int) -> int:
-        """The physical line, from 1, on which the byte at `offset` stands; `offset` lies in or after the first row."""
+        """Returns the physical line, from 1, of the byte at `offset`, which must lie in or after the first row."""
         chunk = max(int(np.searchsorted(self.offsets, offset, side="right")) - 1, 0)
         line, position = int(self.lines[chunk]), int(self.offsets[chunk])
         while position < offset:
@@ -96,12 +96,12 @@ class Index:
 
 
 def num_chunks(info: FileInfo, header: Header) -> int:
-    """Chunks of a file: what ranks share out among themselves before they scan."""
+    """Returns the number of a file's chunks, which the ranks divide among themselves before they scan."""
     return -(-(info.size_bytes - header.rows_start) // CHUNK_BYTES)
 
 
 def scan(reader: Reader, header: Header, start_chunk: int, stop_chunk: int, *, num_threads: int = 1) -> Counts:
-    """Count the rows of the chunks `[start_chunk, stop_chunk)`, wherever in a line these begin and end."""
+    """Counts the rows of the chunks `[start_chunk, stop_chunk)`, which may begin and end anywhere in a line."""
     table = np.zeros((stop_chunk - start_chunk, 4), np.int64)
     if reader.block_bytes > CHUNK_BYTES:
         num_threads = max(num_threads, _REMOTE_THREADS)
@@ -118,19 +118,19 @@ def scan(reader: Reader, header: Header, start_chunk: int, stop_chunk: int, *, n
             buffers.put(buffer)
 
     counting = activity("counting the rows of {}", reader.info.url, waits_for_threads=True)
-    with counting, ThreadPoolExecutor(num_threads, "index") as pool:  # map cancels what still waits when one fails
+    with counting, ThreadPoolExecutor(num_threads, "index") as pool:  # if one fails, map cancels those that wait
         for _ in pool.map(count, range(start_chunk, stop_chunk, _TASK_CHUNKS)):
             pass
     return Counts(table)
 
 
 def join_counts(parts: Sequence[Counts]) -> Counts:
-    """The counts of adjacent parts, in the file's order, as one."""
+    """Joins the counts of adjacent parts, which are given in the file's order."""
     return Counts(np.concatenate([part.table for part in parts]))
 
 
 def index_from_counts(reader: Reader, header: Header, counts: Counts) -> Index:
-    """The index of a file whose every chunk was counted; FileChanged if the file changed meanwhile."""
+    """Returns the index of a file whose chunks have all been counted; FileChanged if the file changed meanwhile."""
     check_unchanged(reader.info)
     table, info = counts.table, reader.info
     assert len(table) == num_chunks(info, header), "every chunk was counted"
@@ -138,7 +138,7 @@ def index_from_counts(reader: Reader, header: Header, counts: Counts) -> Index:
     first_line = 1 + _read(reader, 0, header.rows_start).tobytes().count(b"\n")
     num_feeds = int(table[:, _FEEDS].sum())
     lines = first_line + np.cumsum(table[:, _FEEDS]) - table[:, _FEEDS] + table[:, _FEEDS_BEFORE_FIRST]
-    # A chunk in which no row starts takes over the next one's: the smallest number from here on of a chunk with a row.
+    # A chunk in which no row starts gets the values of the next chunk in which one does: `filled` is its number.
     filled = np.where(table[:, _FIRST] >= 0, np.arange(len(table)), len(table))
     filled = np.minimum.accumulate(filled[::-1])[::-1]
     return Index(
@@ -154,13 +154,13 @@ def index_from_counts(reader: Reader, header: Header, counts: Counts) -> Index:
 
 
 def build_index(reader: Reader, header: Header, *, num_threads: int = 1) -> Index:
-    """Read the whole file once and index it; FileChanged if it changes meanwhile."""
+    """Reads the whole file once and indexes it; FileChanged if it changes meanwhile."""
     counts = scan(reader, header, 0, num_chunks(reader.info, header), num_threads=num_threads)
     return index_from_counts(reader, header, counts)
 
 
 def load_index(cache_dir: Path, info: FileInfo, header: Header) -> Index | None:
-    """The kept index of this very file, or None if there is none, or it is of an older file, or torn."""
+    """Returns the saved index of a file, or None if there is none, or it is torn or of an older version of the file."""
     try:
         with open(_kept_path(cache_dir, info, header), "rb") as stream, np.load(stream, allow_pickle=False) as kept:
             if (int(kept["format"]), str(kept["fingerprint"])) != (FORMAT, info.fingerprint):
@@ -175,7 +175,7 @@ def load_index(cache_dir: Path, info: FileInfo, header: Header) -> Index | None:
 
 
 def save_index(cache_dir: Path, info: FileInfo, header: Header, index: Index) -> None:
-    """Keep an index, whole or not at all. A file without a version to know it by is not kept."""
+    """Saves an index, whole or not at all; does nothing for a file whose store does not report a version."""
     if info.fingerprint.endswith(UNVERSIONED):
         return
     path = _kept_path(cache_dir, info, header)
@@ -193,7 +193,7 @@ def save_index(cache_dir: Path, info: FileInfo, header: Header, index: Index) ->
 
 
 def index_file(reader: Reader, header: Header, cache_dir: Path, *, num_threads: int = 1) -> Index:
-    """The kept index if the file is still the same, else a new one, kept for the next time where that is possible."""
+    """Returns the saved index if the file is unchanged, else a new one, which it saves where that is possible."""
     index = load_index(cache_dir, reader.info, header)
     if index is None:
         index = build_index(reader, header, num_threads=num_threads)
@@ -202,7 +202,7 @@ def index_file(reader: Reader, header: Header, cache_dir: Path, *, num_threads: 
 
 
 def keep_index(cache_dir: Path, info: FileInfo, header: Header, index: Index) -> None:
-    """Keep an index where that is possible; where it is not, say so and go on."""
+    """Saves an index where that is possible; otherwise logs a warning and goes on."""
     try:
         save_index(cache_dir, info, header, index)
     except (OSError, DisttrainError) as error:
@@ -212,7 +212,7 @@ def keep_index(cache_dir: Path, info: FileInfo, header: Header, index: Index) ->
 def _scan_chunks(
     reader: Reader, header: Header, buffer: npt.NDArray[np.uint8], first_chunk: int, table: Int64s
 ) -> None:
-    """Fill the lines of `table` with the counts of the chunks from `first_chunk` on."""
+    """Fills the lines of `table` with the counts of the chunks from `first_chunk` on."""
     chunks_per_block = reader.block_bytes // CHUNK_BYTES
     for done in range(0, len(table), chunks_per_block):
         lines = table[done : done + chunks_per_block]
@@ -232,7 +232,7 @@ def _scan_chunks(
 
 
 def _count_chunk(chunk: npt.NDArray[np.uint8], num_bytes: int, delimiter: int, at_start: bool, line: Int64s) -> bool:
-    """Fill one line of the table, its first row counted from the chunk's start; returns the state at its end."""
+    """Fills one line of the table, with offsets from the chunk's start; returns `at_start` for the next chunk."""
     position, _, feeds_before, _ = row_scanner.find_row()(chunk, 0, num_bytes, delimiter, at_start, 0)
     rows, feeds, at_start = row_scanner.count_rows()(chunk, chunk.view(np.uint64), num_bytes, delimiter, at_start)
     line[:] = rows, feeds, position, feeds_before
@@ -240,7 +240,10 @@ def _count_chunk(chunk: npt.NDArray[np.uint8], num_bytes: int, delimiter: int, a
 
 
 def _at_line_start(reader: Reader, header: Header, behind: bytes, offset: int) -> bool:
-    """Whether only blanks stand between the last line feed (or the first row) and the end of `behind`, at `offset`."""
+    """Returns whether only blanks stand between the last line feed (or the first row) and the end of `behind`.
+
+    `behind` is the bytes that start at `offset`; earlier ones are read where needed.
+    """
     while True:
         rest = behind.rstrip(header.blanks)
         if rest or offset == header.rows_start:
@@ -251,7 +254,7 @@ def _at_line_start(reader: Reader, header: Header, behind: bytes, offset: int) -
 
 
 def load_beside(cache_dir: Path, info: FileInfo, header: Header, kind: str) -> bytes | None:
-    """What was kept of this very file beside its index, under this name; None if nothing, or of an older file."""
+    """Returns what was saved for a file beside its index as `kind`; None if nothing, or of an older version of it."""
     try:
         fingerprint, _, content = _beside(cache_dir, info, header, kind).read_bytes().partition(b"\n")
     except OSError:
@@ -260,7 +263,7 @@ def load_beside(cache_dir: Path, info: FileInfo, header: Header, kind: str) -> b
 
 
 def keep_beside(cache_dir: Path, info: FileInfo, header: Header, kind: str, content: bytes) -> None:
-    """Keeps something of a file beside its index, where that is possible; not of a file without a version."""
+    """Saves `content` for a file beside its index, where that is possible and its store reports a version."""
     if not info.fingerprint.endswith(UNVERSIONED):
         with suppress(OSError, DisttrainError), atomic_write(_beside(cache_dir, info, header, kind)) as stream:
             stream.write(info.fingerprint.encode() + b"\n" + content)

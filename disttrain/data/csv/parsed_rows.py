@@ -30,16 +30,16 @@ class ParsedRows:
     ) -> None:
         self._source = source
         self._ranges = (rows for rows in ranges if len(rows))
-        self._begun: deque[Range] = deque()  # ranges that are being read, of which none is parsed
+        self._begun: deque[Range] = deque()  # ranges that are being read and not parsed yet
         self._rows = Range(0, 0)
         self._left = 0  # rows of this range that are still to come
         self._block: Block | None = None
         self._position = 0
-        self._looks_at = source.layout.take  # for numbers that lose digits: the columns of which none was noted
+        self._looks_at = source.layout.take  # `take` for `find_losses`, without the columns that have a noted loss
         self._blocks = line_blocks(source.reader, self._spans(), readers, block_bytes=block_bytes, num_ahead=num_ahead)
 
     def fill(self, out: Floats) -> None:
-        """Parse the next `len(out)` rows; raises DataError for a faulty one, which is named."""
+        """Parses the next `len(out)` rows into `out`; raises a DataError that says where a faulty one is."""
         filled = 0
         while filled < len(out):
             if not self._left:
@@ -55,7 +55,7 @@ class ParsedRows:
         return out
 
     def finish(self) -> bool:
-        """Whether any were parsed; FileChanged unless only blanks follow them."""
+        """Returns whether any rows were parsed; FileChanged unless only blanks follow them."""
         blanks = self._source.header.blanks + b"\n"
         while self._block is not None:
             if self._block.buffer[self._position : self._block.stop].tobytes().strip(blanks):
@@ -75,7 +75,7 @@ class ParsedRows:
         self._left = len(self._rows)
 
     def _parse(self, out: Floats) -> int:
-        """Parse rows of this block; returns how many there were, at most `len(out)`."""
+        """Parses rows of this block; returns how many there were, at most `len(out)`."""
         if self._block is None:
             raise self._changed("fewer")
         try:
@@ -92,7 +92,7 @@ class ParsedRows:
         return count
 
     def _next_block(self) -> None:
-        """Go on to the next block of this range, or to None after its last."""
+        """Goes on to the next block of this range, or to None after its last."""
         ended = self._block is None or self._block.ends_span
         self._set_block(None if ended else next(self._blocks, None))
 
@@ -107,7 +107,7 @@ class ParsedRows:
         return DataError(f"{source.url}, line {line}: {fault.describe(source.header.names)}")
 
     def _note_losses(self, block: Block, begin: int) -> None:
-        """Notes a number of each column that lost digits in this part of the block; DataError if they may not."""
+        """Notes, for each column, a number that lost digits in this part of the block; DataError if `is_strict`."""
         source = self._source
         for field, first, stop in find_losses(
             block.buffer, begin, self._position, source.header.delimiter, self._looks_at

@@ -1,4 +1,4 @@
-"""CSV bytes to float32 arrays: which fields are wanted, what a faulty row is, and the call into the compiled loop."""
+"""Parses CSV bytes into float32 arrays: chooses the fields, calls the compiled loop and explains faulty rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from disttrain.data.csv import field_scanner
 
-_PENDING = 256  # numbers that a scan may leave for Python before it must come back
+_PENDING = 256  # numbers that a scan may leave to Python before it must return
 _SHOWN = 40  # characters of a faulty text that a message shows
 _NUMBER = re.compile(rb"[+-]?(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|nan|inf|infinity)", re.IGNORECASE)
 
@@ -39,14 +39,14 @@ class Layout:
         assert self.num_columns > 0, "a layout takes at least one column"
 
 
-class ParseFault(Exception):  # a located finding; the caller adds file and line and raises a DataError
+class ParseFault(Exception):  # the caller adds file and line, and raises a DataError
     """A row that is not what the layout expects.
 
     `kind`: "fields" (too few or too many), "text" (no number where one is wanted), "empty" (nothing where a number is
     wanted), "quote" (a quote that never ends, or encloses anything but a whole number where one is wanted) or "nul"
     (the line holds NUL bytes).
     `offset`: where the row starts in the buffer, in bytes. `field`: the faulty field's number, counted from 0, or None
-    when the row has the wrong number of fields, which `num_fields` then tells. `text`: the field (or row), shortened.
+    when the row has the wrong number of fields, which is then `num_fields`. `text`: the field (or row), shortened.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class ParseFault(Exception):  # a located finding; the caller adds file and line
         return self.describe()
 
     def describe(self, names: Sequence[str] | None = None) -> str:
-        """What is wrong and what to do, with the field called by its name where `names` gives it one."""
+        """Returns what is wrong and what to do, with the field's name if `names` has it."""
         if self.kind == "nul":
             return (
                 f"the line holds NUL bytes, as a program that was killed while it wrote leaves them: '{self.text}'; "
@@ -101,12 +101,12 @@ def parse_rows(
     layout: Layout,
     out: npt.NDArray[np.float32],
 ) -> tuple[int, int, bool]:
-    """Parse the lines in `buffer[start:stop]` into the first rows of `out` until it is full or the bytes end.
+    """Parses the lines in `buffer[start:stop]` into the first rows of `out` until it is full or the bytes end.
 
-    `start` is a line's first byte; `stop` ends the last line where no line feed does. `out` is float32
+    `start` is a line's first byte; `stop` ends the last line if no line feed does. `out` is float32
     `[rows, num_columns]`, C-contiguous. Each value equals `numpy.float32(text)` bit for bit. Blank lines are skipped.
-    Returns the number of rows written, the position after the last byte used (`stop` where the bytes ended), and
-    whether any number is so large that float32 does not hold every whole one.
+    Returns the number of rows written, the position after the last byte used (`stop` if the bytes ended), and whether
+    any number is so large that float32 does not hold every whole number of its size.
     Raises `ParseFault`; the rows before the faulty one are then written. Other threads run meanwhile (no GIL).
     """
     assert 0 <= start <= stop <= len(buffer), "the part lies in the buffer"
@@ -130,21 +130,21 @@ def parse_rows(
 
 
 def compile_kernels() -> float:
-    """Compile the parser, or load it from numba's cache on disk; returns the seconds that this took."""
+    """Compiles the parser, or loads it from numba's cache on disk; returns the seconds that this took."""
     started = time.perf_counter()
     field_scanner.scan_rows()
     return time.perf_counter() - started
 
 
 def _settle(buffer: npt.NDArray[np.uint8], pending: npt.NDArray[np.int64], flat: npt.NDArray[np.float32]) -> None:
-    """Write the numbers that the kernel could not round for certain: CPython's own rounding to double, then float32."""
+    """Writes the numbers that the kernel could not round with certainty: CPython rounds to double, numpy to float32."""
     with np.errstate(over="ignore", under="ignore"):
-        for place, first, stop in pending.tolist():
-            flat[place] = np.float64(float(buffer[first:stop].tobytes()))
+        for slot, first, stop in pending.tolist():
+            flat[slot] = np.float64(float(buffer[first:stop].tobytes()))
 
 
 def _fault(rest: bytes, offset: int, layout: Layout) -> ParseFault:
-    """What is wrong with the row that `rest` starts with, which the kernel refused."""
+    """Returns what is wrong with the row that `rest` starts with, which the kernel refused."""
 
     def fault(kind: FaultKind, text: bytes, field: int | None = None, num_fields: int | None = None) -> ParseFault:
         return ParseFault(
@@ -171,9 +171,9 @@ def _fault(rest: bytes, offset: int, layout: Layout) -> ParseFault:
 
 
 def _fields_of(line: bytes, delimiter: int) -> tuple[list[bytes], bool]:
-    """A line's fields without the blanks around them, and whether every quote that begins one ends.
+    """Returns a line's fields without the blanks around them, and whether every quote that begins a field is closed.
 
-    Where one does not, that field is the last and holds all that is left of the line.
+    If one is not, its field is the last and holds the rest of the line.
     """
     pads = bytes(byte for byte in b" \t" if byte != delimiter)
     end = re.escape(bytes([delimiter]))

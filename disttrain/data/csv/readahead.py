@@ -1,4 +1,4 @@
-"""Spans of a file as blocks of whole lines, read ahead in the background into buffers that are used again."""
+"""Reads spans of a file as blocks of whole lines, ahead of use and in the background, into reused buffers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from disttrain.threads import DaemonPool
 
 MAX_LINE_BYTES = 1 << 24  # a longer line is no row of numbers
 
-_HEADROOM = 1 << 16  # room before a block for the line that began in the one before it
+_HEADROOM = 1 << 16  # bytes before a block, for the start of a line that began in the previous block
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Whole lines in `buffer[start:stop]`, of which only a file's last may lack its line feed; `base` is the file's
-    offset of `buffer[0]`. The buffer is used again after the next block was asked for."""
+    """Whole lines in `buffer[start:stop]`; only a file's last line may lack its line feed.
+
+    `base` is the file's offset of `buffer[0]`. The buffer is reused once the next block is requested.
+    """
 
     buffer: npt.NDArray[np.uint8]
     start: int
@@ -35,7 +37,7 @@ class Block:
 
 @dataclass(frozen=True)
 class _Read:
-    """A part of a span that is on its way into `raw`, after the headroom."""
+    """A part of a span that is being read into `raw`, after the headroom."""
 
     done: Future[None]
     raw: bytearray
@@ -47,10 +49,11 @@ class _Read:
 def line_blocks(
     reader: Reader, spans: Iterable[tuple[int, int]], pool: DaemonPool, *, block_bytes: int, num_ahead: int = 1
 ) -> Iterator[Block]:
-    """The lines of each span of bytes `[start, stop)` in turn, in blocks of up to `block_bytes`; no other byte is read.
+    """Yields the lines of each span of bytes `[start, stop)` in turn, in blocks of up to `block_bytes`.
 
-    A span begins and ends where a line does; an empty one gives no block. `num_ahead` blocks are being read while one
-    is used. Raises what the reader raises; DataError for an endless line.
+    A span begins and ends where a line does; an empty one gives no block, and no byte outside the spans is read.
+    `num_ahead` blocks are being read while one is used. Raises what the reader raises; DataError for a line of more
+    than `MAX_LINE_BYTES`.
     """
     parts = ((offset, stop) for start, stop in spans for offset in range(start, stop, block_bytes))
     pending: deque[_Read] = deque()
@@ -92,7 +95,7 @@ def _read_into(reader: Reader, offset: int, target: memoryview) -> None:
 
 
 def _joined(tail: bytes, read: _Read, cut: int) -> Block:
-    """The lines up to `cut`, the first of which began with `tail`, in the buffer before."""
+    """Returns the lines up to `cut`; `tail` is the start of the first one, from the previous buffer."""
     if len(tail) <= _HEADROOM:
         start = _HEADROOM - len(tail)
         read.raw[start:_HEADROOM] = tail

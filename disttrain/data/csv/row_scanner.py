@@ -1,12 +1,12 @@
 """The compiled loops that find where rows start: at the first byte of a line that is not blank.
 
-Blank are a space, a tab and a carriage return, unless one of them is the delimiter: a line of delimiters alone is a row
-of empty fields.
+A space, a tab and a carriage return are blanks, unless one of them is the delimiter: a line of delimiters alone is a
+row of empty fields.
 
-Eight bytes are looked at in one 64-bit word, so that the compiler turns the loop into SIMD instructions (the tricks
-with carries: Warren, "Hacker's Delight", 6-1). A block in which a byte above 0x20 follows every line feed has as many
-rows as line feeds; only the other blocks (blank lines, lines that begin with blanks or with control characters) are
-walked byte by byte.
+Eight bytes are examined as one 64-bit word, so that the compiler turns the loop into SIMD instructions (for the tricks
+with carries, see Warren, "Hacker's Delight", 6-1). A block in which a byte above 0x20 follows every line feed has as
+many rows as line feeds. Only the other blocks (blank lines, lines that begin with blanks or with control characters)
+are scanned byte by byte.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ def _inlined(function: _F) -> _F:
 
 @_inlined
 def _block(words: Any, first: Any, stop: Any, at_start: Any) -> Any:
-    """Line feeds in `words[first:stop]`, and whether a byte up to 0x20 follows one (or `at_start`, before them)."""
+    """Returns the line feeds in `words[first:stop]`, and whether a byte up to 0x20 follows a line feed.
+
+    If `at_start`, the first byte counts as following one.
+    """
     counters = _U0
     suspicious = _U0
     previous = np.uint64(at_start) << _U63
@@ -64,7 +67,7 @@ def _is_blank(byte: Any, delimiter: Any) -> Any:
 
 @_inlined
 def _walk(buffer: Any, first: Any, stop: Any, delimiter: Any, at_start: Any) -> Any:
-    """(rows, line feeds, whether only blanks stand on the line so far) of `buffer[first:stop]`, byte by byte."""
+    """Returns (rows, line feeds, whether the last line is blank so far) of `buffer[first:stop]`, byte by byte."""
     rows = 0
     feeds = 0
     for i in range(first, stop):
@@ -79,10 +82,10 @@ def _walk(buffer: Any, first: Any, stop: Any, delimiter: Any, at_start: Any) -> 
 
 
 def _find_row(buffer: Any, start: Any, stop: Any, delimiter: Any, at_start: Any, skip: Any) -> Any:
-    """Where the row after `skip` others starts in `buffer[start:stop]`.
+    """Finds where the row after `skip` others starts in `buffer[start:stop]`.
 
-    `at_start`: whether only blanks stand before `start` on its line. Returns (position, or -1 if there are too few;
-    rows passed; line feeds passed; `at_start` for what follows).
+    `at_start`: whether the line that contains `start` has only blanks before it. Returns (position, or -1 if there are
+    too few rows; rows passed; line feeds passed; `at_start` for the bytes that follow).
     """
     rows = 0
     feeds = 0
@@ -100,7 +103,7 @@ def _find_row(buffer: Any, start: Any, stop: Any, delimiter: Any, at_start: Any,
 
 
 def _count_rows(buffer: Any, words: Any, num_bytes: Any, delimiter: Any, at_start: Any) -> Any:
-    """(rows that start in `buffer[:num_bytes]`, line feeds, `at_start` for what follows); `words` is `buffer`."""
+    """Returns (rows that start in `buffer[:num_bytes]`, line feeds, `at_start` after it); `words` views `buffer`."""
     rows = 0
     feeds = 0
     num_words = num_bytes // 8
@@ -121,7 +124,7 @@ def _count_rows(buffer: Any, words: Any, num_bytes: Any, delimiter: Any, at_star
 
 @functools.cache
 def count_rows() -> Callable[..., tuple[int, int, bool]]:
-    """The compiled `_count_rows`: (uint8 buffer, it as uint64, num_bytes, delimiter, at_start), without the GIL."""
+    """Returns `_count_rows` compiled without the GIL: (uint8 buffer, it as uint64, num_bytes, delimiter, at_start)."""
     word = types.int64
     arguments = (_bytes_type(), types.Array(types.uint64, 1, "C"), word, word, types.boolean)
     results = types.Tuple((word, word, types.boolean))  # type: ignore[no-untyped-call]
@@ -130,7 +133,7 @@ def count_rows() -> Callable[..., tuple[int, int, bool]]:
 
 @functools.cache
 def find_row() -> Callable[..., tuple[int, int, int, bool]]:
-    """The compiled `_find_row`: (uint8 buffer, start, stop, delimiter, at_start, skip), without the GIL."""
+    """Returns `_find_row` compiled without the GIL: (uint8 buffer, start, stop, delimiter, at_start, skip)."""
     word = types.int64
     arguments = (_bytes_type(), word, word, word, types.boolean, word)
     results = types.Tuple((word, word, word, types.boolean))  # type: ignore[no-untyped-call]

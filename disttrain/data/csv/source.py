@@ -1,4 +1,4 @@
-"""What is streamed: an open file with its header, its index and the columns chosen from it."""
+"""A source of rows: an open file with its header, its index and the columns chosen from it."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from disttrain.storage.open import check_unchanged, open_reader
 from disttrain.threads import DaemonPool
 
 INDEX_BLOCK_BYTES = CHUNK_BYTES + (64 << 10)
-MAX_LISTED = 50  # columns that a message names
-DELIMITERS = (";", "\t", "|", ",", " ")  # that are looked for where the one that was named is nowhere
+MAX_LISTED = 50  # most columns that a message names
+DELIMITERS = (";", "\t", "|", ",", " ")  # candidates to suggest if the given one does not occur
 
 
 @dataclass(frozen=True, eq=False)
 class OpenCsv:
-    """An open CSV with the columns chosen from it, before it is known where its rows are."""
+    """An open CSV with the columns chosen from it, before its rows are indexed."""
 
     reader: Reader
     header: Header
@@ -49,7 +49,7 @@ class OpenCsv:
         header: HeaderMode = "auto",
         delimiter: str = ",",
     ) -> OpenCsv:
-        """Open a path or URL and choose its columns; raises what `Source.open` raises, but for a file without rows."""
+        """Opens a path or URL and chooses its columns; raises what `Source.open` raises, except for a lack of rows."""
         reader = open_reader(url)
         try:
             found = read_header(reader, mode=header, delimiter=delimiter)
@@ -59,7 +59,10 @@ class OpenCsv:
             raise
 
     def indexed(self, index: Index, *, is_strict: bool = False) -> Source:
-        """The same with its index; DataError for a file without rows. `is_strict` is `Source.open`'s `strict`."""
+        """Returns the source with this index; DataError for a file without rows.
+
+        `is_strict` is `Source.open`'s `strict`.
+        """
         if index.num_rows == 0:
             raise DataError(f"{self.reader.info.url}: has a header line but no rows")
         layout = make_layout(self.header, self.feature_names + self.target_names)
@@ -69,7 +72,7 @@ class OpenCsv:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """An open CSV. A context manager; `close` may be called twice.
+    """An open CSV with its index and chosen columns; a context manager, whose `close` may be called twice.
 
     The rows' columns are `feature_names`, then `target_names`, whatever their order in the file.
     """
@@ -95,11 +98,11 @@ class Source:
         num_threads: int = 1,
         strict: bool = False,
     ) -> Source:
-        """Open a path or URL, choose its columns and load or make its index.
+        """Opens a path or URL, chooses its columns and loads or makes its index.
 
-        The default target is the last column; the default features are all columns with a name that are no target.
-        With `strict`, parsing a whole number that float32 rounds to another raises a DataError. Raises UsageError for a
-        file or column that is not there, DataError for a file without rows.
+        The default target is the last column; the default features are all other columns that have a name. With
+        `strict`, parsing a whole number that float32 rounds to another one raises a DataError. Raises UsageError for a
+        file or column that does not exist, DataError for a file without rows.
         """
         opened = OpenCsv.open(url, features=features, targets=targets, header=header, delimiter=delimiter)
         try:
@@ -189,11 +192,11 @@ class Source:
         keep_beside(cache_dir, self.info, self.header, name, content)
 
     def row_offset(self, row: int) -> int:
-        """The byte from which a row is parsed; the file's size for `row == num_rows`."""
+        """Returns the offset from which a row is parsed; the file's size for `row == num_rows`."""
         return self.index.locate(self.reader, row)
 
     def close(self) -> None:
-        """Close the file; a second call does nothing."""
+        """Closes the file; a second call does nothing."""
         self.reader.close()
 
     def __enter__(self) -> Source:
@@ -208,9 +211,9 @@ class Source:
 def choose_columns(
     header: Header, features: Sequence[str] | None, targets: Sequence[str] | None, *, where: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The feature and target columns: each once in the file, none chosen twice, at least one of each.
+    """Returns the feature and target columns: each once in the file, none chosen twice, at least one of each.
 
-    Columns without a name are no features by default: most are an index, or come of a delimiter at the line's end.
+    Columns without a name are not features by default: most are an index, or come from a delimiter at the line's end.
     """
     names = header.names
     if targets is None and not names[-1] and len(names) > 1:
@@ -243,7 +246,7 @@ def choose_columns(
 
 
 def remarks(header: Header, mode: HeaderMode, features: Sequence[str] | None, targets: Sequence[str]) -> list[str]:
-    """What a user should know of how a file's columns were taken, a sentence each."""
+    """Returns what a user should know about how a file's columns were interpreted, one sentence each."""
     found = []
     if not header.has_header and mode == "auto":
         found.append("No header: the first line was taken as a row; the columns are called 0, 1, …")
@@ -256,14 +259,14 @@ def remarks(header: Header, mode: HeaderMode, features: Sequence[str] | None, ta
 
 
 def make_layout(header: Header, columns: Sequence[str]) -> Layout:
-    """How a row's fields become the chosen columns, in the order in which they were chosen."""
-    place = {name: column for column, name in enumerate(columns)}
-    take = np.array([place.get(name, -1) for name in header.names], np.int32)
+    """Returns the layout that turns a row's fields into the chosen columns, in the order in which they were chosen."""
+    column_of = {name: column for column, name in enumerate(columns)}
+    take = np.array([column_of.get(name, -1) for name in header.names], np.int32)
     return Layout(len(header.names), take, len(columns), ord(header.delimiter))
 
 
 def listed(names: Sequence[str], most: int = MAX_LISTED) -> str:
-    """`a, b, c`; of more than `most` the first ones, and how many more there are."""
+    """Returns `a, b, c`; if there are more than `most`, the first ones and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
@@ -274,7 +277,7 @@ def _close_name(name: str, names: Sequence[str]) -> str:
 
 
 def _other_delimiter(header: Header) -> str:
-    """What to do where a line's one field looks like several that something else delimits."""
+    """Returns what to do if the only field of a line looks like several with another delimiter, else an empty text."""
     if len(header.names) > 1:
         return ""
     (name,) = header.names

@@ -1,4 +1,4 @@
-"""The index against a plain reading of the same bytes: every row, every line, whatever the parts it was counted in."""
+"""The index compared with a plain reading of the same bytes: every row and line, however the file is split up."""
 
 import os
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What the parser promises: exact values, located faults, the same rows however the bytes are cut."""
+"""What the parser promises: exact values, located faults, the same rows however the bytes are split."""
 
 import threading
 from fractions import Fraction
@@ -16,7 +16,7 @@ def layout(take: list[int], delimiter: str = ",") -> Layout:
 
 
 def parse(data: bytes, take: list[int], *, delimiter: str = ",", room: int | None = None) -> np.ndarray:
-    """All rows of some bytes, with nothing but unreadable bytes around them."""
+    """Parses all rows of some bytes, which are surrounded by unreadable bytes."""
     buffer = np.frombuffer(b'"9' + data + b'9"' * 40, np.uint8)
     out = np.full((data.count(b"\n") + 1 if room is None else room, max(take) + 1), 7, np.float32)
     num_rows, position, _ = parse_rows(buffer, 2, 2 + len(data), layout(take, delimiter), out)
@@ -34,7 +34,7 @@ def expected(texts: list[str]) -> list[str]:
 
 
 def assert_exact(texts: list[str]) -> None:
-    """Each text alone at the end of the bytes (the reader for short remains) and amid others (the quick reader)."""
+    """Checks each text alone at the end of the bytes (the reader for short remains) and among others (the fast one)."""
     filler = b"0.5\n" * 20
     column = "".join(text + "\n" for text in texts).encode()
     assert bits(parse(column + filler, [0])[: len(texts)]) == expected(texts)
@@ -145,7 +145,7 @@ def test_texts_at_and_beside_the_middle_of_two_float32s_are_exact(pattern: int, 
 @given(st.integers(0x00800000, 0x7F000000), st.integers(-2, 2))
 @settings(max_examples=300, deadline=None)
 def test_texts_that_round_twice_are_rounded_twice(pattern: int, offset: int) -> None:
-    """Texts at the middle of two doubles that lie at or beside the middle of two float32s."""
+    """The texts are halfway between two doubles that are at or next to the middle of two float32s."""
     ulp = Fraction(2) ** ((pattern >> 23) - 150)
     middle = Fraction(float(np.uint32(pattern).view(np.float32))) + ulp / 2
     assert_exact(nudged(decimal_text(middle + (Fraction(2 * offset + 1, 2)) * ulp / 2**29)))
@@ -209,7 +209,7 @@ def test_edges_are_exact() -> None:
 
 
 def test_many_unsettled_numbers_are_settled_in_their_own_rows() -> None:
-    """More numbers than one call keeps for Python, each at the middle of two float32s, among plain columns."""
+    """More numbers halfway between two float32s than one call leaves to Python, among plain columns."""
     middles = [decimal_text(Fraction(2 * number + 1, 2**48) + 1) + "00000001" * (number % 2) for number in range(900)]
     data = "".join(f"{number},{text},{text},-{number}\n" for number, text in enumerate(middles)).encode()
     rows = parse(data, [0, 1, 2, 3])
