@@ -14,7 +14,7 @@ _HOME = {"batches": "disttrain.data.batches", "num_batches": "disttrain.data.bat
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name at its first use, so that importing the package costs nothing."""
+    """Imports a public name at its first use, so that importing the package costs nothing."""
     if name not in _HOME:
         raise AttributeError(f"module 'disttrain' has no attribute '{name}'")
     import importlib

@@ -68,7 +68,7 @@ def byte_at(_typing: Any, address: Any) -> Any:
 
 @_intrinsic
 def pair_at(_typing: Any, address: Any) -> Any:
-    """The two bytes at an address, as an int64."""
+    """Loads the two bytes at an address, as an int64."""
 
     def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         return builder.zext(_load(builder, args[0], 16), ir.IntType(64))
@@ -78,7 +78,7 @@ def pair_at(_typing: Any, address: Any) -> Any:
 
 @_intrinsic
 def word_at(_typing: Any, address: Any) -> Any:
-    """The eight bytes at an address, as a uint64."""
+    """Loads the eight bytes at an address, as a uint64."""
 
     def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         return _load(builder, args[0], 64)
@@ -103,7 +103,7 @@ def prefetch(_typing: Any, address: Any) -> Any:
 
 @_intrinsic
 def trailing_zeros(_typing: Any, word: Any) -> Any:
-    """How many of a uint64's lowest bits are zero."""
+    """Counts the lowest bits of a uint64 that are zero."""
 
     def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))  # 64 for no bit at all

@@ -34,7 +34,7 @@ class EpochPlan:
     num_replicas: int = 1
 
     def of_epoch(self, epoch: int, start_step: int = 0) -> EpochPlan:
-        """The plan of another epoch, counted from 1."""
+        """Returns the plan of another epoch, counted from 1."""
         return replace(self, order=replace(self.order, epoch=epoch), start_step=start_step)
 
     @property
@@ -53,7 +53,7 @@ class EpochPlan:
         return min(self.superbatch_steps, self.sharding.num_full_steps)
 
     def packs(self) -> Iterator[tuple[int, int]]:
-        """(first step, number of steps) of each superbatch.
+        """Yields (first step, number of steps) of each superbatch.
 
         The same on every rank: full steps are packed; the step in which any shard of the file is short stands alone.
         Wherever it starts, superbatches end where those from step 0 on do.
@@ -72,28 +72,28 @@ class EpochPlan:
         return first_step % self.superbatch_steps if first_step < self.sharding.num_full_steps else 0
 
     def rows_of_shards(self, step: int) -> list[int]:
-        """How many rows each of the held shards gives to a step."""
+        """Returns how many rows each of the held shards gives to a step."""
         return [len(self.sharding.shard_step(shard, step)) for shard in self.shards]
 
     def rows_of_replicas(self, step: int) -> tuple[int, ...]:
-        """How many rows of a step each of this worker's replicas gets: those of its part of the worker's shards."""
+        """Returns how many rows of a step each of this worker's replicas gets: those of its part of the held shards."""
         held = (shards_of_rank(len(self.shards), self.num_replicas, replica) for replica in range(self.num_replicas))
         return tuple(self.sharding.rows_of((self.shards[number] for number in numbers), step) for numbers in held)
 
     def rows_left(self, shard: int) -> Range:
-        """A shard's rows from `start_step` on, as they are counted in the epoch's order."""
+        """Returns a shard's rows from `start_step` on, as they are counted in the epoch's order."""
         return Range(self.sharding.shard_step(shard, self.start_step).start, self.sharding.shard(shard).stop)
 
     def windows(
         self, shard: int, block_bounds: npt.NDArray[np.int64], num_columns: int, first_row: int
     ) -> Iterator[Window]:
-        """The windows of a shuffled shard, from the one on that holds row `first_row` of the shard."""
+        """Yields the windows of a shuffled shard, beginning with the one that holds row `first_row` of the shard."""
         num_shards = self.sharding.num_shards
         num_blocks = window_blocks(block_bounds, num_shards, num_columns)
         return shard_windows(self.order, block_bounds, num_shards, shard, num_blocks, first_row)
 
     def max_window_rows(self, block_bounds: npt.NDArray[np.int64], num_columns: int) -> int:
-        """Rows of the longest window at most."""
+        """Returns the most rows that a window can have."""
         num_blocks = window_blocks(block_bounds, self.sharding.num_shards, num_columns)
         return min(num_blocks * int(np.diff(block_bounds).max()), len(self.sharding.shard(0)))
 

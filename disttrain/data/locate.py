@@ -12,7 +12,7 @@ MOST_NAMED = 3  # values that are not finite
 
 
 def step_rows(source: RowSource, plan: EpochPlan, step: int) -> Int64s:
-    """The numbers of the rows that a worker gives to a step of an epoch, int64 [rows], in the batch's order."""
+    """Returns the numbers of the rows that a worker gives to a step, int64 [rows], in the batch's order."""
     return np.concatenate([_shard_rows(source, plan, shard, step) for shard in plan.shards] or [np.zeros(0, np.int64)])
 
 
@@ -33,7 +33,7 @@ def _shard_rows(source: RowSource, plan: EpochPlan, shard: int, step: int) -> In
 
 
 def describe_batch(source: RowSource, plan: EpochPlan, step: int, batch: Floats) -> str:
-    """In words: the lines of the file that a step's `batch`, float32 [rows, columns], is made of.
+    """Describes the lines of the file that a step's `batch`, float32 [rows, columns], consists of.
 
     Names the values in it that are not finite, each with its line and column.
     """
@@ -51,7 +51,7 @@ def describe_batch(source: RowSource, plan: EpochPlan, step: int, batch: Floats)
 
 
 def _line_ranges(source: RowSource, plan: EpochPlan, numbers: Int64s) -> str:
-    """`lines 2 to 251 and 1002 to 1251`, or from the first to the last where rows were drawn from many places."""
+    """Gives `lines 2 to 251 and 1002 to 1251`, or the first and last line where rows come from all over the file."""
     ordered = np.sort(numbers)
     breaks = np.flatnonzero(np.diff(ordered) > 1)
     if len(breaks) >= MOST_NAMED:

@@ -84,22 +84,22 @@ class RowSource(Protocol):
     def rows(
         self, ranges: Iterable[Range], readers: DaemonPool, *, block_bytes: int | None = None, num_ahead: int = 1
     ) -> Rows:
-        """The rows of some ranges, one range after another, read ahead by `readers` in blocks of `block_bytes`."""
+        """Returns the rows of some ranges in turn, read ahead by `readers` in blocks of `block_bytes`."""
 
     def line_of(self, row: int) -> int:
-        """The line of its file, from 1, on which a row stands."""
+        """Returns the line of its file, from 1, on which a row stands."""
 
     def check_unchanged(self) -> None:
         """Raises FileChanged if a file is no longer as it was when it was opened."""
 
     def targets_only(self) -> RowSource:
-        """The same rows with the targets as their only columns."""
+        """Returns the same rows with the targets as their only columns."""
 
     def how_read(self) -> Mapping[str, Any]:
-        """What else the parsed rows depend on, as JSON holds it: the format's own part of a cached entry's identity."""
+        """Tells what else the parsed rows depend on, as JSON: the format's own part of a cached entry's identity."""
 
     def load_finding(self, cache_dir: Path, name: str) -> bytes | None:
-        """What was kept of these very files under a name, or None."""
+        """Returns what was kept of these very files under a name, or None."""
 
     def keep_finding(self, cache_dir: Path, name: str, content: bytes) -> None:
         """Keeps what was found out about the files, with their index."""

@@ -46,7 +46,7 @@ class Sharding:
         return len(self.shard(self.num_shards - 1)) // self.batch_size
 
     def shard(self, shard: int) -> Range:
-        """The rows of one shard."""
+        """Returns the rows of one shard."""
         return shard_range(self.num_rows, self.num_shards, shard)
 
     def shard_step(self, shard: int, step: int) -> Range:
@@ -56,7 +56,7 @@ class Sharding:
         return Range(start, min(start + self.batch_size, rows.stop))
 
     def rows_of(self, shards: Iterable[int], step: int) -> int:
-        """How many rows these shards together give to a step."""
+        """Returns how many rows these shards together give to a step."""
         return sum(len(self.shard_step(shard, step)) for shard in shards)
 
     def rows_in_step(self, step: int) -> int:

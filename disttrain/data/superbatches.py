@@ -101,7 +101,7 @@ class Superbatches:
         return self._handover.get()
 
     def close(self) -> None:
-        """Stop at once and let go of what was made ahead; a second call does nothing."""
+        """Stops at once and drops what was made ahead; a second call does nothing."""
         self._handover.close()
         self._readers.close()
         self._parsers.close()
@@ -178,7 +178,7 @@ class Superbatches:
         )
 
     def _join(self, shards: list[Rows], counts: list[int], num_steps: int) -> Floats:
-        """The rows of some steps, float32 `[num_steps, rows_per_step, columns]`: in each, one shard after the other."""
+        """Joins the shards' rows of some steps, one shard after the other: `[num_steps, rows_per_step, columns]`."""
         if len(counts) == 1:
             return shards[0].take(num_steps * counts[0]).reshape(num_steps, counts[0], self._source.num_columns)
         data = np.empty((num_steps, sum(counts), self._source.num_columns), np.float32)
@@ -246,7 +246,7 @@ class Feed:
     def stream(
         self, epoch: int = 1, start_step: int = 0, copy: Callable[[Superbatch], Any] | None = None
     ) -> Superbatches:
-        """The superbatches from a step of an epoch on, read and copied ahead; its threads stop when it is left."""
+        """Streams the superbatches from a step of an epoch on, read and copied ahead, in a `with` statement."""
         plan = self.plan.of_epoch(epoch, start_step)
         return superbatches(self.source, plan, cache=self.cache, copy=copy, num_threads=self.num_threads)
 

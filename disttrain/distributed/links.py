@@ -206,7 +206,7 @@ class Link:
         return came
 
     def close(self) -> None:
-        """A second call does nothing."""
+        """Closes the connection; a second call does nothing."""
         if self._lines is not None:
             self._waiter.drop(self._lines.socket)
             self._lines.close()

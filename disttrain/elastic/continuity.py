@@ -35,13 +35,13 @@ class Continuity(Protocol):
         """How the world before this one ended, if there was one."""
 
     def settle(self, own: RunDefaults, backend: Backend) -> RunDefaults:
-        """The run's defaults: `own`, or those that its first world settled; a collective."""
+        """Returns the run's defaults: `own`, or those that its first world settled. A collective."""
 
     def stop_signals(self, stack: ExitStack, on_asked: Callable[[str], None], *, catches: bool) -> StopSignals:
-        """The signals that ask the run to stop; where it `catches` them for itself, until `stack` is closed."""
+        """Returns the signals that ask the run to stop; with `catches` they are caught until `stack` is closed."""
 
     def leave_or_regroup(self, backend: Backend) -> None:
-        """Called by all workers where some were asked to stop: those end, and others may go on in another world."""
+        """Ends the workers that were asked to stop; others may go on in another world. A collective."""
 
 
 class FixedRun:
@@ -54,18 +54,18 @@ class FixedRun:
     change: Change | None = None
 
     def settle(self, own: RunDefaults, backend: Backend) -> RunDefaults:
-        """`own`."""
+        """Returns `own`."""
         return own
 
     def stop_signals(self, stack: ExitStack, on_asked: Callable[[str], None], *, catches: bool) -> StopSignals:
-        """Signals that only ask if the run writes checkpoints; `on_asked` tells the user."""
+        """Returns signals that only ask if the run writes checkpoints; `on_asked` tells the user."""
         stop = StopSignals(on_asked)
         if catches:
             stack.enter_context(stop)
         return stop
 
     def leave_or_regroup(self, backend: Backend) -> None:
-        """All workers end."""
+        """Does nothing: all workers end."""
 
 
 class ElasticRun:
@@ -91,7 +91,7 @@ class ElasticRun:
         return self._commits.change
 
     def settle(self, own: RunDefaults, backend: Backend) -> RunDefaults:
-        """Those of the last commit's run; without a commit, those that the leader of the first world had."""
+        """Returns those of the last commit's run or, without a commit, those of the leader of the first world."""
         if self._commits.last is not None:
             record = RunRecord.of(self._commits.last)
             return RunDefaults(str(record.output), record.num_shards or own.num_shards)
@@ -99,7 +99,7 @@ class ElasticRun:
         return self._commits.defaults
 
     def stop_signals(self, stack: ExitStack, on_asked: Callable[[str], None], *, catches: bool) -> StopSignals:
-        """Those that are caught from the run's start to its end."""
+        """Returns those that are caught from the run's start to its end."""
         return self._stop
 
     def leave_or_regroup(self, backend: Backend) -> None:

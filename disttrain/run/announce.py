@@ -26,7 +26,7 @@ MAX_COLUMNS_SHOWN = 8
 def announce_start(
     context: RunContext, data: str, source: Source, sharding: Sharding, position: Position | None
 ) -> None:
-    """What the run trains on, with whom, and where it goes on from, if it does not begin."""
+    """Says what the run trains on, with which workers, and from which position it goes on, if it does."""
     console, config = context.console, context.config
     for remark in remarks(source.header, config.header, config.features, source.target_names):
         console.print(remark)
@@ -38,7 +38,7 @@ def announce_start(
 
 
 def _announce_world(console: Console, backend: Backend, sharding: Sharding) -> None:
-    """The workers, and what they do in a step."""
+    """Says how many workers there are, and what they do in a step."""
     world = backend.world
     workers = f"{world.size} workers" if world.size > 1 else "1 worker"
     if world.num_devices > 1:
@@ -55,7 +55,7 @@ def _announce_world(console: Console, backend: Backend, sharding: Sharding) -> N
 def announce_change(
     context: RunContext, change: Change, position: Position | None, reporters: Sequence[Reporter]
 ) -> None:
-    """Why there is another world than before, to the user and to all reporters."""
+    """Tells the user and all reporters why the world is another than before."""
     size = context.backend.world.size
     context.console.print(change.news(size, position))
     at = position or Position(1, 0)
@@ -64,14 +64,14 @@ def announce_change(
 
 
 def announce_stopping(console: Console, signal_name: str) -> None:
-    """That a signal was heard."""
+    """Says that a signal was heard."""
     console.print(f"{signal_name}: stopping at the end of this superstep, with a checkpoint; Ctrl-C ends at once")
 
 
 def announce_result(
     console: Console, results: Sequence[EpochResult], constant: Constant | None, model_path: Path
 ) -> None:
-    """What the run came to, and where the model is."""
+    """Says what losses and metrics the run reached, and where the model is."""
     rate = sum(result.rows for result in results) / sum(result.seconds for result in results)
     beside = f" (a constant's: {show_number(constant.loss)})" if constant is not None else ""
     values: Mapping[str, Value] = results[-1].values
@@ -81,7 +81,7 @@ def announce_result(
 
 
 def kind_of_replicas(world: World) -> str:
-    """What shards are given to."""
+    """Returns what a message calls those that shards are given to."""
     return "devices" if world.num_devices > 1 else "workers"
 
 

@@ -40,7 +40,7 @@ class RunContext:
 def open_context(
     config: TrainConfig, environ: Mapping[str, str], backend: Backend, continuity: Continuity, stack: ExitStack
 ) -> RunContext:
-    """What a run in this world shares; `environ` is the process's as it was given."""
+    """Opens the console and returns what a run shares; `environ` is the environment as the process was given it."""
     plain = False if launched_rank(environ) is not None else None  # mpirun gives rank 0 a terminal of its own
     console = open_console(is_quiet=not backend.world.is_leader, is_terminal=plain)
     return RunContext(config, backend, continuity, config.cache_dir or default_cache_dir(environ), console, stack)

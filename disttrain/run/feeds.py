@@ -16,7 +16,7 @@ from disttrain.threads import num_cores
 
 
 def open_feed(context: RunContext, source: RowSource, num_shards: int, order: EpochOrder) -> Feed:
-    """What feeds this worker with the rows of its shards, in this order."""
+    """Plans the epochs of this worker's shards, in this order, and opens its cache."""
     config, world = context.config, context.backend.world
     most_held = len(shards_of_rank(num_shards, world.size, 0))
     steps = steps_per_superbatch(
@@ -56,7 +56,7 @@ def _open_cache(context: RunContext, source: RowSource, num_shards: int, order: 
 
 
 def machine_rows(world: World, num_rows: int, num_shards: int) -> Range:
-    """The rows of all shards that the workers of this machine hold, whose ranks follow each other."""
+    """Returns the rows of all shards that the workers of this machine hold, whose ranks follow each other."""
     first = world.rank - world.local_rank
     last = min(first + world.local_size, world.size) - 1
     shards = range(

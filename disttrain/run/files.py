@@ -32,7 +32,7 @@ class Files:
         self._backend = context.backend
 
     def training_data(self) -> str:
-        """The file to train on; the sample, made by one worker a machine, where none is named."""
+        """Returns the file to train on; if none is named, the sample, which one worker of each machine makes."""
         if self._context.config.data is not None:
             return self._context.config.data
         is_maker = self._backend.world.local_rank == 0

@@ -20,7 +20,7 @@ from disttrain.training.state import describe_variables
 def record_of(
     config: TrainConfig, training: Feed, validation: RowSource | None, model: keras.Model, paths: RunPaths
 ) -> RunRecord:
-    """What a checkpoint tells of this run."""
+    """Returns what a checkpoint tells of this run."""
     source, sharding = training.source, training.sharding
     return RunRecord(
         data=_fingerprints(source),
@@ -47,7 +47,7 @@ def record_of(
 
 
 def new_learning_rate(config: TrainConfig, num_shards: int, resumed: RunRecord | None) -> float | None:
-    """The learning rate that was asked for, if it is another than the resumed run began with.
+    """Returns the learning rate that was asked for if it differs from the one that the resumed run began with.
 
     Where a schedule warms up to it, the model has that schedule already.
     """
@@ -66,7 +66,7 @@ def check_keep_best(config: TrainConfig, metrics: Sequence[str]) -> None:
 
 
 def metric_names(model: keras.Model, *, scalars: bool = False) -> list[str]:
-    """What a built model's metrics are called, the loss apart; where wanted only those of one number."""
+    """Returns the names of a built model's metrics, without the loss; with `scalars` only those of one number."""
     results = model.get_metrics_result()
     return [name for name, value in results.items() if name != "loss" and not (scalars and np.ndim(value))]
 

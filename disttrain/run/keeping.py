@@ -25,7 +25,7 @@ from disttrain.training.reports import Reporter
 
 
 def open_directory(context: RunContext, opened: Opened) -> RunDirectory | None:
-    """The run's directory, with its configuration in it; None but on the leader."""
+    """Makes the run's directory and writes its configuration, on the leader; returns None on all other workers."""
     config, world = context.config, context.backend.world
     if not world.is_leader:
         return None
@@ -42,7 +42,7 @@ def open_directory(context: RunContext, opened: Opened) -> RunDirectory | None:
 
 
 def open_checkpointing(context: RunContext, opened: Opened) -> Checkpointing:
-    """This worker's part in keeping the run; on the leader the checkpoints that are of no use any more go."""
+    """Makes this worker's part in checkpointing; the leader removes checkpoints that are of no use any more."""
     config, checkpoint, paths, writer = context.config, opened.checkpoint, opened.paths, None
     every = Every.parse(config.checkpoint_every)
     say_stopping = partial(announce_stopping, context.console)
@@ -61,7 +61,7 @@ def open_checkpointing(context: RunContext, opened: Opened) -> Checkpointing:
 def open_reporters(
     context: RunContext, opened: Opened, directory: RunDirectory | None, sharding: Sharding
 ) -> list[Reporter]:
-    """What hears of the training: nothing but on the leader."""
+    """Opens what reports the training: the leader's reporters, none on other workers."""
     if directory is None:
         return []
     earlier = Contents.of(opened.checkpoint).progress.results if opened.checkpoint is not None else ()

@@ -52,7 +52,7 @@ def open_run(context: RunContext) -> Opened:
 
 
 def _hold(context: RunContext, paths: RunPaths) -> None:
-    """On the leader: lets no other run into the directories that this one writes to."""
+    """Locks, on the leader, the directories that this run writes to."""
     config = context.config
     if not context.backend.world.is_leader:
         return
@@ -64,7 +64,7 @@ def _hold(context: RunContext, paths: RunPaths) -> None:
 
 
 def _find_checkpoint(context: RunContext, named: RunPaths) -> tuple[RunPaths, Checkpoint | None]:
-    """Where to go on from: all workers get what it tells, and the leader its numbers too."""
+    """Finds the checkpoint to go on from; all workers get its record, and only the leader gets its arrays."""
     backend = context.backend
     if context.continuity.last_commit is not None:
         return replace(named, resume_from=None), context.continuity.last_commit

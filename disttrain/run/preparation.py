@@ -41,7 +41,7 @@ def prepare(context: RunContext, opened: Opened) -> Prepared:
 
 
 def _last_layer(context: RunContext, source: RowSource) -> Head:
-    """The dense network's last layer; where its loss takes labels, the file's are looked at."""
+    """Chooses the dense network's last layer; if its loss takes labels, those of the file are looked at."""
     backend, loss, num_targets = context.backend, context.config.loss, len(source.target_names)
     if context.config.model is not None:
         return Head(num_targets)

@@ -30,7 +30,7 @@ class RunPaths:
 
     @classmethod
     def of(cls, config: TrainConfig, default_output: Path) -> RunPaths:
-        """The paths that the options name; `--resume RUN` alone goes on in that run's own directory."""
+        """Takes the paths from the options; `--resume RUN` alone goes on in that run's own directory."""
         named = None if config.resume in ("auto", "never") else config.resume.rstrip("/")
         output, path = config.output, local_path(named) if named is not None else None
         if path is not None and (path / CHECKPOINTS).is_dir():
@@ -43,7 +43,7 @@ class RunPaths:
 def find_checkpoint(
     paths: RunPaths, config: TrainConfig, say: Callable[[str], None]
 ) -> tuple[RunPaths, Checkpoint | None]:
-    """The checkpoint to go on from, None to start anew, and the paths of the run that goes on.
+    """Finds the checkpoint to go on from, None to start anew, and the paths of the run that goes on.
 
     These are its own alone where a run that began from a checkpoint elsewhere has checkpoints already: it goes on from
     those. Whatever is passed over is said, with the reason.
@@ -76,7 +76,7 @@ def find_checkpoint(
 
 
 def _load(path: str, config: TrainConfig, say: Callable[[str], None]) -> Checkpoint:
-    """The checkpoint of this path or URL, or the newest of a directory."""
+    """Loads the checkpoint of this path or URL, or the newest of a directory."""
     directory, _, name = path.rpartition("/")
     is_one = position_of(name) is not None
     with CheckpointStore((directory or ".") if is_one else path, keep=config.keep) as store:
@@ -98,7 +98,7 @@ def _is_same(one: str, other: str) -> bool:
 
 
 def how_to_go_on(paths: RunPaths, config: TrainConfig) -> str:
-    """What goes on with a run that was stopped, for its last line."""
+    """Tells how to go on with a run that was stopped, for its last line."""
     if config.output is not None:
         how = "the same command again"
     elif config.checkpoint_dir is not None:
@@ -109,7 +109,7 @@ def how_to_go_on(paths: RunPaths, config: TrainConfig) -> str:
 
 
 def best_by(config: TrainConfig) -> tuple[str, BestMode] | None:
-    """The monitored value by which the best checkpoint stays, and which is best."""
+    """Returns the name of the value by which the best checkpoint is kept, and whether the best is the min or max."""
     if config.keep_best is None:
         return ("val_loss", "min") if config.validation_data else None
     name, _, mode = config.keep_best.partition(":")
@@ -117,7 +117,7 @@ def best_by(config: TrainConfig) -> tuple[str, BestMode] | None:
 
 
 def show_position(position: Position) -> str:
-    """`epoch 3, step 1,200`."""
+    """Formats a position: `epoch 3, step 1,200`."""
     return f"epoch {position.epoch}, step {position.step:,}"
 
 
@@ -140,7 +140,7 @@ def check_same_run(paths: RunPaths, checkpoint: Checkpoint, now: RunRecord) -> N
 
 
 def is_finished(paths: RunPaths, checkpoint: Checkpoint, epochs: int) -> bool:
-    """Whether a run that would go on has nothing left to do: its last epoch is done and its model is there."""
+    """Tells whether a run has nothing left to do: its last epoch is done and its model is there."""
     if paths.resume_from is not None or not Contents.of(checkpoint).progress.is_done(epochs):
         return False
     model, history = paths.output / MODEL, paths.output / HISTORY

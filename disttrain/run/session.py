@@ -40,7 +40,7 @@ def train(context: RunContext) -> None:
 
 
 def _is_finished(context: RunContext, opened: Opened, record: RunRecord) -> bool:
-    """Whether the run of a checkpoint, which must be this one, has nothing left to do."""
+    """Tells whether the run of a checkpoint, which must be this one, has nothing left to do."""
     backend, checkpoint = context.backend, opened.checkpoint
     if checkpoint is None:
         return False
@@ -85,7 +85,7 @@ def _write_last_checkpoint(assembled: Assembled) -> None:
 
 
 def _finish(context: RunContext, results: list[EpochResult], prepared: Prepared, assembled: Assembled) -> None:
-    """On the leader: writes the model and says what it came to."""
+    """Writes the model, on the leader, and says what losses and metrics the run reached."""
     if assembled.directory is None:
         return
     with activity("writing the model"):

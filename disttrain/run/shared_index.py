@@ -23,7 +23,7 @@ from disttrain.threads import num_cores
 
 
 def shared_index(backend: Backend, reader: Reader, header: Header, cache_dir: Path) -> Index:
-    """The kept index where every worker has it, else a new one; a collective. One worker a machine keeps it.
+    """Loads the index if every worker has it, else makes it together, and one worker a machine keeps it. A collective.
 
     Raises:
         DataError: if the workers see files of different sizes under the one name.

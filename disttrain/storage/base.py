@@ -64,7 +64,7 @@ class Directory(Protocol):
     """What a directory of files must offer, local or in a store: each file is written whole or not at all."""
 
     def names(self) -> list[str]:
-        """The names of all files; none where there is no directory."""
+        """Returns the names of all files; none if the directory does not exist."""
 
     def put(self, name: str, write: Callable[[BinaryIO], None]) -> None:
         """Writes a file whole or not at all."""

@@ -128,7 +128,7 @@ class LocalReader:
             filled += count
 
     def close(self) -> None:
-        """Close the file; a second call does nothing."""
+        """Closes the file; a second call does nothing."""
         self._file.close()
 
     def __enter__(self) -> LocalReader:
@@ -141,7 +141,7 @@ class LocalReader:
 
 
 def local_info(url: str, path: Path) -> FileInfo:
-    """Size and fingerprint of a file; UsageError where it is none that can be read."""
+    """Returns size and fingerprint of a file; raises UsageError if it cannot be read."""
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -166,7 +166,7 @@ class LocalDirectory:
         self._to_clean = file_names
 
     def names(self) -> list[str]:
-        """The names of all files; none where there is no directory."""
+        """Returns the names of all files; none if the directory does not exist."""
         try:
             return os.listdir(self._path)
         except FileNotFoundError:

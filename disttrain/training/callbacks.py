@@ -58,6 +58,6 @@ class Listening:
 
     @classmethod
     def of(cls, callbacks: CallbackList, backend: Backend) -> Listening:
-        """A collective."""
+        """Finds out for all workers; a collective."""
         own = (bool(callbacks.callbacks), has_own(callbacks, "on_batch_end", "on_train_batch_end"))
         return cls(*(any(flags) for flags in zip(*backend.gather(own), strict=True)))

@@ -271,11 +271,11 @@ class Engine:
         )
 
     def summed_totals(self) -> Sums:
-        """The metrics' sums so far, over all workers; a collective."""
+        """Sums the metrics' sums so far over all workers; a collective."""
         return [self._backend.sum(total) for total in self.totals.sums]
 
     def metric_values(self) -> dict[str, Value]:
-        """The metrics' values so far, over all workers; a collective."""
+        """Returns the metrics' values so far, over all workers; a collective."""
         return self.totals.values_of(self.summed_totals())
 
     def average_state(self) -> None:

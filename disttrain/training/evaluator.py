@@ -41,7 +41,7 @@ class Evaluator:
             self._engine.compile(shape, training=False, rows_of_replicas=self._feed.plan.rows_of_replicas(0))
 
     def evaluate(self, is_stopping: Callable[[], bool] = lambda: False) -> dict[str, Value] | None:
-        """The loss and the metrics over all rows, the same on every worker; a collective.
+        """Computes loss and metrics over all rows, the same on every worker; a collective.
 
         Args:
             is_stopping: asked at each superbatch whether this worker is to stop.
@@ -76,7 +76,7 @@ class Evaluator:
         return values
 
     def _loss(self, superbatch: Superbatch) -> float:
-        """The sum of the losses of a superbatch's rows."""
+        """Returns the sum of the losses of a superbatch's rows."""
         if not superbatch.data.shape[1]:
             return 0.0
         with refusals_located(self._feed.source, self._feed.plan, superbatch, self._engine.model):
@@ -86,7 +86,7 @@ class Evaluator:
         return loss
 
     def _values(self, loss_sum: float, num_rows: int, is_stopping: bool) -> dict[str, Value] | None:
-        """What so many rows, of all workers, came to; None on all of them where any is to stop."""
+        """Returns the values over so many rows of all workers; None on all of them if any is to stop."""
         summed = self._backend.sum(np.array([loss_sum, float(is_stopping)]))
         if summed[1]:
             return None

@@ -62,7 +62,7 @@ class Reporter(Protocol):
     """Hears of a training's events; only the leader has reporters."""
 
     def report(self, event: Event) -> None:
-        """Called for each event, in order; others are passed over."""
+        """Hears of each event, in order, and may ignore it."""
 
     def close(self) -> None:
         """Lets go of what it shows or writes to; safe to call twice."""

@@ -45,7 +45,7 @@ class Snapshots:
         self._say = say
 
     def take(self, position: Position, progress: RunProgress) -> Checkpoint:
-        """The training as it is now, which is at this position; without arrays on workers that have no use for them."""
+        """Captures the training, which is at this position; workers that have no use for the arrays get none."""
         state = capture_state(self._engine, self._backend, wanted=self._checkpointing.wants_state)
         callbacks, arrays = capture_callbacks(self._callbacks)
         if self._checkpointing.every_worker_keeps:  # the leader has callbacks that the others have not

@@ -85,7 +85,7 @@ class Trainer:
     def run(
         self, epochs: int, resumed: Checkpoint | None = None, *, learning_rate: float | None = None
     ) -> list[EpochResult]:
-        """All epochs' results, the same on every worker; fewer than `epochs` where a callback stops the training.
+        """Trains all epochs and returns their results, the same on every worker.
 
         Callbacks see each superbatch as one batch that begins with its first step and ends with its last, as with
         Keras's own `steps_per_execution`. One that sets `model.stop_training`, on whatever worker, ends the epoch there
@@ -190,7 +190,7 @@ class Trainer:
     def _train_on(
         self, superbatch: Superbatch, current: EpochProgress
     ) -> Iterator[tuple[Superstep, npt.NDArray[np.int64]]]:
-        """Each superstep on a superbatch, with the rows of its steps' global batches."""
+        """Yields each superstep on a superbatch, with the rows of its steps' global batches."""
         supersteps = self._engine.train(superbatch.on_devices, votes=self._checkpointing.votes)
         if current.batch is None:
             current.batch = current.steps
@@ -216,7 +216,7 @@ class Trainer:
         self._agree_to_stop()
 
     def _agree_to_stop(self) -> None:
-        """Where callbacks of any worker asked for the end of the training, it ends on all."""
+        """Ends the training on all workers if callbacks of any of them asked for it."""
         if self._told.anything:
             model = self._engine.model
             asked = self._backend.sum(np.array([float(model.stop_training)]))
@@ -236,7 +236,7 @@ class Trainer:
             reporter.report(event)
 
     def _seconds(self) -> float:
-        """How long the current epoch has been trained, by this process and earlier ones."""
+        """Returns how long the current epoch has been trained, by this process and earlier ones."""
         return self._seconds_before + time.perf_counter() - self._begun_s
 
     def _act_on_votes(self, decision: Decision) -> None:

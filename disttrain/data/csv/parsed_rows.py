@@ -49,7 +49,7 @@ class ParsedRows:
             self._left -= count
 
     def take(self, num_rows: int) -> Floats:
-        """The next rows in an array of their own."""
+        """Returns the next rows in a new array."""
         out = np.empty((num_rows, self._source.num_columns), np.float32)
         self.fill(out)
         return out

@@ -160,11 +160,11 @@ class Source:
     def rows(
         self, ranges: Iterable[Range], readers: DaemonPool, *, block_bytes: int | None = None, num_ahead: int = 1
     ) -> ParsedRows:
-        """The rows of some ranges, parsed as they are asked for."""
+        """Returns the rows of some ranges, which are parsed as they are asked for."""
         return ParsedRows(self, ranges, readers, block_bytes=block_bytes or self.block_bytes, num_ahead=num_ahead)
 
     def line_of(self, row: int) -> int:
-        """The physical line, from 1, on which a row stands."""
+        """Returns the physical line, from 1, of a row."""
         return self.index.line_number(self.reader, self.row_offset(row))
 
     def check_unchanged(self) -> None:
@@ -172,11 +172,11 @@ class Source:
         check_unchanged(self.info)
 
     def targets_only(self) -> Source:
-        """The same rows with the targets as their only columns."""
+        """Returns the same rows with the targets as their only columns."""
         return replace(self, feature_names=(), layout=make_layout(self.header, self.target_names))
 
     def how_read(self) -> Mapping[str, Any]:
-        """Where rows begin, what delimits them, and which field becomes which column."""
+        """Tells where rows begin, what delimits fields, and which field becomes which column."""
         return {
             "rows_start": self.header.rows_start,
             "delimiter": self.header.delimiter,
@@ -184,7 +184,7 @@ class Source:
         }
 
     def load_finding(self, cache_dir: Path, name: str) -> bytes | None:
-        """What was kept of this very file under a name, or None."""
+        """Returns what was kept of this very file under a name, or None."""
         return load_beside(cache_dir, self.info, self.header, name)
 
     def keep_finding(self, cache_dir: Path, name: str, content: bytes) -> None:
