@@ -9,7 +9,8 @@ from rich.console import Console
 
 from disttrain.checkpoints.commits import Change
 from disttrain.checkpoints.file import Position
-from disttrain.data.csv.source import Source, listed, remarks
+from disttrain.data.csv.columns import listed, remarks
+from disttrain.data.csv.source import Source
 from disttrain.data.sharding import Sharding
 from disttrain.distributed.backend import Backend, World
 from disttrain.run.console import show_number, show_rate, show_values

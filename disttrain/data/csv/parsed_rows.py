@@ -4,29 +4,56 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
 from disttrain.data.csv.digit_scanner import find_losses
-from disttrain.data.csv.parser import ParseFault, parse_rows
+from disttrain.data.csv.header import Header
+from disttrain.data.csv.index import Index
+from disttrain.data.csv.parser import Layout, ParseFault, parse_rows
 from disttrain.data.csv.readahead import Block, line_blocks
-from disttrain.data.digit_losses import DigitLoss
+from disttrain.data.digit_losses import DigitLoss, DigitLosses
 from disttrain.data.ranges import Range
 from disttrain.data.row_source import Floats
 from disttrain.errors import DataError, FileChanged
+from disttrain.storage.base import Reader
 from disttrain.storage.open import check_unchanged
 from disttrain.threads import DaemonPool
 
-if TYPE_CHECKING:
-    from disttrain.data.csv.source import Source
+
+class OpenRows(Protocol):
+    """What parsing rows needs of an open CSV."""
+
+    @property
+    def reader(self) -> Reader:
+        """Reads its bytes."""
+
+    @property
+    def header(self) -> Header:
+        """Names and delimiter."""
+
+    @property
+    def index(self) -> Index:
+        """Where rows begin."""
+
+    @property
+    def layout(self) -> Layout:
+        """How fields become columns."""
+
+    @property
+    def digit_losses(self) -> DigitLosses:
+        """Takes up the numbers that lose digits."""
+
+    def row_offset(self, row: int) -> int:
+        """Returns the byte from which a row is parsed."""
 
 
 class ParsedRows:
     """The rows of some ranges of a file, one range after another, parsed from its bytes."""
 
     def __init__(
-        self, source: Source, ranges: Iterable[Range], readers: DaemonPool, *, block_bytes: int, num_ahead: int = 1
+        self, source: OpenRows, ranges: Iterable[Range], readers: DaemonPool, *, block_bytes: int, num_ahead: int = 1
     ) -> None:
         self._source = source
         self._ranges = (rows for rows in ranges if len(rows))
@@ -50,7 +77,7 @@ class ParsedRows:
 
     def take(self, num_rows: int) -> Floats:
         """Returns the next rows in a new array."""
-        out = np.empty((num_rows, self._source.num_columns), np.float32)
+        out = np.empty((num_rows, self._source.layout.num_columns), np.float32)
         self.fill(out)
         return out
 
@@ -102,9 +129,9 @@ class ParsedRows:
 
     def _located(self, fault: ParseFault, base: int) -> DataError:
         source = self._source
-        check_unchanged(source.info)
+        check_unchanged(source.reader.info)
         line = source.index.line_number(source.reader, base + fault.offset)
-        return DataError(f"{source.url}, line {line}: {fault.describe(source.header.names)}")
+        return DataError(f"{source.reader.info.url}, line {line}: {fault.describe(source.header.names)}")
 
     def _note_losses(self, block: Block, begin: int) -> None:
         """Notes, for each column, a number that lost digits in this part of the block; DataError if `is_strict`."""
@@ -115,12 +142,13 @@ class ParsedRows:
             line = source.index.line_number(source.reader, block.base + first)
             loss = DigitLoss(source.header.names[field], line, block.buffer[first:stop].tobytes().decode())
             if source.digit_losses.is_strict:
-                raise DataError(loss.describe(source.url))
+                raise DataError(loss.describe(source.reader.info.url))
             source.digit_losses.note(loss)
             self._looks_at = np.where(np.arange(len(self._looks_at)) == field, np.int32(-1), self._looks_at)
 
     def _changed(self, how: str) -> FileChanged:
+        rows, url = self._rows, self._source.reader.info.url
         return FileChanged(
-            f"{self._source.url}: the rows {self._rows.start} to {self._rows.stop} are {how} than when it was indexed; "
+            f"{url}: the rows {rows.start} to {rows.stop} are {how} than when it was indexed; "
             "run again when nothing writes to the file"
         )

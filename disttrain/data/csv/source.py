@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
+from disttrain.data.csv.columns import choose_columns, make_layout
 from disttrain.data.csv.header import Header, HeaderMode, read_header
 from disttrain.data.csv.index import CHUNK_BYTES, Index, index_file, keep_beside, load_beside
 from disttrain.data.csv.parsed_rows import ParsedRows
@@ -20,14 +17,12 @@ from disttrain.data.digit_losses import DigitLosses
 from disttrain.data.ranges import Range
 from disttrain.data.row_source import Int64s
 from disttrain.data.shuffle import block_bounds
-from disttrain.errors import DataError, UsageError
+from disttrain.errors import DataError
 from disttrain.storage.base import FileInfo, Reader
 from disttrain.storage.open import check_unchanged, open_reader
 from disttrain.threads import DaemonPool
 
 INDEX_BLOCK_BYTES = CHUNK_BYTES + (64 << 10)
-MAX_LISTED = 50  # most columns that a message names
-DELIMITERS = (";", "\t", "|", ",", " ")  # candidates to suggest if the given one does not occur
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,84 +201,3 @@ class Source:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def choose_columns(
-    header: Header, features: Sequence[str] | None, targets: Sequence[str] | None, *, where: str
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Returns the feature and target columns: each once in the file, none chosen twice, at least one of each.
-
-    Columns without a name are not features by default: most are an index, or come from a delimiter at the line's end.
-    """
-    names = header.names
-    if targets is None and not names[-1] and len(names) > 1:
-        raise UsageError(
-            f"{where}: the last column has no name, as where each line ends in '{header.delimiter}'; "
-            "name the target with --targets"
-        )
-    chosen_targets = tuple(targets) if targets is not None else names[-1:]
-    others = [name for name in names if name and name not in chosen_targets]
-    chosen_features = tuple(features) if features is not None else tuple(others)
-    chosen = chosen_features + chosen_targets
-    counts = Counter(names)
-    for name in chosen:
-        if not counts[name]:
-            hint = _close_name(name, names) or _other_delimiter(header)
-            raise UsageError(f"{where}: has no column '{name}'; its columns are {listed(names)}{hint}")
-        if counts[name] > 1:
-            raise DataError(
-                f"{where}, line {header.line}: column '{name}' is named more than once; choose others with --features "
-                "and --targets, or give each its own name"
-            )
-    if repeated := [name for name, count in Counter(chosen).items() if count > 1]:
-        raise UsageError(f"{where}: column '{repeated[0]}' is chosen twice; a column is one feature or one target")
-    if not chosen_features or not chosen_targets:
-        missing = "target" if chosen_features else "feature"
-        raise UsageError(
-            f"{where}: no {missing} column is left; its columns are {listed(names)}{_other_delimiter(header)}"
-        )
-    return chosen_features, chosen_targets
-
-
-def remarks(header: Header, mode: HeaderMode, features: Sequence[str] | None, targets: Sequence[str]) -> list[str]:
-    """Returns what a user should know about how a file's columns were interpreted, one sentence each."""
-    found = []
-    if not header.has_header and mode == "auto":
-        found.append("No header: the first line was taken as a row; the columns are called 0, 1, …")
-    unnamed = [str(column + 1) for column, name in enumerate(header.names) if not name]
-    if unnamed and not features and "" not in targets:
-        index = " (an index, as pandas writes it?)" if not header.names[0] else ""
-        number = f"Column {unnamed[0]} has" if len(unnamed) == 1 else f"Columns {listed(unnamed)} have"
-        found.append(f"{number} no name{index}: left out")
-    return found
-
-
-def make_layout(header: Header, columns: Sequence[str]) -> Layout:
-    """Returns the layout that turns a row's fields into the chosen columns, in the order in which they were chosen."""
-    column_of = {name: column for column, name in enumerate(columns)}
-    take = np.array([column_of.get(name, -1) for name in header.names], np.int32)
-    return Layout(len(header.names), take, len(columns), ord(header.delimiter))
-
-
-def listed(names: Sequence[str], most: int = MAX_LISTED) -> str:
-    """Returns `a, b, c`; if there are more than `most`, the first ones and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
-def _close_name(name: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
-
-
-def _other_delimiter(header: Header) -> str:
-    """Returns what to do if the only field of a line looks like several with another delimiter, else an empty text."""
-    if len(header.names) > 1:
-        return ""
-    (name,) = header.names
-    found = max(DELIMITERS, key=name.count)
-    return f"; if '{_typed(found)}' delimits the fields, add --delimiter '{_typed(found)}'" if found in name else ""
-
-
-def _typed(delimiter: str) -> str:
-    return "\\t" if delimiter == "\t" else delimiter
