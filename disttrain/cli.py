@@ -114,7 +114,7 @@ def _say(error: DisttrainError, rank: int | None) -> None:
     lines = str(error).splitlines()
     if "--overwrite" in str(error) and "KUBERNETES_SERVICE_HOST" in os.environ:
         lines.append(
-            "in a pod, which may be made again, --overwrite would start anew each time: take another DISTTRAIN_RUN"
+            "in a pod, which may be created again, --overwrite would start over each time: choose another DISTTRAIN_RUN"
         )
     for line in lines:
         print(f"disttrain:{where} {line}", file=sys.stderr)

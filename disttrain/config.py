@@ -192,8 +192,9 @@ class TrainConfig(Settings):
     )
     resume: Location = option(
         "checkpoints",
-        "auto: go on from the newest checkpoint in the output directory, if there is one; never: start anew; else go "
-        "on from this path or URL of a run's directory, of its checkpoints' directory or of one checkpoint",
+        "auto: go on from the newest checkpoint in the output directory, if there is one; never: start from the "
+        "beginning; else go on from this path or URL of a run's directory, of its checkpoints' directory or of one "
+        "checkpoint",
         "auto",
     )
 
@@ -209,7 +210,7 @@ class TrainConfig(Settings):
     @classmethod
     def _delimiter_is_one_plain_byte(cls, value: str) -> str:
         if len(value) != 1 or not value.isascii() or value.isalnum() or value in "\"'\n\r+-.":
-            raise ValueError("must be one ASCII character that no number holds, such as ',' ';' '|' or a tab")
+            raise ValueError("must be one ASCII character that does not occur in numbers, such as ',' ';' '|' or a tab")
         return value
 
     @field_validator("checkpoint_every")
@@ -234,20 +235,20 @@ class TrainConfig(Settings):
     @model_validator(mode="after")
     def _limit_is_of_a_cache(self) -> TrainConfig:
         if self.cache_limit is not None and self.cache is None:
-            raise ValueError("cache_limit is the limit of a cache: name its directory with --cache")
+            raise ValueError("cache_limit needs a cache: name its directory with --cache")
         return self
 
     @model_validator(mode="after")
     def _warmup_is_of_scaling(self) -> TrainConfig:
         if self.warmup_epochs and not self.scale_lr:
-            raise ValueError("warmup_epochs is how a scaled learning rate is reached: add --scale-lr")
+            raise ValueError("warmup_epochs only applies to a scaled learning rate: add --scale-lr")
         return self
 
     @model_validator(mode="after")
     def _compression_is_of_gradients(self) -> TrainConfig:
         if self.compression != "none" and self.sync_every > 1:
             raise ValueError(
-                "compression is of gradients; with sync_every weights are sent, which need their precision"
+                "compression applies to gradients; with sync_every, weights are sent, which need their precision"
             )
         return self
 

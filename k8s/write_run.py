@@ -103,7 +103,7 @@ def check(overlay: str, components: Sequence[str], store: str, environ: Mapping[
     pods, gpus = sizes(overlay, components, environ)
     if not least <= pods * gpus <= (most or pods * gpus):
         allowed = f"{least or 1} to {most or 'any number of'} workers"
-        sys.exit(f"k8s: {' and '.join(LIMITS)} allow {allowed}, but {pods} pods of {gpus} begin with {pods * gpus}")
+        sys.exit(f"k8s: {' and '.join(LIMITS)} allow {allowed}, but {pods} pods with {gpus} each start {pods * gpus}")
 
 
 def sizes(overlay: str, components: Sequence[str], environ: Mapping[str, str]) -> tuple[int, int]:

@@ -28,7 +28,7 @@ read_arguments() { # sets $dry_run, $training and DISTTRAIN_...; takes the optio
       --dry-run) dry_run=1 && shift && continue ;;
     esac
     [[ -n $1 && -n ${variables[$1]:-} && $usage == *"  $1 "* ]] ||
-      fail "unknown argument '$1' (what is for disttrain goes after --); see --help"
+      fail "unknown argument '$1' (arguments for disttrain go after --); see --help"
     [ -n "${2:-}" ] || fail "$1 needs a value; see --help"
     case $1 in -H | --hostfile) unset DISTTRAIN_HOSTS DISTTRAIN_HOSTS_FILE ;; esac
     printf -v "DISTTRAIN_${variables[$1]}" %s "$2"

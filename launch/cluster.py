@@ -39,7 +39,7 @@ def main() -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--meet", help="a folder or URL that all machines see; AWS Batch needs it")
-    parser.add_argument("--wait", type=float, default=900, help="seconds for the other machines to come [900]")
+    parser.add_argument("--wait", type=float, default=900, help="seconds to wait for the other machines [900]")
     parser.add_argument("--dry-run", action="store_true", help="print the command, and do not run it")
     words = sys.argv[1:]
     given = words.index("--") if "--" in words else len(words)
@@ -120,7 +120,7 @@ def of_batch(environ: Mapping[str, str], meet: str, wait_s: float) -> tuple[list
         if not missing:
             return [store.cat_file(f"{place}/{node}").decode() for node in range(num_nodes)], index
         if time.monotonic() > deadline:
-            raise OSError(f"node {missing[0]} of {num_nodes} has not come to {place} in {wait_s:g} s")
+            raise OSError(f"node {missing[0]} of {num_nodes} has not written its address to {place} in {wait_s:g} s")
         time.sleep(PAUSE_S)
 
 

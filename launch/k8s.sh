@@ -26,7 +26,7 @@ run() { if [ -n "$dry_run" ]; then printf -v line '%q ' "$@" && echo "${line% }"
 case ${1:-} in -h | --help) echo "$usage" && exit ;; esac
 step=${1:-} dry_run=''
 if [ "${2:-}" = --dry-run ]; then dry_run=1 && set -- "$step" "${@:3}"; fi
-[ "${2:---}" = -- ] || fail "unknown argument '$2' (what is for disttrain goes after --); see --help"
+[ "${2:---}" = -- ] || fail "unknown argument '$2' (arguments for disttrain go after --); see --help"
 name=${DISTTRAIN_RUN:-1} && folder=k8s/runs/$name && cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [[ $name =~ ^[a-z0-9]([-a-z0-9]{0,28}[a-z0-9])?$ ]] || fail "DISTTRAIN_RUN must be of a-z, 0-9 and -, not '$name'"
 about() { sed -n "s/^# $1: //p" "$folder/run/kustomization.yaml"; } # what k8s/write_run.py noted there
@@ -43,7 +43,7 @@ case $step in
     errors=$(mktemp) && trap 'rm -f "$errors"' EXIT
     run "${kubectl[@]}" apply --kustomize "$folder/run" 2>"$errors" || {
       ! grep -q 'field is immutable' "$errors" ||
-        fail "run $name is there with other settings: launch/k8s.sh delete removes it, or name another in DISTTRAIN_RUN"
+        fail "run $name already exists with other settings: launch/k8s.sh delete removes it, or name another in DISTTRAIN_RUN"
       cat "$errors" >&2 && exit 1
     }
     cat "$errors" >&2 ;;

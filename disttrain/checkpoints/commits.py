@@ -37,7 +37,7 @@ class Change:
             num_lost = self.num_before - num_workers
             return f"Lost {num_lost} workers" if num_lost > 1 else "Lost a worker"
         if num_workers == self.num_before:
-            return "Hosts came or went"
+            return "The hosts changed"
         num_moved = abs(num_workers - self.num_before)
         who = f"{num_moved} workers" if num_moved > 1 else "A worker"
         return f"{who} {'joined' if num_workers > self.num_before else 'left'}"

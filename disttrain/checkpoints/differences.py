@@ -10,7 +10,7 @@ from typing import Any
 
 from disttrain.errors import CheckpointError
 
-ANEW = "start anew with --overwrite"
+ANEW = "start over with --overwrite"
 MOST_WEIGHTS = 5  # at most so many of the variables that differ are shown
 
 
@@ -26,7 +26,7 @@ class Difference:
 
 def refuse(where: str, found: Sequence[Difference]) -> CheckpointError:
     """Returns the error that shows, for each difference, the checkpoint `where` and this run under each other."""
-    lines = [f"{where} is of another run:"]
+    lines = [f"{where} belongs to another run:"]
     for difference in found:
         lines += [
             f"  {difference.name}",

@@ -37,7 +37,7 @@ _END_TEXT = "disttrain checkpoint format {} tail {:015d} about {:015d}+{:015d} s
 _END = re.compile(rb"disttrain checkpoint format (\d+) tail (\d{15}) about (\d{15})\+(\d{15}) sha256 ([0-9a-f]{64})\Z")
 _ANY_END = re.compile(rb"disttrain checkpoint format (\d+) ")
 _DIGEST_CHARS = 64
-_FOREIGN = "has its digests, but not what disttrain writes ({})"
+_FOREIGN = "has correct digests, but not the content that disttrain writes ({})"
 _FILE_NAME = re.compile(r"epoch-(\d{5,})-step-(\d{9,})\.ckpt")
 
 
@@ -117,7 +117,7 @@ def read_checkpoint(source: Readable | bytes, where: str) -> Checkpoint:
         content = _read_content(stream)
         marker = content["marker"]
         if hashlib.sha256(stream.read(0, marker["stop"])).hexdigest() != marker["sha256"]:
-            raise stream.damaged("its first bytes do not have their digest")
+            raise stream.damaged("the digest of its first bytes does not match")
         arrays = {entry["name"]: _read_array(stream, entry) for entry in content["arrays"]}
         position = Position(int(content["position"]["epoch"]), int(content["position"]["step"]))
         return Checkpoint(position, dict(content["about"]), arrays)
@@ -276,7 +276,7 @@ def _read_content(stream: _Source) -> dict[str, Any]:
     tail_start, about_start, length = (int(number) for number in match.groups()[1:4])
     tail = stream.read(tail_start, stream.size_bytes)
     if hashlib.sha256(tail[:-_DIGEST_CHARS]).hexdigest().encode() != match[5]:
-        raise stream.damaged("about.json, or the zip's directory behind it, does not have its digest")
+        raise stream.damaged("the digest of about.json and the zip's directory does not match")
     content: dict[str, Any] = json.loads(tail[about_start - tail_start :][:length])
     return content
 
@@ -295,5 +295,5 @@ def _read_array(stream: _Source, entry: Mapping[str, Any]) -> npt.NDArray[Any]:
         position += len(chunk)
     digest.update(stream.read(position, entry["stop"]))
     if digest.hexdigest() != entry["sha256"]:
-        raise stream.damaged(f"array {entry['name']} does not have its digest")
+        raise stream.damaged(f"the digest of array {entry['name']} does not match")
     return array

@@ -90,7 +90,7 @@ class CheckpointStore:
             self._prune(name)
         except (DisttrainError, OSError) as error:
             if not self._has_warned:
-                _log.warning("old checkpoints stay: %s", error)
+                _log.warning("old checkpoints were not removed: %s", error)
             self._has_warned = True
         return self.url_of(name)
 
@@ -106,9 +106,11 @@ class CheckpointStore:
             try:
                 return self.load(name)
             except NewerFormat as error:
-                raise NewerFormat(f"{error}, or name another place") from error
+                raise NewerFormat(f"{error}, or name another directory") from error
             except (FileChanged, StorageError) as error:
-                raise StorageError(f"{error}; if it stays so, remove it to go on from the one before") from error
+                raise StorageError(
+                    f"{error}; if it keeps failing, remove it to go on from the checkpoint before it"
+                ) from error
             except CheckpointError as error:
                 reason = str(error).removeprefix(f"{self.url_of(name)}: ")
             except UsageError:

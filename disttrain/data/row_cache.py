@@ -268,7 +268,7 @@ def open_cache(
             if not os.access(directory, os.W_OK):
                 raise UsageError(f"--cache {directory}: cannot be written: {reason}; name another directory") from error
     if cache is None and warns:
-        _log.warning("going on without the cache %s for %s: %s", directory, source.url, reason)
+        _log.warning("not using the cache in %s for %s: %s", directory, source.url, reason)
     return cache
 
 

@@ -47,7 +47,7 @@ def open_multiworker(options: BackendOptions) -> MultiworkerBackend:
     rank_and_size = cluster_rank_and_size(os.environ)
     if rank_and_size is None:
         raise UsageError(
-            "--backend multiworker needs TF_CONFIG with this worker's place, such as "
+            "--backend multiworker needs TF_CONFIG with the cluster and this worker's task, such as "
             '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
         )
     rank, size = rank_and_size

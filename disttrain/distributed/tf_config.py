@@ -52,7 +52,7 @@ def _await(waiter: Waiter, addresses: Sequence[str], token: str, deadline_s: flo
     with closing(Server(waiter, _listen(addresses[0]), token)) as server:
         while missing := [address for rank, address in enumerate(addresses) if rank and rank not in server.ranks]:
             if monotonic() > deadline_s:
-                raise HungError(f"TF_CONFIG: within {timeout_s:.0f} s nobody came from {', '.join(missing)}")
+                raise HungError(f"TF_CONFIG: within {timeout_s:.0f} s no worker connected from {', '.join(missing)}")
             server.poll(monotonic() + POLL_S)
         server.leave(GO)
 
@@ -90,8 +90,8 @@ def _come(waiter: Waiter, leader: str, rank: int, token: str, deadline_s: float,
                     return
         number += 1
         time.sleep(RETRY_S)
-    what = "waits for others still" if came else "does not answer"
-    raise HungError(f"TF_CONFIG: after {timeout_s:.0f} s the first worker, {leader}, {what}")
+    what = "still waits for other workers" if came else "does not answer"
+    raise HungError(f"TF_CONFIG: after {timeout_s:.0f} s the leader, {leader}, {what}")
 
 
 def _resolved(host: str, port: int) -> list[Address]:

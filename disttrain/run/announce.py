@@ -74,7 +74,7 @@ def announce_result(
 ) -> None:
     """Says what losses and metrics the run reached, and where the model is."""
     rate = sum(result.rows for result in results) / sum(result.seconds for result in results)
-    beside = f" (a constant's: {show_number(constant.loss)})" if constant is not None else ""
+    beside = f" (best constant answer: {show_number(constant.loss)})" if constant is not None else ""
     values: Mapping[str, Value] = results[-1].values
     loss, *others = (show_values({name: value}) for name, value in values.items())
     console.print(f"Done: {' · '.join([loss + beside, *others, show_rate(rate)])}")

@@ -123,7 +123,7 @@ class ConsoleProgress:
         if self._skipped_in != event.epoch:
             self._skipped_in = event.epoch
             self._console.print(
-                f"epoch {event.epoch}: a loss or gradient is not finite, its update is left out (before step "
+                f"epoch {event.epoch}: an update is left out, as its loss or gradient is not finite (before step "
                 f"{event.step:,})"
             )
 

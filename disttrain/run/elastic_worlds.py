@@ -41,7 +41,7 @@ def train_elastic(config: TrainConfig, environ: Mapping[str, str], options: Back
             backend.gather,
             config.timeout,
             on_hang=lambda verdict: abandon(),
-            consequence="the run goes on from its last commit without whoever cannot",
+            consequence="the run goes on from its last commit with the workers that still can",
         )
         watch.enter_context(watchdog)
         try:

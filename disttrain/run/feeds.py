@@ -50,7 +50,7 @@ def _open_cache(context: RunContext, source: RowSource, num_shards: int, order: 
         there = sum(len(rows) for rows, is_there in cache.split(planned) if is_there)
         context.console.print(
             f"Cache {cache.path}: {show_bytes(len(planned) * source.num_columns * 4)} for {len(planned):,} rows, "
-            f"of which {there:,} are there"
+            f"of which {there:,} are cached"
         )
     return cache
 

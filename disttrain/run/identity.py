@@ -62,7 +62,7 @@ def check_keep_best(config: TrainConfig, metrics: Sequence[str]) -> None:
     names = ["loss", *metrics]
     names += [f"val_{name}" for name in names] if config.validation_data else []
     if monitored is not None and monitored[0] not in names:
-        raise UsageError(f"--keep-best {monitored[0]}: there is no such number; there are {', '.join(names)}")
+        raise UsageError(f"--keep-best {monitored[0]}: there is no such value; the values are {', '.join(names)}")
 
 
 def metric_names(model: keras.Model, *, scalars: bool = False) -> list[str]:

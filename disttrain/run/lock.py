@@ -178,7 +178,7 @@ class RunLock:
 
     def _refused(self, holder: Holder) -> UsageError:
         return UsageError(
-            f"{self.url}: another run is at work there ({holder}); wait for it, end it, or name another directory"
+            f"{self.url}: is in use by another run ({holder}); wait for it, end it, or name another directory"
         )
 
     @contextlib.contextmanager
@@ -216,7 +216,7 @@ class RunLock:
                 return
 
     def _end(self, holder: Holder) -> None:
-        message = f"disttrain: {self.url}: was taken over by {holder}, as this run gave no sign; it ends"
+        message = f"disttrain: {self.url}: was taken over by {holder}, as this run gave no sign of life; this run ends"
         with contextlib.suppress(OSError):
             os.write(2, message.encode() + b"\n")
         end_at_once(UsageError.exit_code)

@@ -83,5 +83,5 @@ def _check_shards(context: RunContext, opened: Opened) -> None:
         raise UsageError(f"--num-shards {num_shards} leaves some of the {world.num_replicas} {kind} without a shard")
     if source.num_rows < num_shards:
         raise DataError(
-            f"{source.url}: cannot give each of {num_shards} shards a row, having {source.num_rows}; use fewer workers"
+            f"{source.url}: expected a row for each of {num_shards} shards, found {source.num_rows}; use fewer workers"
         )

@@ -17,7 +17,7 @@ from disttrain.run.directory import CHECKPOINTS, HISTORY, MODEL
 from disttrain.storage.local import local_path
 from disttrain.training.checkpointing import Contents
 
-FOREIGN = "is whole, but not of a run of disttrain's ({}); --overwrite starts anew"
+FOREIGN = "is whole, but not from a disttrain run ({}); --overwrite starts over"
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ def find_checkpoint(
         holds_some = bool(store.names())
         if holds_some and starts_anew:
             raise UsageError(
-                f"{paths.checkpoints}: holds checkpoints of an earlier run; name another place or add --overwrite"
+                f"{paths.checkpoints}: holds checkpoints of an earlier run; name another directory or add --overwrite"
             )
         if holds_some or (elsewhere is None and config.resume != "auto"):
             found = _newest(store, say)
             if elsewhere is not None and RunRecord.of(found).resumed_from != redacted(config.resume):
                 raise UsageError(
                     f"{paths.checkpoints}: holds checkpoints of a run that did not begin from {config.resume}; "
-                    "name another place, or go on with that run without --resume"
+                    "name another directory, or go on with that run without --resume"
                 )
             return replace(paths, resume_from=None), found
     return paths, None if elsewhere is None else _load(elsewhere, config, say)
@@ -86,7 +86,7 @@ def _load(path: str, config: TrainConfig, say: Callable[[str], None]) -> Checkpo
 def _newest(store: CheckpointStore, say: Callable[[str], None]) -> Checkpoint:
     found = store.newest(lambda name, reason: say(f"Passed over checkpoint {name}: {reason}"))
     if found is None:
-        raise UsageError(f"{store.url}: has no checkpoint that can be taken; --overwrite starts anew")
+        raise UsageError(f"{store.url}: has no usable checkpoint; --overwrite starts over")
     return found
 
 

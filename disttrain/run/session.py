@@ -30,7 +30,7 @@ def train(context: RunContext) -> None:
     prepared = prepare(context, opened)
     record = record_of(context.config, prepared.training, opened.validation, prepared.engine.model, opened.paths)
     if _is_finished(context, opened, record):
-        context.console.print(f"{opened.paths.output}: trained already; --epochs adds epochs, --overwrite starts anew")
+        context.console.print(f"{opened.paths.output}: already trained; --epochs adds epochs, --overwrite starts over")
         return
     assembled = assemble(context, opened, prepared, record)
     _compile(context, opened, prepared, assembled)

@@ -62,5 +62,5 @@ def _lost_peer_named(backend: Backend, watchdog: Watchdog) -> Iterator[None]:
         if backend.lost_peer(error):
             if missed := watchdog.missed():
                 raise HungError(missed) from error
-            raise PeerError("another worker ended; what it said stands above, if it could say anything") from error
+            raise PeerError("another worker ended; its error message, if any, is above") from error
         raise

@@ -96,7 +96,7 @@ def _create(path: Path, part: Path) -> BinaryIO:
     except OSError as error:
         if error.errno in FULL:
             raise
-        raise UsageError(f"{path}: cannot be written: {error.strerror}; name a place that is writable") from error
+        raise UsageError(f"{path}: cannot be written: {error.strerror}; name a path that is writable") from error
 
 
 class LocalReader:

@@ -60,6 +60,6 @@ def _check_outputs(model: keras.Model, predictions: Any, num_targets: int) -> No
     width = int(np.prod(predictions.shape[1:]))
     if compares_outputs_elementwise(model.loss) and width != num_targets:
         raise UsageError(
-            f"the model gives {width} numbers a row, to be compared with {num_targets}: let its last layer have a unit "
-            "for each target, or name others with --targets"
+            f"the model gives {width} numbers a row, expected {num_targets}, one for each target: give its last layer "
+            "as many units, or choose other targets with --targets"
         )

@@ -80,7 +80,7 @@ def restore_callbacks(
             messages.append(f"{key[0]}: is in the checkpoint, but not among this run's callbacks")
     for key, callback in now.items():
         if key not in then and _capture(0, callback, {})["state"]:
-            messages.append(f"{key[0]}: is not in the checkpoint, so it begins anew")
+            messages.append(f"{key[0]}: is not in the checkpoint, so it starts over")
     return messages
 
 
@@ -109,15 +109,15 @@ def _restore(callback: Callback, entry: Mapping[str, Any], arrays: Mapping[str, 
     name = _name(callback)
     monitor = getattr(callback, "monitor", None)
     if entry["own"] != isinstance(callback, Stateful):
-        return [f"{name}: has get_state and set_state only on one side, so it begins anew"]
+        return [f"{name}: has get_state and set_state only in the checkpoint or only in this run, so it starts over"]
     if entry["monitor"] is not None and entry["monitor"] != monitor:
-        return [f"{name}: watched {entry['monitor']} in the checkpoint, {monitor} in this run, so it begins anew"]
+        return [f"{name}: watched {entry['monitor']} in the checkpoint, {monitor} in this run, so it starts over"]
     state = {attribute: _decode(value, arrays) for attribute, value in entry["state"].items()}
     if isinstance(callback, Stateful):
         callback.set_state(state)
     else:
         vars(callback).update(state)
-    return [f"{name}.{what}: is not kept in checkpoints, so it begins anew; {REMEDY}" for what in entry["left_out"]]
+    return [f"{name}.{what}: is not kept in checkpoints, so it starts over; {REMEDY}" for what in entry["left_out"]]
 
 
 def _name(callback: Callback) -> str:

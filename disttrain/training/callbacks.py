@@ -33,7 +33,7 @@ def build_callbacks(target: str | None, world: World, model: keras.Model, epochs
         raise UsageError(f"--callbacks {target}: returned {callbacks!r}, expected a list of keras.callbacks.Callback")
     if any(isinstance(item, keras.callbacks.BackupAndRestore) for item in callbacks):
         raise UsageError(
-            f"--callbacks {target}: BackupAndRestore would restore weights alone, and not where a run stands; leave it "
+            f"--callbacks {target}: BackupAndRestore would restore only weights, not the position in the run; leave it "
             "out: disttrain writes checkpoints and goes on from them by itself (--checkpoint-every, --resume)"
         )
     mine = [item for item in callbacks if world.is_leader or not isinstance(item, WRITERS)]

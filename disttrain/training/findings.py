@@ -21,7 +21,7 @@ from disttrain.training.constant import Constant, TargetSample, best_constant, k
 MAX_ROWS_LOOKED_AT = 1024  # of one batch: the layers' outputs for these are checked
 MAX_WEIGHTS = 1 << 16  # of one variable: compared to find out whether any changed
 SAME = 1e-6  # relative difference of two epochs' losses up to which nothing was learned
-REMEDY = "scale the columns to some -1 to 1, lower --learning-rate, or try another --seed"
+REMEDY = "scale the columns to about -1 to 1, lower --learning-rate, or try another --seed"
 
 
 def open_findings(
@@ -156,7 +156,7 @@ class Findings:
         constant = self.constant
         is_below = constant is not None and loss < constant.loss
         if self._loss_before is not None and not is_below and abs(loss - self._loss_before) <= SAME * abs(loss):
-            self._tell(f"The loss of epoch {epoch}, {loss:.6g}, is that of the epoch before; {REMEDY}", "same")
+            self._tell(f"The loss of epoch {epoch}, {loss:.6g}, is the same as in the epoch before; {REMEDY}", "same")
         self._loss_before = loss
         if constant is not None and loss > constant.loss:
             self._tell(

@@ -61,7 +61,7 @@ def head_of(loss: str, num_targets: int, num_classes: int = 0) -> Head:
     name = _full_name(loss)
     labels, activation = _LOSSES.get(name, ("numbers", "linear"))
     if name in _NOT_OF_ROWS:
-        raise UsageError(f"--loss {loss}: compares no columns of numbers; give a model of your own with --model")
+        raise UsageError(f"--loss {loss}: does not compare columns of numbers; give a model of your own with --model")
     if labels == "one-hot" and num_targets < 2:
         raise UsageError(
             f"--loss {loss}: takes a target column for each class; for one column of class numbers (0, 1, …) use "

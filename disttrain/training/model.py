@@ -111,8 +111,8 @@ def _own_model(target: str, num_features: int, num_targets: int) -> keras.Model:
     for step, instead in (("train_step", "compute_loss"), ("test_step", "compute_loss and compute_metrics")):
         if getattr(getattr(model, step), "__func__", None) is not getattr(keras.Model, step):
             raise UsageError(
-                f"--model {target}: {type(model).__name__} has a {step} of its own, which would not be called; what "
-                f"it does to the loss belongs into {instead}"
+                f"--model {target}: {type(model).__name__} has a {step} of its own, which would not be called; put "
+                f"what it does to the loss into {instead}"
             )
     if model.run_eagerly:
         raise UsageError(f"--model {target}: is compiled with run_eagerly=True, but steps are compiled; leave it out")

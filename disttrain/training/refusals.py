@@ -83,7 +83,7 @@ def refused_row(model: keras.Model, rows: Floats, num_features: int) -> Refusal 
         labels = ", ".join(f"{label:.6g}" for label in rows[row, num_features:])
         answer = f"{answers.ravel()[0]:.6g}" + (", …" if answers.size > 1 else "")
         return Refusal(
-            row, None, f"the loss of the answer {answer} and the target {labels} is {loss}: it takes no such target"
+            row, None, f"the loss of the output {answer} and the target {labels} is {loss}: it accepts no such target"
         )
     return None
 

@@ -38,7 +38,7 @@ def call_user_function(option: str, target: str, **values: Any) -> Any:
     try:
         signature.bind(**accepted)
     except TypeError as error:
-        raise UsageError(f"{option} {target}: {error}; what it may take is {' and '.join(values)}") from error
+        raise UsageError(f"{option} {target}: {error}; it may take {' and '.join(values)}") from error
     return function(**accepted)
 
 

@@ -160,7 +160,7 @@ class Judge:
         for rank in gone:
             if (exit_code := self._states[rank].exit_code) is not None:  # the others may have ended because of it
                 return replace(self._about("failed", list(gone), "failed, {last}{position}"), told_exit_code=exit_code)
-        return self._about("lost", list(gone), "ended, {last}{position}; what it said stands above, if anything")
+        return self._about("lost", list(gone), "ended, {last}{position}; its error message, if any, is above")
 
     def _silent(self, now: float, patience_s: float) -> Verdict | None:
         silence = {
@@ -202,7 +202,7 @@ class Judge:
         if not waiting or len(waiting) < len(known):
             return None
         if unknown := self.unknown():
-            return self._about("silent", unknown, "has never been heard of, and the others wait")
+            return self._about("silent", unknown, "has never reported, and the others wait for it")
         idle_s = min(self._idle_s(known[rank], now) for rank in waiting)
         groups: dict[str, list[int]] = {}
         for rank in waiting:
@@ -220,7 +220,7 @@ class Judge:
         beat = self._states[ranks[0]].beat
         last = f"last seen {beat.doing}" if beat.doing else "last seen"
         told = form.replace("{last}", last).replace("{position}", beat.position_text).replace("{doing}", beat.doing)
-        others = f"; so it is with {_ranks(ranks[1:])}" if len(ranks) > 1 else ""
+        others = f"; the same is true of {_ranks(ranks[1:])}" if len(ranks) > 1 else ""
         return Verdict(kind, tuple(ranks), f"rank {ranks[0]} ({self._processes[ranks[0]]}) {told}{others}")
 
 

@@ -57,7 +57,7 @@ class StartTimer:
         """Reports that this worker waits; ends the process unless the run starts while the others report."""
         line = (
             f"disttrain: rank {self._rank} ({this_process()}) waited {waited_s:.0f} s for the run to start, and is "
-            f"{activity.describe()}; a rank that does not say so is stopped, or does not come\n"
+            f"{activity.describe()}; a rank that prints no such line is stopped or has not started\n"
         )
         within(SPEAK_S, lambda: os.write(self._screen, line.encode(errors="replace")))
         if not self._is_over.wait(OTHERS_SPEAK_S):

@@ -37,7 +37,7 @@ while IFS= read -r line || [ -n "$line" ]; do
   host=${BASH_REMATCH[1]} separator=${BASH_REMATCH[2]} slots=${BASH_REMATCH[3]}
   if [ -z "$separator" ]; then slots=1; fi
   [[ $slots =~ ^[1-9][0-9]*$ ]] || fail "$file, line $number: expected a number of slots from 1, found '$slots'"
-  [[ $printed != *" $host "* ]] || fail "$file, line $number: $host stands there a second time"
+  [[ $printed != *" $host "* ]] || fail "$file, line $number: $host is listed a second time"
   printed+="$host "
   echo "$host:$slots"
 done <"$file"

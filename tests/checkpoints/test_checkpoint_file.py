@@ -166,7 +166,7 @@ def test_a_changed_stretch_of_any_checkpoint_is_refused(checkpoint, data):
 def test_the_damaged_array_is_named():
     content = written(SMALL)
     place = content.index(SMALL.arrays["weights/0"].tobytes())
-    with pytest.raises(CheckpointError, match=r"^here: is damaged: array weights/0 does not have its digest"):
+    with pytest.raises(CheckpointError, match=r"^here: is damaged: the digest of array weights/0 does not match"):
         read_checkpoint(content[:place] + b"\xff" + content[place + 1 :], "here")
 
 

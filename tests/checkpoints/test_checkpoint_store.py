@@ -127,7 +127,7 @@ def test_a_disk_that_cannot_be_read_ends_the_search(tmp_path, monkeypatch):
             raise OSError(errno.EIO, "Input/output error")
 
         monkeypatch.setattr(os, "preadv", fail)
-        with pytest.raises(StorageError, match=r"reading at byte 0 failed.*; if it stays so, remove it"):
+        with pytest.raises(StorageError, match=r"reading at byte 0 failed.*; if it keeps failing, remove it"):
             store.newest(refuse)
 
 
@@ -311,7 +311,7 @@ def test_checkpoints_that_cannot_be_removed_are_told_of_once(tmp_path, caplog):
             store.save(at(epoch))
         assert store.newest(refuse).position == Position(3, 0)
     assert [(record.levelno, record.getMessage()[:21]) for record in caplog.records] == [
-        (logging.WARNING, "old checkpoints stay:")
+        (logging.WARNING, "old checkpoints were not removed:")
     ]
 
 

@@ -160,15 +160,15 @@ def test_the_error_shows_both_sides_under_each_other():
     error = refuse("runs/a/checkpoints/epoch-00001-step-000000010.ckpt", found)
     assert isinstance(error, CheckpointError)
     assert str(error) == (
-        "runs/a/checkpoints/epoch-00001-step-000000010.ckpt is of another run:\n"
+        "runs/a/checkpoints/epoch-00001-step-000000010.ckpt belongs to another run:\n"
         "  batch size\n"
         "    in the checkpoint: 250\n"
         "    in this run:       500\n"
-        "    what to do:        --batch-size 250, or start anew with --overwrite\n"
+        "    what to do:        --batch-size 250, or start over with --overwrite\n"
         "  model\n"
         "    in the checkpoint: sequential/dense/bias [16] float32\n"
         "                       sequential/dense_1/kernel [16, 1] float32\n"
         "    in this run:       sequential/dense/bias [9] float32\n"
         "                       sequential/dense_1/kernel [9] float32\n"
-        "    what to do:        build the same model (--model, --hidden), or start anew with --overwrite"
+        "    what to do:        build the same model (--model, --hidden), or start over with --overwrite"
     )

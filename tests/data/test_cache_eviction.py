@@ -81,7 +81,7 @@ def test_without_room_a_run_goes_on_after_one_warning(open_csv, kept, caplog, op
     assert open_cache(kept, source, **options) is None
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert record.getMessage().startswith("going on without the cache")
+    assert record.getMessage().startswith("not using the cache in ")
     assert says in record.getMessage()
     assert entries(kept) == []
     rows, _ = epoch_rows(source, None)

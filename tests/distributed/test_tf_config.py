@@ -62,7 +62,7 @@ def test_strangers_and_those_who_left_are_not_counted(addresses):
             assert stranger.recv(1) == b""
     with pytest.raises(HungError):
         meet(addresses, 1, 1, "another secret")
-    with pytest.raises(HungError, match="waits for others still"):  # came, and ended
+    with pytest.raises(HungError, match="still waits for other workers"):  # came, and ended
         meet(addresses, 1, 1)
     others = [threading.Thread(target=meet, args=(addresses, rank, 60)) for rank in (2, 1)]
     others[0].start()
@@ -81,10 +81,10 @@ def test_who_is_missing_is_named(addresses):
 
     other = threading.Thread(target=come_and_wait)
     other.start()
-    with pytest.raises(HungError, match=f"within 2 s nobody came from {addresses[2]}"):
+    with pytest.raises(HungError, match=f"within 2 s no worker connected from {addresses[2]}"):
         meet(addresses, 0, 2)
     other.join(60)
-    with pytest.raises(HungError, match=f"the first worker, {addresses[0]}, does not answer"):
+    with pytest.raises(HungError, match=f"the leader, {addresses[0]}, does not answer"):
         meet(addresses, 2, 1)
 
 

@@ -103,7 +103,7 @@ def test_the_leader_is_lost_a_worker_joins_and_another_one_is_preempted(start, p
     told = elastic.finish()
     assert "Process 1 exit with status code 75" in told
     assert "Traceback" not in told
-    assert "begins anew" not in told  # what the leader's ModelCheckpoint knew, the next leader's knows
+    assert "starts over" not in told  # what the leader's ModelCheckpoint knew, the next leader's knows
     assert_trained_as_alone(place, "changed")
     assert [record["workers"] for record in changes(place, "changed")] == [2, 3, 2]
 

@@ -76,7 +76,7 @@ def test_two_workers_lost_at_once_and_a_new_host_that_cannot_start_do_not_end_th
     run.kill(follower)
     run.wait_for(r"rank \d of 2", times=2)
     run.set_hosts([*HOSTS[:4], "no-such-host.invalid"])  # ssh to it fails
-    run.wait_for("Hosts came or went")
+    run.wait_for("The hosts changed")
     told = run.finish()
     assert told.count("counted each of 16000 rows once: True") == 2
 

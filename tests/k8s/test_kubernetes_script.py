@@ -56,7 +56,7 @@ def test_arguments_reach_the_container_that_reads_them(copy):
         ({"overlay": "indexed", "pods": "two"}, "DISTTRAIN_PODS must be a whole number from 1, not 'two'"),
         ({"pods": "2"}, "single-node is one pod"),
         ({"overlay": "mpijob", "max_np": "2"}, "are for elastic, not mpijob"),
-        ({"overlay": "elastic", "pods": "3", "max_np": "2"}, "allow 1 to 2 workers, but 3 pods of 1 begin with 3"),
+        ({"overlay": "elastic", "pods": "3", "max_np": "2"}, "allow 1 to 2 workers, but 3 pods with 1 each start 3"),
         ({"overlay": "elastic", "min_np": "few"}, "DISTTRAIN_MIN_NP must be a whole number from 1, not 'few'"),
         ({"run": "Mine"}, "DISTTRAIN_RUN must be of a-z, 0-9 and -, not 'Mine'"),
     ],
@@ -210,7 +210,7 @@ def test_a_run_that_is_there_with_other_arguments_is_one_line(cluster):
     place, _ = cluster("[ $1 != apply ] || { echo 'The Job is invalid: a page: field is immutable' >&2; exit 1; }")
     done = k8s_sh(place, "apply", run="b")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "run b is there with other settings: launch/k8s.sh delete removes it" in done.stderr
+    assert "run b already exists with other settings: launch/k8s.sh delete removes it" in done.stderr
 
 
 def test_deleting_waits_for_the_pods(cluster):

@@ -89,7 +89,7 @@ def test_a_hosts_file_may_be_empty(tmp_path):
         ("a:two", "line 2: expected 'HOST:SLOTS'"),
         ("a 2", "line 2: expected 'HOST:SLOTS'"),
         ("$(reboot)", "line 2: expected 'HOST:SLOTS'"),
-        ("first:2", "line 2: first stands there a second time"),
+        ("first:2", "line 2: first is listed a second time"),
     ],
 )
 def test_a_faulty_line_of_a_hosts_file_is_named(tmp_path, line, reason):

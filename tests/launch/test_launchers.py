@@ -98,7 +98,7 @@ def test_the_repositorys_environment_comes_before_another_python(launch, tmp_pat
 @pytest.mark.parametrize(
     ("script", "arguments", "settings", "said"),
     [
-        ("local.sh", ["--data", "x.csv"], {}, "'--data' (what is for disttrain goes after --)"),
+        ("local.sh", ["--data", "x.csv"], {}, "'--data' (arguments for disttrain go after --)"),
         ("local.sh", ["-np", "2"], {}, "'-np'"),
         ("mpi.sh", ["--min-np", "2"], {}, "'--min-np'"),  # elastic is horovodrun's
         ("horovod.sh", ["--nonsense"], {}, "'--nonsense'"),

@@ -86,9 +86,9 @@ CASES_BEFORE_TRAINING = {
     "a header alone": data("x,y\n", DATA, "data.csv", "header", "no rows"),
     "a first line of both kinds": data("x,1\n", DATA, "data.csv, line 1", "'x'", "'1'", "--header yes"),
     "a column twice": data("x,x\n1,2\n", DATA, "data.csv, line 1", "'x'", "more than once"),
-    "fewer rows than shards": data("x,y\n1,2\n3,4\n", DATA, "having 2", "3 shards", options="--num-shards 3"),
+    "fewer rows than shards": data("x,y\n1,2\n3,4\n", DATA, "found 2", "3 shards", options="--num-shards 3"),
     "fewer rows than workers": data(
-        "x,y\n1,2\n", DATA, "each of 2 shards a row", "having 1", "fewer workers", options="--num-shards 2"
+        "x,y\n1,2\n", DATA, "a row for each of 2 shards", "found 1", "fewer workers", options="--num-shards 2"
     ),
     "a missing validation file": good("--validation-data nowhere.csv", USAGE, "nowhere.csv", "no such file"),
     "validation without a column": good(

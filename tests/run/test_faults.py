@@ -215,7 +215,7 @@ def test_where_all_checkpoints_are_damaged_the_run_ends_and_removes_nothing(plac
     before = {path: path.read_bytes() for path in (place / "hopeless").rglob("*") if path.is_file()}
     told = run(place, *OPTIONS, "--output", "hopeless", "--epochs", 11, code=2)
     assert told.count("Passed over checkpoint") == 2
-    assert "has no checkpoint that can be taken; --overwrite starts anew" in told
+    assert "has no usable checkpoint; --overwrite starts over" in told
     assert {path: path.read_bytes() for path in (place / "hopeless").rglob("*") if path.is_file()} == before
 
 

@@ -63,7 +63,7 @@ REFUSED = {
 def test_a_run_that_does_not_go_on_from_the_checkpoints_in_its_place_is_refused(here, why):
     fill("D", 1, 2, 3)
     fill("a/checkpoints", 1)
-    with pytest.raises(UsageError, match=r"D: holds checkpoints of an? .*; name another place"):
+    with pytest.raises(UsageError, match=r"D: holds checkpoints of an? .*; name another directory"):
         found(checkpoint_dir="D", output="new", **REFUSED[why])
 
 
@@ -79,7 +79,7 @@ def test_a_run_that_began_from_a_checkpoint_elsewhere_goes_on_from_its_own(here)
     assert found(**begun) == (2, begun["resume"])
     fill("b/checkpoints", 3, 4, resume=begun["resume"])
     assert found(**begun) == (4, None)
-    with pytest.raises(UsageError, match="of a run that did not begin from a; name another place, or go on with that"):
+    with pytest.raises(UsageError, match="of a run that did not begin from a; name another directory, or go on with"):
         found(resume="a", output="b")
     assert found(output="b") == (4, None)
 
@@ -106,7 +106,7 @@ def test_a_value_by_which_the_best_stays_must_be_one_that_there_is():
     config = {"validation_data": "held_out.csv"}
     for name in ("loss", "mse", "val_loss", "val_mse:max"):
         check_keep_best(TrainConfig(**config, keep_best=name), ["mse"])
-    with pytest.raises(UsageError, match=r"--keep-best val_los: .*; there are loss, mse, val_loss, val_mse$"):
+    with pytest.raises(UsageError, match=r"--keep-best val_los: .*; the values are loss, mse, val_loss, val_mse$"):
         check_keep_best(TrainConfig(**config, keep_best="val_los"), ["mse"])
-    with pytest.raises(UsageError, match=r"--keep-best val_loss: .*; there are loss, mse$"):
+    with pytest.raises(UsageError, match=r"--keep-best val_loss: .*; the values are loss, mse$"):
         check_keep_best(TrainConfig(keep_best="val_loss"), ["mse"])

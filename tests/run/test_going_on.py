@@ -42,7 +42,7 @@ def test_a_run_that_has_ended_is_not_trained_again(done, place):
     before = {path: path.stat().st_mtime_ns for path in done.rglob("*")}
     again = disttrain(place, *OPTIONS, "--output", "done")
     assert (again.returncode, again.stderr) == (0, "")
-    assert "done: trained already; --epochs adds epochs, --overwrite starts anew\n" in again.stdout
+    assert "done: already trained; --epochs adds epochs, --overwrite starts over\n" in again.stdout
     assert {path: path.stat().st_mtime_ns for path in done.rglob("*")} == before
 
 
@@ -52,9 +52,9 @@ def test_what_differs_is_shown_side_by_side_with_the_remedy(done, place):
     refused = disttrain(place, *other, "--output", "done")
     assert refused.returncode == 2
     text = re.sub(r"(?m)^disttrain: ", "", refused.stderr)
-    assert text.startswith("done/checkpoints/epoch-00002-step-000000021.ckpt is of another run:\n"), text
+    assert text.startswith("done/checkpoints/epoch-00002-step-000000021.ckpt belongs to another run:\n"), text
     for name, kept, now, remedy in (
-        ("data", r"data\.csv \(\S+\)", r"other\.csv \(\S+\)", "put the file back, or start anew with --overwrite"),
+        ("data", r"data\.csv \(\S+\)", r"other\.csv \(\S+\)", "put the file back, or start over with --overwrite"),
         ("rows", "1,003", "1,009", "put the file back.*"),
         ("batch size", "50", "20", "--batch-size 50, or.*"),
         ("num shards", "1", "2", "--num-shards 1, or.*"),
@@ -75,7 +75,7 @@ def test_what_differs_is_shown_side_by_side_with_the_remedy(done, place):
 def test_starting_anew_beside_checkpoints_is_refused_unless_they_may_go(copy, place):
     refused = disttrain(place, *OPTIONS, "--output", copy.name, "--resume", "never")
     assert (refused.returncode, len(refused.complaints)) == (2, 1)
-    assert "holds checkpoints of an earlier run; name another place or add --overwrite" in refused.complaints[0]
+    assert "holds checkpoints of an earlier run; name another directory or add --overwrite" in refused.complaints[0]
     assert len(checkpoints(copy / "checkpoints")) == 2
     trained(place, copy.name, *OPTIONS[2:], "--data", "other.csv", "--overwrite")
     assert [path.name for path in checkpoints(copy / "checkpoints")] == [
@@ -123,7 +123,7 @@ def test_the_best_checkpoint_stays_where_the_run_goes_on(place):
 def test_a_run_without_a_checkpoint_at_the_place_that_was_named_is_an_error(place):
     refused = disttrain(place, *OPTIONS, "--resume", "nowhere", "--output", "unused")
     assert refused.returncode == 2
-    assert "nowhere: has no checkpoint that can be taken" in refused.complaints[0]
+    assert "nowhere: has no usable checkpoint" in refused.complaints[0]
     assert not (place / "unused").exists()
 
 

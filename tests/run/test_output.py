@@ -111,7 +111,7 @@ FOREIGN = [
 
 @pytest.mark.parametrize("change", FOREIGN)
 def test_a_checkpoint_with_right_digests_and_foreign_content_is_refused(tmp_path, change):
-    with pytest.raises(CheckpointError, match="here: has its digests, but not what disttrain writes"):
+    with pytest.raises(CheckpointError, match="here: has correct digests, but not the content that disttrain writes"):
         read_checkpoint(rewritten(tmp_path, change), "here")
 
 
@@ -126,7 +126,7 @@ def test_a_checkpoint_of_something_else_starts_no_run(place, about):
         write_checkpoint(Checkpoint(Position(1, 2), about, {}), stream)
     done = disttrain(place, "--data", "a.csv", "--epochs", 2, "--output", directory.parent)
     assert done.returncode == 2, done.stderr
-    assert "is whole, but not of a run of disttrain's" in done.stderr
+    assert "is whole, but not from a disttrain run" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -137,4 +137,4 @@ def test_in_a_pod_nothing_is_advised_that_would_start_anew_with_each_pod(place):
     for environ in ({}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}):
         done = disttrain(place, "--data", "a.csv", "--output", "held", **environ)
         assert done.returncode == 2
-        assert ("take another DISTTRAIN_RUN" in done.stderr) == bool(environ), done.stderr
+        assert ("choose another DISTTRAIN_RUN" in done.stderr) == bool(environ), done.stderr

@@ -44,7 +44,7 @@ def test_who_holds_a_directory_is_named_until_it_lets_it_go(url):
     with lock(url):
         me = re.escape(str(this_process()))
         with pytest.raises(
-            UsageError, match=rf"another run is at work there \({me}, since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\)"
+            UsageError, match=rf"is in use by another run \({me}, since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\)"
         ):
             lock(url)
     lock(url).close()
@@ -169,10 +169,7 @@ def test_a_second_run_is_refused_and_after_a_kill_taken_over(tmp_path):
         for options in ([], ["--learning-rate", 0.1, "--overwrite"], ["--resume", "run"]):
             second = disttrain(tmp_path, *arguments, *options)
             assert second.returncode == 2, second.stdout
-            assert (
-                f"run: another run is at work there (host {this_process().host}, pid {first.pid}, since"
-                in second.stderr
-            )
+            assert f"run: is in use by another run (host {this_process().host}, pid {first.pid}, since" in second.stderr
     finally:
         first.kill()
         first.wait()

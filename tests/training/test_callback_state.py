@@ -280,7 +280,7 @@ def test_what_is_no_plain_data_is_left_out_and_containers_are_told_of():
         "Own.mixed (list)",
         "Own.seen (set)",
     ]
-    assert messages[0].endswith("so it begins anew; define get_state and set_state to keep it")
+    assert messages[0].endswith("so it starts over; define get_state and set_state to keep it")
 
 
 class Deciding(Callback):
@@ -331,7 +331,7 @@ def test_callbacks_without_a_counterpart_are_told_of():
     messages = carried([Own(count=1), Own(count=2), keras.callbacks.TerminateOnNaN()], [Own(), Other(count=0)])
     assert messages == [
         "Own: is in the checkpoint, but not among this run's callbacks",
-        "Other: is not in the checkpoint, so it begins anew",
+        "Other: is not in the checkpoint, so it starts over",
     ]
 
 
@@ -339,7 +339,7 @@ def test_a_callback_that_watches_something_else_begins_anew():
     old, new = (keras.callbacks.EarlyStopping(monitor) for monitor in ("loss", "val_loss"))
     old.wait = 3
     messages = carried([old], [new])
-    assert messages == ["EarlyStopping: watched loss in the checkpoint, val_loss in this run, so it begins anew"]
+    assert messages == ["EarlyStopping: watched loss in the checkpoint, val_loss in this run, so it starts over"]
     assert new.wait == 0
 
 
@@ -347,6 +347,6 @@ def test_a_class_that_came_to_decide_itself_begins_anew():
     before = type("Deciding", (Own,), {})
     new = Deciding()
     assert carried([before(seen=[1])], [new]) == [
-        "Deciding: has get_state and set_state only on one side, so it begins anew"
+        "Deciding: has get_state and set_state only in the checkpoint or only in this run, so it starts over"
     ]
     assert new.seen == set()

@@ -48,7 +48,7 @@ def test_a_run_reads_the_rows_that_an_earlier_one_kept(place):
         os.utime(place / name, ns=(times.st_atime_ns, times.st_mtime_ns))
     again = disttrain(place, *options("--shuffle", "global", "--cache", "kept", "--output", "again"))
     assert again.returncode == 0, again.stderr
-    assert "320 kB for 20,003 rows, of which 20,003 are there" in again.stdout
+    assert "320 kB for 20,003 rows, of which 20,003 are cached" in again.stdout
     losses = ("loss", "mse", "val_loss", "val_mse")
     assert [history(place / "again")[name] for name in losses] == [first[name] for name in losses]
     without = history(trained(place, "without", *options("--shuffle", "global")))
@@ -61,7 +61,7 @@ def test_a_cache_without_room_is_one_line_and_no_failure(tmp_path):
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if "cache" in line]
     assert lines == [
-        "going on without the cache kept for data.csv: it needs 8 kB, and the limit leaves 1 kB",
+        "not using the cache in kept for data.csv: it needs 8 kB, and the limit leaves 1 kB",
     ]
 
 

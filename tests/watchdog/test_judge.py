@@ -84,7 +84,7 @@ def test_a_silent_hosts_ranks_are_named_together():
     assert (verdict.kind, verdict.ranks) == ("silent", (2, 3))
     assert court.missed(30.25) == verdict.text
     assert verdict.text.startswith("rank 2 (host b, pid 102) has not been heard of for 10 s; it was last seen training")
-    assert verdict.text.endswith("; so it is with rank 3")
+    assert verdict.text.endswith("; the same is true of rank 3")
 
 
 def test_a_connection_that_closed_counts_after_the_grace_unless_it_comes_back():

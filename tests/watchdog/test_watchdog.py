@@ -209,7 +209,7 @@ def test_a_pulled_cable_ends_the_ranks_on_both_hosts(play, cable):
     # The one whose last beat came first is told about in full: either of them, as their beats fell.
     told = re.fullmatch(
         r"disttrain: rank 0: rank (\d) \(host host\1, pid \d+\) has not been heard of for \d+ s; it was last seen "
-        r"[^;]+; so it is with rank (\d); the run ends\n",
+        r"[^;]+; the same is true of rank (\d); the run ends\n",
         said[0],
     )
     assert told is not None, said[0]

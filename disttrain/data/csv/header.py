@@ -167,7 +167,7 @@ def _sign_of_names(line: _Line, fields: Sequence[str], delimiter: str) -> str:
     if len(fields) < 2 or not followers or line.text.strip() in (text.strip() for text in followers):
         return ""
     if b'"' in line.text and not any(b'"' in text for text in followers):
-        return "quoted numbers, as no line behind it does"
+        return "quoted numbers, unlike the lines after it"
     first = _whole_numbers(fields)
     if first is None or (step := _spacing(first)) is None:
         return ""

@@ -82,7 +82,7 @@ class Index:
                 return offset + int(position)
             skip -= passed
             offset += len(data)
-        raise FileChanged(f"{reader.info.url}: row {row} is no longer where the index has it; run again")
+        raise FileChanged(f"{reader.info.url}: row {row} is no longer where the index says; run again")
 
     def line_number(self, reader: Reader, offset: int) -> int:
         """Returns the physical line, from 1, of the byte at `offset`, which must lie in or after the first row."""
@@ -206,7 +206,7 @@ def keep_index(cache_dir: Path, info: FileInfo, header: Header, index: Index) ->
     try:
         save_index(cache_dir, info, header, index)
     except (OSError, DisttrainError) as error:
-        _log.warning("the index of %s is not kept and will be made again: %s", redacted(info.url), error)
+        _log.warning("the index of %s could not be saved, and will be made again: %s", redacted(info.url), error)
 
 
 def _scan_chunks(

@@ -149,6 +149,6 @@ class ParsedRows:
     def _changed(self, how: str) -> FileChanged:
         rows, url = self._rows, self._source.reader.info.url
         return FileChanged(
-            f"{url}: the rows {rows.start} to {rows.stop} are {how} than when it was indexed; "
+            f"{url}: there are {how} rows from {rows.start} to {rows.stop} than when the file was indexed; "
             "run again when nothing writes to the file"
         )

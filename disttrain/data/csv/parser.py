@@ -76,8 +76,8 @@ class ParseFault(Exception):  # the caller adds file and line, and raises a Data
         """Returns what is wrong and what to do, with the field's name if `names` has it."""
         if self.kind == "nul":
             return (
-                f"the line holds NUL bytes, as a program that was killed while it wrote leaves them: '{self.text}'; "
-                "cut them off or write the file again"
+                f"the line holds NUL bytes, as a program leaves when it is killed while writing: '{self.text}'; "
+                "remove them or write the file again"
             )
         if self.field is None:
             holds = f"the row has {_count(self.num_fields or 0)}, expected {self.expected_fields}: '{self.text}'"

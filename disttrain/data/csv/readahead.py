@@ -73,7 +73,7 @@ def line_blocks(
     tail = b""
     while pending:
         read = pending.popleft()
-        with activity("waiting for the bytes from {} on of {}", read.offset, reader.info.url, waits_for_threads=True):
+        with activity("waiting for the bytes of {} from {} on", reader.info.url, read.offset, waits_for_threads=True):
             read.done.result()
         raw, end = read.raw, _HEADROOM + read.length
         cut = end if read.ends_span else raw.rfind(b"\n", _HEADROOM, end) + 1

@@ -72,7 +72,7 @@ FAULTS = [
     (b"1960,1961\n5,6\n", {}, DataError, "line 1: holds the equally spaced numbers 1960, 1961, …"),
     (b"1960,1961\n5,6\n7,3\n", {}, DataError, "line 1: holds the equally spaced numbers 1960, 1961, …"),
     (b"1990,2000,2010\n1500,2.5e3,1\n", {}, DataError, "line 1: holds the equally spaced numbers 1990, 2000, …"),
-    (b'"7","9"\n1,2\n', {}, DataError, "line 1: holds quoted numbers, as no line behind it does"),
+    (b'"7","9"\n1,2\n', {}, DataError, "line 1: holds quoted numbers, unlike the lines after it"),
     (b"\0\0\n1,2\n", {}, DataError, "NUL"),
     (b"x,y\r1,2\r", {}, DataError, "bare CR"),  # the line ends of an old Mac
     (b"gr\xf6\xdfe,y\n", {}, DataError, "not UTF-8"),
