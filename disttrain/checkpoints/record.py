@@ -30,7 +30,7 @@ def _by(compare: _Compare) -> dict[str, _Compare]:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What must not change for a run to go on from another's checkpoints, in the order in which differences are listed.
+    """A run as its checkpoints describe it: what must not change to go on from them, in the order of comparison.
 
     A field that is None is not known: an older disttrain did not record it, or the run has none. It is not compared.
 
@@ -84,8 +84,7 @@ class RunRecord:
     @property
     def resumed_from(self) -> str:
         """The run's own `--resume`."""
-        assert self.options is not None
-        return str(self.options["resume"])
+        return str((self.options or {})["resume"])
 
     def differences(self, now: RunRecord) -> list[Difference]:
         """Returns what keeps the run `now` from going on where a checkpoint of this one ends.

@@ -45,7 +45,7 @@ class DigitLosses:
         self.is_strict = is_strict
         self._lock = threading.Lock()
         self._noted: dict[str, DigitLoss] = {}
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def note(self, loss: DigitLoss) -> None:
         """Keeps a loss, unless one on an earlier line of its column is known."""
@@ -58,7 +58,7 @@ class DigitLosses:
         """Returns the loss of each column for which none has been reported yet, in the order of their lines."""
         with self._lock:
             return sorted(
-                (loss for name, loss in self._noted.items() if name not in self._told), key=lambda loss: loss.line
+                (loss for name, loss in self._noted.items() if name not in self._reported), key=lambda loss: loss.line
             )
 
     def mark_reported(self, losses: list[DigitLoss]) -> list[DigitLoss]:
@@ -66,7 +66,7 @@ class DigitLosses:
         with self._lock:
             news = []
             for loss in sorted(losses, key=lambda loss: (loss.line, loss.column)):
-                if loss.column not in self._told:
-                    self._told.add(loss.column)
+                if loss.column not in self._reported:
+                    self._reported.add(loss.column)
                     news.append(loss)
             return news

@@ -81,9 +81,7 @@ class RowSource(Protocol):
     def block_bytes(self) -> int:
         """What one read should ask for."""
 
-    def rows(
-        self, ranges: Iterable[Range], readers: DaemonPool, *, block_bytes: int | None = None, num_ahead: int = 1
-    ) -> Rows:
+    def rows(self, ranges: Iterable[Range], readers: DaemonPool, *, block_bytes: int, num_ahead: int = 1) -> Rows:
         """Returns the rows of some ranges in turn, read ahead by `readers` in blocks of `block_bytes`."""
 
     def line_of(self, row: int) -> int:

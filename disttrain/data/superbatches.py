@@ -58,7 +58,7 @@ class Superbatch:
     @property
     def stop_step(self) -> int:
         """The step after its last one."""
-        return self.first_step + len(self.data)
+        return self.first_step + self.num_steps
 
 
 class Superbatches:

@@ -77,13 +77,14 @@ class RunDirectory:
     command can be given again.
     """
 
-    def __init__(self, path: Path, *, overwrite: bool, goes_on: bool = False) -> None:
+    def __init__(self, path: Path, *, overwrite: bool, goes_on: bool = False, keeps: bool = False) -> None:
         """Makes the directory.
 
         Args:
             path: where it is, or is to be.
             overwrite: whether the results of an earlier run may go.
             goes_on: whether the results that are there are this run's own.
+            keeps: whether what is written stays even if the run fails before its first epoch is done.
 
         Raises:
             UsageError: if it cannot be written, or holds the results of another run and `overwrite` is false.
@@ -103,7 +104,7 @@ class RunDirectory:
         remove_parts(path, "|".join(map(re.escape, RESULTS)), with_living_writers=False)
         for name in RESULTS if not goes_on else ():
             (path / name).unlink(missing_ok=True)
-        self._goes_on = goes_on
+        self._keeps = goes_on or keeps
 
     def __enter__(self) -> RunDirectory:
         return self
@@ -111,7 +112,7 @@ class RunDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None or self._goes_on or (self.path / CHECKPOINTS).exists() or (self.path / HISTORY).exists():
+        if kind is None or self._keeps or (self.path / CHECKPOINTS).exists() or (self.path / HISTORY).exists():
             return
         for name in RESULTS:
             (self.path / name).unlink(missing_ok=True)

@@ -25,7 +25,7 @@ FIRST_ROWS = 1000  # of each worker's part of a file: what is wrong with them is
 
 
 class Files:
-    """Opens the files of one run, on all workers together; what it opens, `stack` closes."""
+    """Opens the files of one run, on all workers together; what it opens, the context's stack closes."""
 
     def __init__(self, context: RunContext) -> None:
         self._context = context

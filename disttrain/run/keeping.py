@@ -30,7 +30,8 @@ def open_directory(context: RunContext, opened: Opened) -> RunDirectory | None:
     if not world.is_leader:
         return None
     goes_on = opened.checkpoint is not None and opened.paths.resume_from is None
-    directory = RunDirectory(opened.paths.output, overwrite=config.overwrite, goes_on=goes_on)
+    has_results = opened.checkpoint is not None and bool(Contents.of(opened.checkpoint).progress.results)
+    directory = RunDirectory(opened.paths.output, overwrite=config.overwrite, goes_on=goes_on, keeps=has_results)
     if not context.continuity.is_elastic:  # else what was written belongs to the next world too
         context.stack.enter_context(directory)
     resolved = config.model_dump(mode="json") | {"data": opened.data, "output": str(directory.path)}

@@ -33,7 +33,7 @@ def train(context: RunContext) -> None:
         context.console.print(f"{opened.paths.output}: already trained; --epochs adds epochs, --overwrite starts over")
         return
     assembled = assemble(context, opened, prepared, record)
-    _compile(context, opened, prepared, assembled)
+    _compile_and_announce(context, opened, prepared, assembled)
     results = _run(context, opened, assembled)
     # All wait for the leader: an elastic run ends with the first worker that ends.
     together(context.backend, lambda: _finish(context, results, prepared, assembled))
@@ -51,7 +51,7 @@ def _is_finished(context: RunContext, opened: Opened, record: RunRecord) -> bool
     return bool(backend.gather(is_finished(opened.paths, checkpoint, context.config.epochs))[0])
 
 
-def _compile(context: RunContext, opened: Opened, prepared: Prepared, assembled: Assembled) -> None:
+def _compile_and_announce(context: RunContext, opened: Opened, prepared: Prepared, assembled: Assembled) -> None:
     """Compiles the supersteps, and says what the run is about to do or, after a change, why it goes on."""
     change, position = context.continuity.change, opened.checkpoint.position if opened.checkpoint else None
     if change is None:

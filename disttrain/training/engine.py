@@ -112,7 +112,6 @@ class Engine:
         """
         self.model = model
         self._backend = backend
-        self._num_features = num_features
         self._replicas = backend.replicas
         self._alone = backend.world.num_replicas == 1
         self._sync_every = sync_every if not self._alone else 1

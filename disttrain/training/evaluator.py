@@ -33,6 +33,7 @@ class Evaluator:
         self._backend = backend
         self._feed = feed
         self._callbacks = callbacks
+        self._tells: bool | None = None  # whether any worker's callbacks want the values after each superbatch
 
     def compile(self) -> None:
         """Compiles the superstep ahead of the first evaluation."""
@@ -52,7 +53,8 @@ class Evaluator:
         Raises:
             DataError: for a row that the model or its loss refuses, with its line.
         """
-        tells = any(self._backend.gather(has_own(self._callbacks, "on_test_batch_end")))
+        if self._tells is None:
+            self._tells = any(self._backend.gather(has_own(self._callbacks, "on_test_batch_end")))
         self._callbacks.on_test_begin()
         self._engine.totals.reset()
         loss_sum, num_rows = 0.0, 0
@@ -65,7 +67,7 @@ class Evaluator:
                 self._callbacks.on_test_batch_begin(superbatch.first_step)
                 num_rows += int(superbatch.global_rows.sum())
                 loss_sum += self._loss(superbatch)
-                if tells:
+                if self._tells:
                     values = self._values(loss_sum, num_rows, is_stopping())
                     if values is None:
                         return None

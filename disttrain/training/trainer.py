@@ -69,6 +69,7 @@ class Trainer:
         self._progress = RunProgress()
         # What earlier processes have trained of the current epoch, and when this one began with it.
         self._rows_before, self._seconds_before, self._begun_s = 0, 0.0, 0.0
+        self._reported_from_s = 0.0  # begins before the callbacks of the epoch's begin
         self._told = Listening(anything=False, batch_ends=False)
 
     def compile(self) -> float:
@@ -119,6 +120,7 @@ class Trainer:
 
     def _epoch(self, *, is_last: bool) -> None:
         epoch, current = self._progress.epoch, self._progress.current
+        self._reported_from_s = time.perf_counter()
         self._report(EpochBegun(epoch, current.rows))
         if self._findings is not None:
             self._findings.epoch_begins(whole=not current.steps)
@@ -228,7 +230,7 @@ class Trainer:
         self._checkpointing.steps_done(len(superstep.losses))
         if skipped := int(np.count_nonzero(~superstep.applied)):
             self._report(StepsSkipped(epoch, current.steps, skipped))
-        rate = (current.rows - self._rows_before) / max(time.perf_counter() - self._begun_s, 1e-9)
+        rate = (current.rows - self._rows_before) / max(time.perf_counter() - self._reported_from_s, 1e-9)
         self._report(StepsDone(epoch, current.steps, current.rows, current.loss, rate))
 
     def _report(self, event: Event) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numba.core import types
 
+from disttrain import native
 from disttrain.data.csv import decimals
 from disttrain.data.csv.decimals import (
     BAD,
@@ -229,17 +230,17 @@ def _signature() -> Any:
     return results(buffer, word, word, word, take, word, array(types.float32, 1), array(word, 2))
 
 
-def _scan_of(decimals_stamp: str) -> Callable[..., Any]:
+def _scan_of(stamp: str) -> Callable[..., Any]:
     """Returns a function to compile, with the stamp in its closure.
 
     Numba caches compiled code on disk under only this file's time stamp and a hash of the function's closure. With the
-    stamp of `decimals.py` in the closure, a change to that file is noticed too.
+    `stamp` of `decimals.py` and `native.py` in the closure, a change to those files is noticed too.
     """
 
     def scan(
         buffer: Any, start: Any, stop: Any, delimiter: Any, take: Any, num_columns: Any, out: Any, pending: Any
     ) -> Any:
-        assert decimals_stamp
+        assert stamp
         status, num_rows, position, num_pending = _scan_rows(
             buffer, start, stop, delimiter, take, num_columns, out, pending
         )
@@ -251,5 +252,6 @@ def _scan_of(decimals_stamp: str) -> Callable[..., Any]:
 @functools.cache
 def scan_rows() -> Callable[..., tuple[int, int, int, int, bool]]:
     """Returns `_scan_rows` compiled or loaded from the cache on disk; it also tells whether it wrote large numbers."""
-    scan = _scan_of(hashlib.sha256(Path(decimals.__file__).read_bytes()).hexdigest())
+    used = b"".join(Path(str(module.__file__)).read_bytes() for module in (decimals, native))
+    scan = _scan_of(hashlib.sha256(used).hexdigest())
     return compiled(scan, _signature(), error_model="numpy")

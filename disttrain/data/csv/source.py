@@ -152,11 +152,9 @@ class Source:
         """What one read should ask for."""
         return self.reader.block_bytes
 
-    def rows(
-        self, ranges: Iterable[Range], readers: DaemonPool, *, block_bytes: int | None = None, num_ahead: int = 1
-    ) -> ParsedRows:
+    def rows(self, ranges: Iterable[Range], readers: DaemonPool, *, block_bytes: int, num_ahead: int = 1) -> ParsedRows:
         """Returns the rows of some ranges, which are parsed as they are asked for."""
-        return ParsedRows(self, ranges, readers, block_bytes=block_bytes or self.block_bytes, num_ahead=num_ahead)
+        return ParsedRows(self, ranges, readers, block_bytes=block_bytes, num_ahead=num_ahead)
 
     def line_of(self, row: int) -> int:
         """Returns the physical line, from 1, of a row."""
