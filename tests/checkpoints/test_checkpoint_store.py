@@ -310,7 +310,7 @@ def test_checkpoints_that_cannot_be_removed_are_told_of_once(tmp_path, caplog):
         for epoch in (2, 3):
             store.save(at(epoch))
         assert store.newest(refuse).position == Position(3, 0)
-    assert [(record.levelno, record.getMessage()[:21]) for record in caplog.records] == [
+    assert [(record.levelno, record.getMessage()[:33]) for record in caplog.records] == [
         (logging.WARNING, "old checkpoints were not removed:")
     ]
 

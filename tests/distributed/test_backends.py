@@ -222,6 +222,7 @@ def test_a_step_that_is_left_out_is_so_on_all_replicas(place):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("index", "words"), [(0, "within 1 s no worker connected from "), (1, "after 1 s the leader, ")]
 )

@@ -85,7 +85,7 @@ def test_nodes_of_aws_batch_meet_in_a_folder(tmp_path):
 
 def test_a_node_that_does_not_come_is_named(tmp_path):
     job = {"AWS_BATCH_JOB_NUM_NODES": "2", "AWS_BATCH_JOB_ID": "j", "AWS_BATCH_JOB_NODE_INDEX": "0"}
-    assert "node 1 of 2 has not come" in complaint(start("--meet", tmp_path, "--wait", "0.1", **job))
+    assert "node 1 of 2 has not written its address" in complaint(start("--meet", tmp_path, "--wait", "0.1", **job))
     assert "needs --meet" in complaint(start(**job))
 
 

@@ -74,6 +74,7 @@ def test_strangers_and_those_who_left_are_not_counted(addresses):
         assert not worker.is_alive()
 
 
+@pytest.mark.slow
 def test_who_is_missing_is_named(addresses):
     def come_and_wait():
         with pytest.raises(HungError):

@@ -143,7 +143,7 @@ CASES_OF_ROWS = {
 }
 
 CASES = CASES_OF_OPTIONS | CASES_BEFORE_TRAINING | CASES_OF_ROWS
-QUICK = [*CASES_OF_OPTIONS, *CASES_BEFORE_TRAINING, "text in a number column"]
+QUICK = [*CASES_OF_OPTIONS, "text in a number column"]
 
 
 def prepare(directory, case):

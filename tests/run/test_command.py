@@ -71,6 +71,7 @@ def test_a_run_is_named_after_its_data_and_time(results):
     assert re.fullmatch(r"data-\d{8}-\d{6}", directory.name)
 
 
+@pytest.mark.slow
 def test_plain_keras_loads_the_model_and_predicts_without_disttrain(results, tmp_path):
     directory, _ = results
     code = f"""

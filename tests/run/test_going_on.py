@@ -38,6 +38,7 @@ def copy(place, done, request):
     return shutil.copytree(done, place / name)
 
 
+@pytest.mark.slow
 def test_a_run_that_has_ended_is_not_trained_again(done, place):
     before = {path: path.stat().st_mtime_ns for path in done.rglob("*")}
     again = disttrain(place, *OPTIONS, "--output", "done")
@@ -46,6 +47,7 @@ def test_a_run_that_has_ended_is_not_trained_again(done, place):
     assert {path: path.stat().st_mtime_ns for path in done.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_what_differs_is_shown_side_by_side_with_the_remedy(done, place):
     other = ("--data", "other.csv", "--batch-size", 20, "--hidden", 4, "--num-shards", 2, "--epochs", 3)
     other += ("--metrics", "mse,mae")

@@ -22,6 +22,7 @@ def place(tmp_path_factory):
     return place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "redirected",
     [pytest.param(how, marks=pytest.mark.slow) for how in (">&-", "2>&-", "<&- >&- 2>&-")] + [">/dev/full 2>&1"],

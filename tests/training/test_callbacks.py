@@ -91,6 +91,7 @@ def run(place, name, function, *more, processes=None):
     return trained(place, name, *arguments, *callbacks, *more, processes=processes)
 
 
+@pytest.mark.slow
 def test_callbacks_are_told_of_every_epoch_and_superstep(place):
     record = run(place, "diary", "diary", "--steps-per-execution", 8)
     lines = json.loads((place / "diary0.json").read_text())
@@ -103,6 +104,7 @@ def test_callbacks_are_told_of_every_epoch_and_superstep(place):
     assert lines[-1][0] == "train ends"
 
 
+@pytest.mark.slow
 def test_early_stopping_ends_the_run(place):
     assert len(history(run(place, "early", "stop_early"))["epoch"]) == 2
 
@@ -149,6 +151,7 @@ def drawn(directory):
     return found
 
 
+@pytest.mark.slow
 def test_tensorboard_draws_losses_and_metrics_of_training_and_validation(place):
     values = history(run(place, "drawn", "draw"))
     for directory, prefix in (("train", ""), ("validation", "val_")):

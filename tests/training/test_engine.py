@@ -86,6 +86,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("steps_per_superstep", [None, 3])
 def test_an_epoch_equals_one_of_keras_fit(backend, case, steps_per_superstep):
@@ -196,6 +197,7 @@ def batch_with(value):
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_call_ends_before_an_update_that_is_not_finite(backend, value):
     rows = batch_with(value)

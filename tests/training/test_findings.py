@@ -114,6 +114,7 @@ def test_weights_that_no_step_changes_are_warned_of(place):
     assert done.stdout.count("is the same as in the epoch before") == 0  # one fault, told once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "data", "targets", "units", "activation"),
     [
@@ -185,6 +186,7 @@ REFUSED = [
 QUICK = (2, 9)  # of the table; each takes a process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [pytest.param(*case, marks=[pytest.mark.slow] * (number not in QUICK)) for number, case in enumerate(REFUSED)],
@@ -229,6 +231,7 @@ def test_a_metric_may_be_a_vector(place):
     assert "--keep-best f1_score: there is no such value" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_of_which_every_step_was_left_out_is_no_success(place, tmp_path):
     write_csv(tmp_path / "nan.csv", np.full((500, 1), np.nan), np.ones((500, 1)))
     done = run(tmp_path, "--data", "nan.csv", "--on-nonfinite", "skip", "--batch-size", 50)
@@ -255,6 +258,7 @@ def test_a_label_that_the_loss_does_not_take_is_not_the_learning_rates_fault(tmp
     assert "--learning-rate" not in done.stderr
 
 
+@pytest.mark.slow
 def test_whole_numbers_that_float32_cannot_hold_are_warned_of_once_a_column_or_refused(tmp_path):
     (tmp_path / "a.csv").write_text("id,t,y\n" + "".join(f"{16777217 + n},{1700000001 + n},1\n" for n in range(100)))
     done = run(tmp_path, "--data", "a.csv", "--epochs", 2)

@@ -67,6 +67,7 @@ def dense():
     return model
 
 
+@pytest.mark.slow
 def test_a_skipped_step_is_as_if_its_rows_were_not_there(place):
     run = trained(place, "skipped", "--data", "nan.csv", *TRAIN, "--on-nonfinite", "skip")
     for ours, theirs in zip(weights(run), without_the_bad_step(place, dense), strict=True):

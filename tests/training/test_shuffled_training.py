@@ -55,6 +55,7 @@ def test_a_run_reads_the_rows_that_an_earlier_one_kept(place):
     assert without["loss"] != first["loss"]
 
 
+@pytest.mark.slow
 def test_a_cache_without_room_is_one_line_and_no_failure(tmp_path):
     write_csv(tmp_path / "data.csv", *regression_rows(500))
     done = disttrain(tmp_path, "--data", "data.csv", "--epochs", 1, "--cache", "kept", "--cache-limit", "1kB")

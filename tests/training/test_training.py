@@ -146,6 +146,7 @@ def test_weights_are_equal_to_the_bit_on_every_rank_and_from_run_to_run(place, l
         np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_bits_alone(place, alone):
     again = trained(place, "again", *options("--validation-data", "validation.csv"))
     for ours, theirs in zip(weights(again), weights(alone), strict=True):

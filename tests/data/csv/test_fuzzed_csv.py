@@ -8,6 +8,7 @@ from disttrain import batches
 from disttrain.errors import DataError
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*which float32 rounds to")
 def test_every_line_is_read_as_pythons_csv_reads_it_or_refused():
     """Ten million were run once: docs/records/reliability.md."""
