@@ -21,14 +21,18 @@ ONE_AT_A_TIME = {
     "test_supervise",
 }
 
+# Files that take minutes: they come first, so that no process of pytest-xdist is left with one at the end.
+LONGEST = ("test_container", "test_training", "test_faults", "test_resume", "test_backends")
+
 
 def pytest_collection_modifyitems(items):
-    """Spreads the files of ONE_AT_A_TIME evenly among the others, so that they seldom wait for each other."""
+    """Puts the LONGEST files first, and those of ONE_AT_A_TIME evenly among the others: they seldom wait then."""
     files = {}
     for item in items:
         files.setdefault(item.path, []).append(item)
     alone = [path for path in files if path.stem in ONE_AT_A_TIME]
     others = [path for path in files if path.stem not in ONE_AT_A_TIME]
+    others.sort(key=lambda path: path.stem not in LONGEST)
     apart = -(-len(others) // max(len(alone), 1))
     for number, path in enumerate(alone):
         others.insert(number * (apart + 1), path)
