@@ -274,6 +274,7 @@ with Source.open(url, cache_dir=kept / "index") as source, open_cache(kept, sour
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [[(0, 4), (0, 4)], [(0, 2), (2, 4)]], ids=["the same rows", "other rows"])
 def test_two_processes_may_write_at_once(python, open_csv, kept, values, parts):
     source = open_csv(FILES["header"](values))

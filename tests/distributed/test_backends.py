@@ -277,6 +277,7 @@ REFUSED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_is_a_usage_error(place, name):
     arguments, environ, words = REFUSED[name]

@@ -94,6 +94,7 @@ def known_objects(variants):
     return list({canonical(thing): thing for thing in objects}.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("minor", MINORS)
 def test_every_object_is_of_its_schema(known_objects, minor):
     assert {"Job", "Service", "PodTemplate", "Deployment", "Pod"} <= {thing["kind"] for thing in known_objects}
@@ -101,6 +102,7 @@ def test_every_object_is_of_its_schema(known_objects, minor):
         kubernetes_validate.validate(thing, minor, strict=True)
 
 
+@pytest.mark.slow
 def test_a_misspelt_field_would_be_found(variants):
     job = variants[0].job
     faulty = job | {"spec": job["spec"] | {"backofLimit": 1}}

@@ -100,6 +100,7 @@ def unsplit():
     return fit(0, len(LOSSES))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", [1, 4, 7, 9, 12])
 def test_training_in_two_halves_is_training_in_one(unsplit, split):
     model, (_, stopping, reducing), _, history = unsplit

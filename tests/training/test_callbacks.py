@@ -166,6 +166,7 @@ def test_a_callback_that_would_go_on_by_itself_is_refused(place, monkeypatch):
         build_callbacks("own_callbacks:back_up", World(), None, 1, 1)
 
 
+@pytest.mark.slow
 def test_what_is_no_list_of_callbacks_is_a_usage_error(place):
     done = disttrain(place, "--data", "data.csv", "--callbacks", "own_callbacks:wrong")
     assert done.returncode == 2

@@ -190,6 +190,7 @@ def test_callbacks_are_told_and_heard_as_by_keras_fit(job, tmp_path):
         np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_epoch_that_a_callback_ended_is_validated_after_a_stop_and_not_trained_on(job):
     _, whole = job.run(StopAt(0, 15))
     checkpoint = job.stopped(StopAt(0, 15), Signal("on_test_begin"))
