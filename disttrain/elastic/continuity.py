@@ -20,7 +20,10 @@ class Continuity(Protocol):
     """How a run in this world follows on another one, and what it leaves to the next."""
 
     launch: str  # what all workers of an elastic run have in common; empty in any other
-    commits: Commits | None  # of an elastic run
+
+    @property
+    def commits(self) -> Commits | None:
+        """Those of an elastic run."""
 
     @property
     def is_elastic(self) -> bool:
@@ -76,27 +79,26 @@ class ElasticRun:
     def __init__(self, environ: Mapping[str, str], commits: Commits, stop: StopSignals) -> None:
         """`environ` is the one that `horovodrun` set."""
         self.launch = launch_of(environ)
-        self.commits: Commits | None = commits
-        self._commits = commits
+        self.commits = commits
         self._stop = stop
 
     @property
     def last_commit(self) -> Checkpoint | None:
         """The last one, of whatever world."""
-        return self._commits.last
+        return self.commits.last
 
     @property
     def change(self) -> Change | None:
         """How the world before this one ended."""
-        return self._commits.change
+        return self.commits.change
 
     def settle(self, own: RunDefaults, backend: Backend) -> RunDefaults:
         """Returns those of the last commit's run or, without a commit, those of the leader of the first world."""
-        if self._commits.last is not None:
-            record = RunRecord.of(self._commits.last)
+        if self.commits.last is not None:
+            record = RunRecord.of(self.commits.last)
             return RunDefaults(str(record.output), record.num_shards or own.num_shards)
-        self._commits.defaults = self._commits.defaults or backend.gather(own)[0]
-        return self._commits.defaults
+        self.commits.defaults = self.commits.defaults or backend.gather(own)[0]
+        return self.commits.defaults
 
     def stop_signals(self, stack: ExitStack, on_asked: Callable[[str], None], *, catches: bool) -> StopSignals:
         """Returns those that are caught from the run's start to its end."""

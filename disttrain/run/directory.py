@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,7 +18,8 @@ import keras
 
 from disttrain.checkpoints.store import CheckpointStore
 from disttrain.errors import StorageError, UsageError, all_redacted
-from disttrain.storage.local import FULL, atomic_write, part_of, remove_parts
+from disttrain.run.lock import make_writable, remove_empty
+from disttrain.storage.local import atomic_write, part_of, remove_parts
 
 MODEL = "model.keras"
 CHECKPOINTS = "checkpoints"  # the default folder of a run's checkpoints
@@ -93,14 +93,7 @@ class RunDirectory:
         self.path = path
         if not overwrite and not goes_on:
             check_free(path)
-        self._made = [parent for parent in (path, *path.parents) if not parent.exists()]
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=path):
-                pass
-        except OSError as error:
-            kind = StorageError if error.errno in FULL else UsageError
-            raise kind(f"--output {path}: cannot be written: {error.strerror}; name another directory") from error
+        self._made = make_writable(path)
         remove_parts(path, "|".join(map(re.escape, RESULTS)), with_living_writers=False)
         for name in RESULTS if not goes_on else ():
             (path / name).unlink(missing_ok=True)
@@ -116,9 +109,7 @@ class RunDirectory:
             return
         for name in RESULTS:
             (self.path / name).unlink(missing_ok=True)
-        for parent in self._made:
-            with contextlib.suppress(OSError):  # it holds files that are not ours
-                parent.rmdir()
+        remove_empty(self._made)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Writes the resolved configuration to config.json."""

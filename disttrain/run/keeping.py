@@ -20,7 +20,7 @@ from disttrain.run.directory import RunDirectory
 from disttrain.run.logs import History, MetricsLog
 from disttrain.run.opening import Opened
 from disttrain.run.resume import best_by
-from disttrain.training.checkpointing import Checkpointing, Contents
+from disttrain.training.checkpointing import Checkpointing
 from disttrain.training.reports import Reporter
 
 
@@ -29,9 +29,12 @@ def open_directory(context: RunContext, opened: Opened) -> RunDirectory | None:
     config, world = context.config, context.backend.world
     if not world.is_leader:
         return None
-    goes_on = opened.checkpoint is not None and opened.paths.resume_from is None
-    has_results = opened.checkpoint is not None and bool(Contents.of(opened.checkpoint).progress.results)
-    directory = RunDirectory(opened.paths.output, overwrite=config.overwrite, goes_on=goes_on, keeps=has_results)
+    directory = RunDirectory(
+        opened.paths.output,
+        overwrite=config.overwrite,
+        goes_on=opened.continues,
+        keeps=bool(opened.earlier_results),
+    )
     if not context.continuity.is_elastic:  # else what was written belongs to the next world too
         context.stack.enter_context(directory)
     resolved = config.model_dump(mode="json") | {"data": opened.data, "output": str(directory.path)}
@@ -51,7 +54,7 @@ def open_checkpointing(context: RunContext, opened: Opened) -> Checkpointing:
     if context.backend.world.is_leader:
         store = CheckpointStore(paths.checkpoints, keep=config.keep, best_by=best_by(config))
         context.stack.enter_context(store)
-        if config.overwrite or (checkpoint is not None and paths.resume_from is None):
+        if config.overwrite or opened.continues:
             store.remove_after(checkpoint.position if checkpoint is not None else None)
         if every is not None:
             writer = CheckpointWriter(store, lambda why: context.console.print(f"A checkpoint was not written: {why}"))
@@ -65,8 +68,7 @@ def open_reporters(
     """Opens what reports the training: the leader's reporters, none on other workers."""
     if directory is None:
         return []
-    earlier = Contents.of(opened.checkpoint).progress.results if opened.checkpoint is not None else ()
     console = ConsoleProgress(
         context.console, epochs=context.config.epochs, num_steps=sharding.num_steps, num_rows=sharding.num_rows
     )
-    return [console, History(directory.path, earlier), MetricsLog(directory.path)]
+    return [console, History(directory.path, opened.earlier_results), MetricsLog(directory.path)]

@@ -13,9 +13,10 @@ import json
 import os
 import re
 import secrets
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -109,7 +110,7 @@ class RunLock:
         self._directory = open_directory(url)
         if self._path is not None:
             remove_parts(self._path, re.escape(RECORD), with_living_writers=True)
-        self._made = [] if self._path is None else _make(self._path)
+        self._made = [] if self._path is None else make_writable(self._path)
         self._closed = threading.Event()
         self._is_ours = False
         self._lock = threading.Lock()
@@ -247,19 +248,23 @@ class RunLock:
 
     def _close_directory(self) -> None:
         self._directory.close()
-        for made in self._made:
-            with contextlib.suppress(OSError):  # something is in it
-                made.rmdir()
+        remove_empty(self._made)
 
 
-def _make(path: Path) -> list[Path]:
+def remove_empty(directories: Iterable[Path]) -> None:
+    """Removes directories, the innermost first, that hold nothing."""
+    for directory in directories:
+        with contextlib.suppress(OSError):  # something is in it
+            directory.rmdir()
+
+
+def make_writable(path: Path) -> list[Path]:
     """Creates a directory and checks that it can be written; returns the directories created, the innermost first."""
     made = [parent for parent in (path, *path.parents) if not parent.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".{secrets.token_hex(8)}"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=path):
+            pass
     except OSError as error:
         kind = StorageError if error.errno in FULL else UsageError
         raise kind(f"--output {path}: cannot be written: {error.strerror}; name another directory") from error

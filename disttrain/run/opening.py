@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from disttrain.run.directory import default_directory
 from disttrain.run.files import Files
 from disttrain.run.lock import RunLock
 from disttrain.run.resume import RunPaths, check_of_a_run, find_checkpoint
+from disttrain.training.checkpointing import Contents
+from disttrain.training.progress import EpochResult
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,16 @@ class Opened:
     checkpoint: Checkpoint | None
     resumed: RunRecord | None
     num_shards: int
+
+    @property
+    def continues(self) -> bool:
+        """Whether the run goes on in its own directory, rather than anew or from another run's checkpoint."""
+        return self.checkpoint is not None and self.paths.resume_from is None
+
+    @property
+    def earlier_results(self) -> Sequence[EpochResult]:
+        """Those of the epochs that earlier processes finished."""
+        return Contents.of(self.checkpoint).progress.results if self.checkpoint is not None else ()
 
 
 def open_run(context: RunContext) -> Opened:

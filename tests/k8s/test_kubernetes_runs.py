@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from command import ROOT, history, regression_rows, write_csv
-from launching import HAS_MPI
+from launching import needs_mpi
 from manifests import copy_of_the_repository, needs_kubectl, render
 from namespaces import Network, why_not
 from pods import Pod, sidecar
@@ -22,7 +22,6 @@ from disttrain.config import TrainConfig
 
 pytestmark = needs_kubectl
 BACKENDS = TrainConfig.model_fields["backend"].annotation.__args__
-needs_mpi = pytest.mark.skipif(not HAS_MPI, reason="Horovod was built without MPI, or there is no mpirun")
 ROWS = 2000
 EPOCHS = 20  # of which many are left when a pod is lost in the second one
 
