@@ -16,12 +16,13 @@ RUN --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=cache,target=/root/.cache/pip,sharing=locked \
     /build/packages.sh "${VARIANT}"
 
-# Horovod's wheel in /horovod, built against that TensorFlow, or taken from the wheels.
+# The wheels of Horovod and of the compiled all-reduce in /horovod, built against that TensorFlow, or taken from wheels.
 FROM packages AS horovod
 ARG VARIANT=cpu
 ARG MPI=1
 COPY launch/install-horovod.sh launch/container/horovod.sh /build/launch/
 COPY launch/horovod /build/launch/horovod
+COPY launch/collective /build/launch/collective
 RUN --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=bind,from=cuda,target=/cuda \
     /build/launch/horovod.sh "${VARIANT}" "${MPI}"

@@ -1,7 +1,10 @@
-"""Measures the all-reduce: of the job's gradient, and in a step of a larger model compared with one process alone.
+"""Measures the all-reduce by itself and within steps, with the compiled collective, with Horovod's and with neither.
 
-python -m benchmarks.allreduce
-python -m benchmarks.allreduce --launcher 'horovodrun --mpi -np 2'
+    python -m benchmarks.allreduce
+    python -m benchmarks.allreduce --launcher 'horovodrun --gloo -np 2'
+
+All rows are in memory. Each turn starts new processes: one alone, the workers with the compiled collective, and the
+workers with Horovod's. Medians of the turns are shown.
 """
 
 import argparse
@@ -16,8 +19,14 @@ import numpy as np
 from benchmarks.measure import median_s, print_table, printed, write_json
 
 JOB_FLOATS = 169 + 1  # the gradient of the 1-16-8-1 network, and the loss, which is reduced with it
-LARGE = {"features": 30, "hidden": (512, 256), "batch_size": 8192, "steps": 8}
-REDUCTIONS = 200  # in one call of the graph
+VECTORS = (JOB_FLOATS, 10_000, 150_000, 2_000_000)  # floats
+# name: features, units, rows of a worker's step, steps of a call. The small one is last: it sets XLA's flags.
+NETWORKS = {
+    "30-512-256-1, batch 1000": (30, (512, 256), 1000, 40),
+    "30-512-256-1, batch 8192": (30, (512, 256), 8192, 8),
+    "1-16-8-1, batch 250": (1, (16, 8), 250, 4000),
+}
+CONTENDERS = {"alone": None, "compiled": "compiled", "horovod": "horovod"}
 RESULT = "allreduce-result "
 
 
@@ -25,85 +34,101 @@ def main():
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.allreduce", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--launcher", default="horovodrun -np 2", help="what starts two workers")
-    parser.add_argument("--turns", type=int, default=3, help="how often the two take turns")
+    parser.add_argument("--launcher", default="horovodrun -np 2", help="what starts the workers")
+    parser.add_argument("--turns", type=int, default=3, help="how often the contenders take turns")
     parser.add_argument("--repeats", type=int, default=9, help="calls of which a turn takes the median")
     parser.add_argument("--json", help="also write the results here")
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        work(options.repeats)
+        work(options.worker, options.repeats)
         return
-    alone, together = [], []
+    turns = {name: [] for name in CONTENDERS}
     for _ in range(options.turns):
-        alone.append(turn("", options.repeats))
-        together.append(turn(options.launcher, options.repeats))
-    ratio = statistics.median(two["step_s"] / one["step_s"] for one, two in zip(alone, together, strict=True))
-    reduce_us = statistics.median(two["reduce_s"] for two in together) * 1e6
-    print_table(
-        ["what", "one process", "two processes", "ratio"],
+        for name, found in turns.items():
+            found.append(turn(name, options.launcher if CONTENDERS[name] else "", options.repeats))
+    medians = {name: median_of(found) for name, found in turns.items()}
+    alone, compiled, horovod = medians.values()
+    rows = [
         [
-            [f"all-reduce of {JOB_FLOATS} floats, us", "-", f"{reduce_us:.0f}", "-"],
-            [
-                f"step of 30-512-256-1, batch {LARGE['batch_size']}, ms",
-                f"{statistics.median(one['step_s'] for one in alone) * 1e3:.1f}",
-                f"{statistics.median(two['step_s'] for two in together) * 1e3:.1f}",
-                f"{ratio:.2f}",
-            ],
-        ],
-    )
+            *(what, us(alone, what), us(compiled, what), ratio(compiled, alone, what)),
+            *(us(horovod, what), ratio(horovod, alone, what), ratio(horovod, compiled, what)),
+        ]
+        for what in compiled
+    ]
+    print_table(["us", "alone", "compiled", "over alone", "horovod", "over alone", "over compiled"], rows)
     if options.json:
-        write_json(options.json, {"alone": alone, "together": together, "step_ratio": ratio, "reduce_us": reduce_us})
+        write_json(options.json, {"turns": turns, "medians": medians})
 
 
-def turn(launcher, repeats):
-    """Starts new workers, or one process without a launcher, and returns what the leader measured."""
-    command = [*shlex.split(launcher), sys.executable, "-m", "benchmarks.allreduce", "--worker", "--repeats", repeats]
+def median_of(turns):
+    return {what: statistics.median(turn[what] for turn in turns) for what in turns[0]}
+
+
+def us(medians, what):
+    return f"{medians[what] * 1e6:,.1f}" if what in medians else "-"
+
+
+def ratio(medians, others, what):
+    return f"{medians[what] / others[what]:.2f}" if what in others else "-"
+
+
+def turn(name, launcher, repeats):
+    """Starts new processes and returns what the leader measured, in seconds."""
+    command = [*shlex.split(launcher), sys.executable, "-m", "benchmarks.allreduce", "--worker", name]
     environ = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    output = printed(command, environ)
+    output = printed([*command, "--repeats", repeats], environ)
     return json.JSONDecoder().raw_decode(output[output.index(RESULT) + len(RESULT) :])[0]
 
 
-def work(repeats):
-    import keras
-    import tensorflow as tf
-
-    from disttrain.data.superbatches import Superbatch
+def work(name, repeats):
     from disttrain.distributed.backend import BackendOptions
     from disttrain.distributed.registry import open_backend
-    from disttrain.training.engine import Engine
-    from disttrain.training.model import dense_network
 
-    backend = open_backend("auto", os.environ, BackendOptions(num_devices=1, threads=1))
-    model = dense_network(LARGE["features"], LARGE["hidden"], 1)
-    model.compile(keras.optimizers.Adam(), loss="mae")
-    engine = Engine(model, backend, LARGE["features"])
-    engine.synchronize()
-    shape = (LARGE["steps"], LARGE["batch_size"], LARGE["features"] + 1)
-    data = np.random.default_rng(0).random(shape, np.float32)
-    global_rows = np.full(LARGE["steps"], LARGE["batch_size"] * backend.world.size)
-    rows = Superbatch(data, 0, global_rows, (LARGE["batch_size"],))
-
-    def steps():
-        return list(engine.train(engine.copy_to_devices(rows), steps_per_superstep=LARGE["steps"]))
-
-    step_s = median_s(steps, repeats) / LARGE["steps"]
-    reduce_s = median_s(reductions(tf, backend), repeats) / REDUCTIONS
+    options = BackendOptions(num_devices=1, threads=1, collective=CONTENDERS[name] or "auto")
+    backend = open_backend("auto", os.environ, options)
+    seconds = {f"step of {network}": step_s(backend, *described, repeats) for network, described in NETWORKS.items()}
+    if CONTENDERS[name]:
+        seconds |= {f"all-reduce of {length:,} floats": reduce_s(backend, length, repeats) for length in VECTORS}
     if backend.world.is_leader:
-        print(RESULT + json.dumps({"step_s": step_s, "reduce_s": reduce_s}), flush=True)
+        print(RESULT + json.dumps(seconds), flush=True)
     backend.close()
 
 
-def reductions(tf, backend):
-    """Returns a function that runs many all-reduces in one call of a graph, each on the result of the last."""
+def step_s(backend, num_features, hidden, batch_size, num_steps, repeats):
+    """Returns the seconds of a step, rows of which are in memory."""
+    import keras
 
-    @tf.function
+    from disttrain.data.superbatches import Superbatch
+    from disttrain.training.engine import Engine
+    from disttrain.training.model import dense_network
+
+    model = dense_network(num_features, hidden, 1)
+    model.compile(keras.optimizers.Adam(), loss="mae")
+    engine = Engine(model, backend, num_features, rows_per_step=batch_size)
+    engine.synchronize()
+    data = np.random.default_rng(0).random((num_steps, batch_size, num_features + 1), np.float32)
+    rows = Superbatch(data, 0, np.full(num_steps, batch_size * backend.world.size), (batch_size,), is_full=True)
+
+    def steps():
+        return list(engine.train(engine.copy_to_devices(rows), steps_per_superstep=num_steps))
+
+    return median_s(steps, repeats) / num_steps
+
+
+def reduce_s(backend, length, repeats):
+    """Returns the seconds of an all-reduce, many of which are one call, each of the result of the last."""
+    import tensorflow as tf
+
+    number = max(2_000_000 // length // 10, 5)
+
+    @tf.function(jit_compile=backend.fuses_steps)
     def loop(flat):
-        for _ in tf.range(REDUCTIONS):
-            flat = backend.reduce(flat) * 0.5
+        for _ in tf.range(number):
+            flat = backend.reduce(flat, in_xla=backend.fuses_steps) * 0.5
         return flat
 
-    return lambda: loop(tf.ones([JOB_FLOATS])).numpy()
+    return median_s(lambda: loop(tf.ones([length])).numpy(), repeats) / number
 
 
 if __name__ == "__main__":

@@ -138,6 +138,12 @@ class TrainConfig(Settings):
         "the loss",
         "float32",
     )
+    collective: Literal["auto", "compiled", "horovod"] = option(
+        "devices",
+        "who sums the gradients of Horovod's workers: compiled is part of the compiled steps, for workers on the CPUs "
+        "of one machine; horovod is Horovod's thread, for all others. auto is compiled where it can be",
+        "auto",
+    )
     compression: Literal["none", "fp16"] = option(
         "devices", "how Horovod sends gradients: none as they are, fp16 as 16-bit floats, in half the bytes", "none"
     )

@@ -21,7 +21,7 @@ echo "Checking the code: ruff, mypy, shellcheck"
 ruff check --quiet
 ruff format --check --quiet || { echo "test: not formatted; run: .venv/bin/ruff format" >&2 && exit 1; }
 mypy --no-error-summary
-shellcheck --external-sources .ci/run launch/*.sh launch/slurm.sbatch launch/horovod/*.sh launch/horovod/bin/* launch/{discovery,container}/*.sh
+shellcheck --external-sources .ci/run launch/*.sh launch/slurm.sbatch launch/{horovod,collective}/*.sh launch/horovod/bin/* launch/{discovery,container}/*.sh
 echo "Running the tests"
 # In the order of their names, files that must not run beside each other (tests/conftest.py) seldom meet.
 exec python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -79,16 +79,18 @@ def lacking() -> str | None:
         return "images are built by root, on Linux"
     if not all(map(shutil.which, TOOLS)):
         return f"to build images, run: apt-get install {PACKAGES}"
-    return None if horovod_wheel() else "there is no Horovod wheel for this Python; run: launch/install-horovod.sh"
+    if not built_wheel("horovod") or not built_wheel("disttrain_collective"):
+        return "there are no wheels of Horovod for this Python; run: launch/install-horovod.sh"
+    return None
 
 
-def horovod_wheel() -> Path | None:
-    """The wheel that this environment's Horovod was installed from, else the newest kept one."""
+def built_wheel(package: str) -> Path | None:
+    """The wheel that this environment's package was installed from, else the newest kept one."""
     try:
-        origin = json.loads(importlib.metadata.distribution("horovod").read_text("direct_url.json") or "{}")
+        origin = json.loads(importlib.metadata.distribution(package).read_text("direct_url.json") or "{}")
     except importlib.metadata.PackageNotFoundError:
         origin = {}
-    newest = sorted(CACHE.glob("wheels/*/horovod-*.whl"), key=lambda path: path.stat().st_mtime, reverse=True)
+    newest = sorted(CACHE.glob(f"wheels/*/{package}-*.whl"), key=lambda path: path.stat().st_mtime, reverse=True)
     tag = "cp{}{}".format(*sys.version_info[:2])
     places = [Path(unquote(urlsplit(origin.get("url", "")).path)), *newest]
     return next((path for path in places if path.is_file() and tag in path.name), None)

@@ -45,6 +45,10 @@ class Sharding:
         """Leading steps to which every shard gives `batch_size` rows: all of an epoch's steps, or all but the last."""
         return len(self.shard(self.num_shards - 1)) // self.batch_size
 
+    def most_rows_per_step(self, world_size: int) -> int:
+        """Rows of a full step on the rank that holds most shards."""
+        return len(shards_of_rank(self.num_shards, world_size, 0)) * self.batch_size
+
     def shard(self, shard: int) -> Range:
         """Returns the rows of one shard."""
         return shard_range(self.num_rows, self.num_shards, shard)

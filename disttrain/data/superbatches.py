@@ -38,7 +38,7 @@ class Superbatch:
         global_rows: rows of all workers together in each step, int64 [num_steps].
         rows_of_replicas: how many of a step's rows, one after the other, go to each of this worker's replicas.
         steps_before: steps of the same superbatch that an earlier process took.
-        is_full: whether every held shard gives a whole batch, so that the shape is that of the compiled superstep.
+        is_full: whether every shard, of all workers, gives a whole batch: then all run the same compiled superstep.
         on_devices: what the stream's `copy` made of it.
     """
 
@@ -174,7 +174,7 @@ class Superbatches:
             global_rows=plan.sharding.global_rows(first_step, num_steps),
             rows_of_replicas=plan.rows_of_replicas(first_step),
             steps_before=plan.steps_before(first_step),
-            is_full=data.shape[1] == plan.rows_per_step,
+            is_full=first_step < plan.sharding.num_full_steps,
         )
 
     def _join(self, shards: list[Rows], counts: list[int], num_steps: int) -> Floats:

@@ -27,13 +27,14 @@ class BackendOptions:
 
     `num_devices`: None for all there are. `threads`: of one TensorFlow operation; None for 1 if the model is small, as
     its operations are too small to split, else for the machine's cores shared by its workers. `timeout_s`: how long
-    workers may take to meet; 0 for as long as it takes.
+    workers may take to meet; 0 for as long as it takes. `collective`: what `--collective` says.
     """
 
     num_devices: int | None = None
     threads: int | None = None
     small_model: bool = False
     timeout_s: float = 0
+    collective: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,18 @@ class Backend(Protocol):
     def fuses_steps(self) -> bool:
         """Whether a whole superstep, the all-reduce included, can be one XLA program."""
 
-    def reduce(self, flat: tf.Tensor) -> tf.Tensor:
-        """Returns, inside a graph and on each replica, the sum over all replicas of all workers of a vector [n]."""
+    @property
+    def detail(self) -> str:
+        """What the line that names the backend says besides, or nothing."""
+
+    def reduce(self, flat: tf.Tensor, *, in_xla: bool = False) -> tf.Tensor:
+        """Returns, inside a graph and on each replica, the sum over all replicas of all workers of a vector [n].
+
+        `in_xla`: XLA compiles the graph, which it can only if `fuses_steps`.
+        """
+
+    def check(self) -> None:
+        """Raises if another worker ended while this one waited for it in an XLA program; not a collective."""
 
     def sum(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Returns the sum over all workers of a float64 array, which has the same shape on each."""

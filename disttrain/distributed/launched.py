@@ -12,6 +12,12 @@ _LAUNCHER_VARIABLES = (
     ("PMI_RANK", "PMI_SIZE"),
 )
 
+_LOCAL_SIZES = (
+    ("HOROVOD_LOCAL_SIZE", "HOROVOD_SIZE"),
+    ("OMPI_COMM_WORLD_LOCAL_SIZE", "OMPI_COMM_WORLD_SIZE"),
+    ("MPI_LOCALNRANKS", "PMI_SIZE"),
+)
+
 
 def launched_rank(environ: Mapping[str, str]) -> int | None:
     """Returns the rank that a launcher gave to this process, or None if it works alone."""
@@ -27,6 +33,12 @@ def launched_by(environ: Mapping[str, str]) -> str | None:
     if any(rank in environ and size in environ for rank, size in _LAUNCHER_VARIABLES):
         return "horovod"
     return "multiworker" if launched_rank(environ) is not None else None
+
+
+def launched_on_one_machine(environ: Mapping[str, str]) -> bool:
+    """Returns whether a launcher started all workers on this machine, as far as it says."""
+    counts = [(environ.get(local), environ.get(size)) for local, size in _LOCAL_SIZES]
+    return any(local is not None and local == size for local, size in counts)
 
 
 def launched_elastic(environ: Mapping[str, str]) -> bool:

@@ -28,15 +28,20 @@ def open_local(options: BackendOptions) -> LocalBackend:
 class LocalBackend:
     """A world of one worker; its replicas reduce among themselves."""
 
+    detail = ""
+
     def __init__(self, name: str, replicas: Replicas) -> None:
         self.name = name
         self.replicas = replicas
         self.world = World(num_devices=replicas.count)
         self.fuses_steps = replicas.count == 1
 
-    def reduce(self, flat: tf.Tensor) -> tf.Tensor:
+    def reduce(self, flat: tf.Tensor, *, in_xla: bool = False) -> tf.Tensor:
         """Returns the sum over the worker's replicas."""
         return self.replicas.reduce(flat)
+
+    def check(self) -> None:
+        """Does nothing: there is no other worker."""
 
     def sum(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Returns the array itself."""

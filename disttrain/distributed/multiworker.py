@@ -71,15 +71,19 @@ class MultiworkerBackend:
 
     name = "multiworker"
     fuses_steps = False
+    detail = ""
 
     def __init__(self, rank: int, size: int, strategy: tf.distribute.Strategy) -> None:
         self.replicas = MirroredReplicas(strategy)
         self.world = World(rank, size, num_devices=self.replicas.count)
         self._gather_words = tf.function(lambda words: strategy.gather(words, axis=0))
 
-    def reduce(self, flat: tf.Tensor) -> tf.Tensor:
+    def reduce(self, flat: tf.Tensor, *, in_xla: bool = False) -> tf.Tensor:
         """Returns the sum over all replicas of all workers."""
         return self.replicas.reduce(flat)
+
+    def check(self) -> None:
+        """Does nothing: TensorFlow's own collectives raise errors."""
 
     def sum(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Returns the sum over all workers of a float64 array, added up in the order of ranks."""

@@ -44,8 +44,9 @@ def _announce_world(console: Console, backend: Backend, sharding: Sharding) -> N
     workers = f"{world.size} workers" if world.size > 1 else "1 worker"
     if world.num_devices > 1:
         workers += f" of {world.num_devices} devices"
+    named = f"{backend.name} backend" + (f" ({backend.detail})" if backend.detail else "")
     console.print(
-        f"{backend.name} backend, {workers}, {sharding.num_shards} x {sharding.batch_size:,} rows a step, "
+        f"{named}, {workers}, {sharding.num_shards} x {sharding.batch_size:,} rows a step, "
         f"{sharding.num_steps:,} steps an epoch"
     )
     idle = world.num_replicas - sharding.num_shards

@@ -60,6 +60,7 @@ def _prepare(context: RunContext, opened: Opened, head: Head) -> Prepared:
     training = open_feed(context, source, num_shards, EpochOrder(config.shuffle, config.seed))
     validation = open_feed(context, opened.validation, num_shards, FILE_ORDER) if opened.validation else None
     num_features, num_targets = len(source.feature_names), len(source.target_names)
+    most_rows = training.sharding.most_rows_per_step(backend.world.size)
     with backend.replicas.scope():
         model = build_model(
             config, num_features, num_targets, head=head,
@@ -67,7 +68,7 @@ def _prepare(context: RunContext, opened: Opened, head: Head) -> Prepared:
         )  # fmt: skip
         engine = Engine(
             model, backend, num_features, config.sync_every,
-            num_targets=num_targets, rows_per_step=training.plan.rows_per_step if training.full_shape else 0,
+            num_targets=num_targets, rows_per_step=most_rows if training.full_shape else 0,
             skips_nonfinite=config.on_nonfinite == "skip", compresses=config.compression == "fp16",
         )  # fmt: skip
     check_keep_best(config, metric_names(model, scalars=True))

@@ -31,7 +31,7 @@ def run_training(config: TrainConfig, environ: Mapping[str, str], on_start: Call
     """
     num_weights = num_dense_weights(len(config.features) or 1, config.hidden, len(config.targets) or 1)
     small_model = config.model is None and num_weights <= SMALL_MODEL_WEIGHTS
-    options = BackendOptions(config.devices, config.threads, small_model, config.timeout)
+    options = BackendOptions(config.devices, config.threads, small_model, config.timeout, config.collective)
     if launched_elastic(environ) and config.backend in ("auto", "horovod"):
         train_elastic(config, environ, options)
         return

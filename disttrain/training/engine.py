@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -25,6 +25,7 @@ from disttrain.training.local_sgd import LocalRounds
 from disttrain.training.metric_sums import MetricSums, Sums, Value
 from disttrain.training.optimizer import AllReduceOptimizer
 from disttrain.training.small_network import is_small, products_as_loops, set_xla_flags
+from disttrain.training.small_steps import SmallSteps
 from disttrain.training.steps import NO_FAULT, OWN_FAULT, Steps, sums_over_rows
 
 # Longer supersteps are split into shorter ones, so that progress, callbacks and signals do not have to wait.
@@ -105,7 +106,7 @@ class Engine:
             num_features: columns of a row that are not targets.
             sync_every: steps that each worker takes alone before weights are averaged; 1 averages every gradient.
             num_targets: columns of a row that are targets.
-            rows_per_step: this worker's rows in a full step; 0 if not known.
+            rows_per_step: rows in a full step of the worker that has most; 0 if not known.
             skips_nonfinite: skips the update of a step whose loss or gradient is not finite; if false, the superstep
                 ends before that update.
             compresses: sends gradients as 16-bit floats.
@@ -116,34 +117,37 @@ class Engine:
         self._alone = backend.world.num_replicas == 1
         self._sync_every = sync_every if not self._alone else 1
         reduces = not self._alone and sync_every == 1
+        fuses = backend.fuses_steps or not reduces
         self._capacity, self._steps_per_superstep = {"train": 0, "evaluate": 0}, self._sync_every
         self._step_s = 0.0  # seconds per step in this worker's last superstep
         build(model, num_features, num_targets)
         if self._replicas.num_in_sync > 1:
             _check_strategy(model.optimizer, sync_every, compresses=compresses)
-        optimizer = AllReduceOptimizer(model.optimizer, backend.reduce if reduces else None, compresses=compresses)
-        self._kept = [] if skips_nonfinite or reduces else _small_state(model)
+        self._kept = [] if skips_nonfinite or not fuses else _small_state(model)
         self._read_kept = tf.function(lambda: [tf.identity(v.value) for v in self._kept])
-        settings: dict[str, Any] = {"skips_nonfinite": skips_nonfinite, "chooses": not self._kept}
-        make_steps = partial(Steps, model, optimizer, backend, num_features, **settings)
-        as_loops = not reduces and is_small(model, rows_per_step) and set_xla_flags()
-        fused = make_steps(is_fused=True, tracing=products_as_loops if as_loops else nullcontext)
-        self._steps = steps, _ = make_steps(), fused
-        rounds = LocalRounds(steps, backend.reduce, sync_every) if self._sync_every > 1 else None
-
-        def make_train(use_xla: bool) -> Callable[..., Any]:
-            train_steps: Callable[..., Any]
-            train_steps = tf.function((fused if use_xla else steps).train_steps, jit_compile=use_xla)
-            return train_steps if rounds is None else rounds.train_with(train_steps)
-
-        self._train = _Compiled(make_train, use_xla=backend.fuses_steps or not reduces)
-        self._train_short = make_train(False)
+        as_loops = fuses and is_small(model, rows_per_step) and set_xla_flags()
+        self._steps = steps, fused = _make_steps(
+            model, backend, num_features, reduces=reduces, as_loops=as_loops, compresses=compresses,
+            skips_nonfinite=skips_nonfinite, chooses=not self._kept,
+        )  # fmt: skip
+        self._train = _Compiled(self._make_train, use_xla=fuses)
+        self._train_short = self._make_train(False)
         self._evaluate = _Compiled(
             lambda use_xla: tf.function((fused if use_xla else steps).evaluate_steps, jit_compile=use_xla),
             use_xla=self._replicas.count == 1,
         )
         self._evaluate_short = tf.function(steps.evaluate_steps)
         self.totals = MetricSums(model, self._replicas)
+
+    def _make_train(self, use_xla: bool) -> Callable[..., Any]:
+        """Returns the function that trains on a superbatch, as a graph or compiled by XLA."""
+        steps, fused = self._steps
+        train_steps = tf.function((fused if use_xla else steps).train_steps, jit_compile=use_xla)
+        if self._sync_every == 1:
+            return cast(Callable[..., Any], train_steps)
+        in_xla = use_xla and self._backend.fuses_steps
+        reduce = partial(self._backend.reduce, in_xla=in_xla)
+        return LocalRounds(steps, reduce, self._sync_every, in_xla=in_xla).train_with(train_steps)
 
     @property
     def looks_up(self) -> bool:
@@ -247,6 +251,7 @@ class Engine:
         kept = self._read_kept() if self._kept else []
         losses, faults, summed, states = run(tf.constant(start), tf.constant(stop), *others)
         losses, faults = losses.numpy()[start:stop], faults.numpy()[start:stop]
+        self._backend.check()
         if kept and faults.any():
             for variable, value in zip(self._kept, kept, strict=True):
                 variable.assign(value)
@@ -335,6 +340,29 @@ class _Compiled:
             result = self._run(*arguments)
         self._may_fall_back = False
         return result
+
+
+def _make_steps(
+    model: keras.Model,
+    backend: Backend,
+    num_features: int,
+    *,
+    reduces: bool,
+    as_loops: bool,
+    compresses: bool,
+    chooses: bool,
+    skips_nonfinite: bool,
+) -> tuple[Steps, Steps]:
+    """Returns the steps of a graph, and those that XLA compiles, which may be a small network's (`as_loops`)."""
+
+    def make(kind: type[Steps] = Steps, *, is_fused: bool = False, **tracing: Any) -> Steps:
+        reduce = partial(backend.reduce, in_xla=is_fused) if reduces else None
+        optimizer = AllReduceOptimizer(model.optimizer, reduce, compresses=compresses)
+        settings = {"skips_nonfinite": skips_nonfinite, "chooses": chooses, "is_fused": is_fused, **tracing}
+        return kind(model, optimizer, backend, num_features, **settings)
+
+    kind = SmallSteps if as_loops and reduces and not chooses and not compresses else Steps
+    return make(), make(kind, is_fused=True, tracing=products_as_loops if as_loops else nullcontext)
 
 
 def _small_state(model: keras.Model) -> list[Any]:

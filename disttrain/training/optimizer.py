@@ -60,6 +60,11 @@ class AllReduceOptimizer:
             tensors, rest = both[: len(used)], both[len(used) :]
         return [(g, v) for g, (_, v) in zip(tensors, used, strict=True)], rest
 
+    def sum(self, flat: tf.Tensor) -> tf.Tensor:
+        """Returns the sum over all replicas of a float32 vector [n], as it is; only where `reduces`."""
+        assert self._reduce is not None
+        return self._reduce(flat)
+
     def accepts(self, gradients: Sequence[Gradient], loss: tf.Tensor) -> tf.Tensor:
         """Returns whether the loss and all gradients are finite, a scalar bool."""
         judged = [loss, *(g for g, _ in gradients)] if self._judges_gradients else [loss]

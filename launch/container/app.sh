@@ -7,13 +7,14 @@ esac
 source=/build/disttrain
 python=/opt/disttrain/bin/python
 "$python" -m pip install -q --disable-pip-version-check --no-deps --no-index --no-compile --no-build-isolation \
-  --prefix /new /horovod/horovod-*.whl "$source"
+  --prefix /new /horovod/*.whl "$source"
 site=$(cd /new/lib/python*/site-packages && pwd)
 cp "$source/launch/container/warm_kernels.py" "$site/"
 
 # Only what runs in a container.
 cp -r "$source/launch" /new/launch
 cd /new/launch
+rm -rf collective
 rm -f constraints.txt {quickstart,setup,test,install-horovod,refresh-constraints,k8s}.sh horovod/*.{sh,py}
 rm -f container/{packages,horovod,app,trim,runtime}.sh container/*_kernels.py
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Puts Horovod's wheel into /horovod, while an image is built: one of /wheels, or built, for CUDA with nvcc from /cuda.
+# Puts the wheels of Horovod and of the compiled all-reduce into /horovod, while an image is built: those of /wheels, or
+# built, for CUDA with nvcc from /cuda.
 set -euo pipefail
 case ${1:-} in
   -h | --help) echo "usage: launch/container/horovod.sh cpu|cuda 1|0 (called by Dockerfile)" && exit ;;
@@ -8,6 +9,7 @@ variant=$1 mpi=$2
 mkdir /horovod
 if compgen -G '/wheels/horovod-*.whl' >/dev/null; then
   cp /wheels/horovod-*.whl /horovod/
+  if compgen -G '/wheels/disttrain_collective-*.whl' >/dev/null; then cp /wheels/disttrain_collective-*.whl /horovod/; fi
   exit
 fi
 
@@ -26,5 +28,5 @@ fi
 # Where the machine's own name means nothing, as in buildah's chroot, Gloo crashes when the wheel is checked.
 getent hosts "$(hostname)" >/dev/null || echo "127.0.0.1 $(hostname)" >>/etc/hosts
 DISTTRAIN_CACHE_DIR=/horovod/kept /build/launch/install-horovod.sh /opt/disttrain/bin/python
-mv /horovod/kept/wheels/*/horovod-*.whl /horovod/
+mv /horovod/kept/wheels/*/*.whl /horovod/
 rm -r /horovod/kept

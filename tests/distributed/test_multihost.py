@@ -118,7 +118,7 @@ def test_a_cut_link_ends_the_run_with_a_name_and_the_same_command_ends_as_one_pr
     assert re.search(r"rank [23] \(host b, pid \d+\) has not been heard of for \d+ s", told), told
     told = cluster.finish(cluster.launch(*begin, hosts=("-H", "a:2,b:2")))
     assert "Going on from the checkpoint" in told
-    assert "horovod backend, 4 workers, 4 x 50 rows a step" in told
+    assert "(Horovod's all-reduce, as the workers are on several machines), 4 workers, 4 x 50 rows a step" in told
     assert_same(history(cluster.place / output), alone)
 
 

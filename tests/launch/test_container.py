@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from command import ROOT, history
-from containers import BASE, Engine, horovod_wheel, import_base, lacking
+from containers import BASE, Engine, built_wheel, import_base, lacking
 
 pytestmark = [pytest.mark.timeout(1800)]
 IMAGE = "localhost/disttrain:test"
@@ -45,7 +45,8 @@ def engine(tmp_path_factory):
     try:
         import_base(engine)
         wheels = tmp_path_factory.mktemp("wheels")
-        shutil.copy(horovod_wheel(), wheels)
+        for package in ("horovod", "disttrain_collective"):
+            shutil.copy(built_wheel(package), wheels)
         engine.run(
             *("buildah", "bud", "--isolation=chroot", "--format=docker", "--build-context", f"wheels={wheels}"),
             *("--build-arg", f"BASE={BASE}", "--build-arg", "KERNELS=x86-64-v3", "--build-arg", "VERSION=1.2.3"),
@@ -247,7 +248,7 @@ def test_two_containers_train_together(engine, volumes, network, second, launche
         *(engine, volumes, network, f"{LAUNCH}/{launcher}", "-H", f"first:1,{second}:1", "--network-interface", "eth0"),
         *("--", "--data=/data/rows.csv", f"--output=/runs/{launcher}", "--epochs=2", "--batch-size=5000"),
     )
-    assert "horovod backend, 2 workers, 2 x 5,000 rows a step, 40 steps an epoch" in done.stdout
+    assert "as the workers are on several machines), 2 workers, 2 x 5,000 rows a step, 40 steps an epoch" in done.stdout
     assert (volumes.runs / launcher / "model.keras").exists()
     assert history(volumes.runs / launcher)["rows"] == [400_000, 400_000]
 

@@ -31,6 +31,7 @@ COMMANDS = [
     "launch/horovod.sh",
     "launch/mpi.sh",
     "launch/k8s.sh",
+    "launch/collective/build.sh",
     "launch/install-horovod.sh",
     "launch/refresh-constraints.sh",
     "launch/horovod/build.sh",
@@ -284,7 +285,8 @@ def test_another_environment_takes_the_wheel_that_is_kept(tmp_path: Path) -> Non
     venv.create(tmp_path / "other", with_pip=True)
     (other,) = (tmp_path / "other").glob("lib/python*/site-packages")
     for package in Path(sysconfig.get_path("purelib")).iterdir():
-        if not package.name.startswith("horovod") and not (other / package.name).exists():
+        built_here = package.name.startswith(("horovod", "disttrain_collective"))
+        if not built_here and not (other / package.name).exists():
             (other / package.name).symlink_to(package)
     python = tmp_path / "other/bin/python"
     first = run(ROOT / "launch/install-horovod.sh", python)
@@ -294,8 +296,21 @@ def test_another_environment_takes_the_wheel_that_is_kept(tmp_path: Path) -> Non
     (library,) = (other / "horovod/tensorflow").glob("mpi_lib*.so")
     assert b"$ORIGIN/../../nvidia/nccl/lib" in library.read_bytes()  # where NCCL lies, in an environment for GPUs
     second = run(ROOT / "launch/install-horovod.sh", python)
-    assert second.stdout.endswith("is installed\n")
-    assert second.stdout.count("\n") == 1
+    assert re.fullmatch(r"Horovod with .* is installed\nThe compiled all-reduce is installed\n", second.stdout)
+    assert list(other.glob("disttrain_collective*.so"))
+
+
+@pytest.mark.slow
+def test_a_compiled_all_reduce_that_does_not_build_is_said_in_one_line_and_leaves_no_wheel(tmp_path: Path) -> None:
+    compiler = tmp_path / "c++"
+    compiler.write_text("#!/bin/sh\necho no such luck >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    build = ROOT / "launch/collective/build.sh"
+    ended = run(build, sys.executable, tmp_path / "wheels", CC=str(compiler), CXX=str(compiler))
+    assert ended.returncode == 1
+    assert "the compiled all-reduce did not build; gradients go through Horovod" in ended.stderr.splitlines()[-1]
+    assert "no such luck" in (tmp_path / "wheels" / "build.log").read_text()
+    assert not list((tmp_path / "wheels").glob("*.whl"))
 
 
 @pytest.mark.slow

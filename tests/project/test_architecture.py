@@ -20,13 +20,13 @@ ONLY_FOR = {"options": {*COMMANDS, "cli"}, "terminal": {"run.command", "cli"}, "
 ONLY_IN = {
     "tensorflow": {"distributed", "training", "elastic", "run"},
     "keras": {"training", "run"},
-    "horovod": {"distributed.horovod", "elastic"},
+    "horovod": {"distributed.horovod", "distributed.horovod_collective", "elastic"},
     "rich": {"run", "synthetic.progress"},
     "argparse": {"options"},
     "pydantic": {"config", "option_types", "options"},
     "fsspec": {"storage.store_calls"},
     "numba": {"native", "data", "synthetic"},
-    "ctypes": {"elastic.reexec"},
+    "ctypes": {"elastic.reexec", "distributed.compiled", "distributed.horovod", "distributed.nccl"},
 }
 # Modules that nobody else imports: they are called by name, or by those named here.
 ONLY_BY = {

@@ -100,11 +100,13 @@ def test_a_run_that_is_killed_at_twenty_four_moments_ends_as_one_that_never_was(
     print("seeds", seeds)
     alone = [chance.sample(names * 2, 9) for _ in range(2)]
     several = chance.sample(names, 6)
+    of_several = ("--collective", chance.choice(("compiled", "horovod")))
+    print(*of_several)
     with ThreadPoolExecutor(2) as threads:
-        of_two = threads.submit(run, place, *OPTIONS, "--output", "whole2", processes=2)
+        of_two = threads.submit(run, place, *OPTIONS, *of_several, "--output", "whole2", processes=2)
         chains = [
             *(threads.submit(a_chain, tmp_path, f"alone{n}", alone[n], [1] * 10, seeds[n]) for n in range(2)),
-            threads.submit(a_chain, tmp_path, "two", several, [2] * 7, seeds[2]),
+            threads.submit(a_chain, tmp_path, "two", several, [2] * 7, seeds[2], *of_several),
         ]
         of_two.result()
         for chain, processes in zip(chains, (1, 1, 2), strict=True):

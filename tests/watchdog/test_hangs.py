@@ -48,10 +48,14 @@ LAUNCHERS = {"gloo": partial(command_line, processes=2), "mpi": mpirun}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("launcher", "stopped"), [("gloo", 0), ("gloo", 1), ("mpi", 1)])
-def test_a_stopped_rank_ends_the_run_and_is_named(place, launcher, stopped):
+@pytest.mark.parametrize(
+    ("launcher", "stopped", "collective"),
+    [("gloo", 0, "compiled"), ("gloo", 1, "horovod"), ("mpi", 1, "compiled"), ("mpi", 0, "horovod")],
+)
+def test_a_stopped_rank_ends_the_run_and_is_named(place, launcher, stopped, collective):
     output = f"{launcher}{stopped}"
     arguments = ("--data", "data.csv", "--epochs", 100_000, "--batch-size", 30, "--timeout", TIMEOUT_S)
+    arguments += ("--collective", collective)
     run = start(place, LAUNCHERS[launcher](*arguments, "--output", output))
     ranks = [p for p in psutil.Process(run.pid).children(recursive=True) if p.cmdline()[1:3] == ["-m", "disttrain"]]
     (victim,) = [process for process in ranks if rank_of(process) == stopped]
