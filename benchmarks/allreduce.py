@@ -3,8 +3,8 @@
     python -m benchmarks.allreduce
     python -m benchmarks.allreduce --launcher 'horovodrun --gloo -np 2'
 
-All rows are in memory. Each turn starts new processes: one alone, the workers with the compiled collective, and the
-workers with Horovod's. Medians of the turns are shown.
+All rows are in memory. Each turn starts new processes for each network, and for the all-reduce by itself: one process
+alone, the workers with the compiled collective, and the workers with Horovod's. Medians of the turns are shown.
 """
 
 import argparse
@@ -20,11 +20,12 @@ from benchmarks.measure import median_s, print_table, printed, write_json
 
 JOB_FLOATS = 169 + 1  # the gradient of the 1-16-8-1 network, and the loss, which is reduced with it
 VECTORS = (JOB_FLOATS, 10_000, 150_000, 2_000_000)  # floats
-# name: features, units, rows of a worker's step, steps of a call. The small one is last: it sets XLA's flags.
-NETWORKS = {
-    "30-512-256-1, batch 1000": (30, (512, 256), 1000, 40),
-    "30-512-256-1, batch 8192": (30, (512, 256), 8192, 8),
-    "1-16-8-1, batch 250": (1, (16, 8), 250, 4000),
+# What is measured: of a network features, units, rows of a worker's step, and steps of a call.
+MEASURED = {
+    "job": (1, (16, 8), 250, 4000),
+    "batch-1000": (30, (512, 256), 1000, 40),
+    "batch-8192": (30, (512, 256), 8192, 8),
+    "vectors": None,
 }
 CONTENDERS = {"alone": None, "compiled": "compiled", "horovod": "horovod"}
 RESULT = "allreduce-result "
@@ -38,15 +39,18 @@ def main():
     parser.add_argument("--turns", type=int, default=3, help="how often the contenders take turns")
     parser.add_argument("--repeats", type=int, default=9, help="calls of which a turn takes the median")
     parser.add_argument("--json", help="also write the results here")
+    parser.add_argument("--measure", nargs="+", choices=MEASURED, default=list(MEASURED), help="[all]")
     parser.add_argument("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        work(options.worker, options.repeats)
+        work(options.worker, *options.measure, options.repeats)
         return
     turns = {name: [] for name in CONTENDERS}
     for _ in range(options.turns):
         for name, found in turns.items():
-            found.append(turn(name, options.launcher if CONTENDERS[name] else "", options.repeats))
+            launcher = options.launcher if CONTENDERS[name] else ""
+            parts = [turn(name, launcher, what, options.repeats) for what in options.measure]
+            found.append({what: seconds for part in parts for what, seconds in part.items()})
     medians = {name: median_of(found) for name, found in turns.items()}
     alone, compiled, horovod = medians.values()
     rows = [
@@ -73,23 +77,28 @@ def ratio(medians, others, what):
     return f"{medians[what] / others[what]:.2f}" if what in others else "-"
 
 
-def turn(name, launcher, repeats):
+def turn(name, launcher, what, repeats):
     """Starts new processes and returns what the leader measured, in seconds."""
-    command = [*shlex.split(launcher), sys.executable, "-m", "benchmarks.allreduce", "--worker", name]
+    if what == "vectors" and not launcher:
+        return {}
+    options = ("--worker", name, "--measure", what, "--repeats", repeats)
     environ = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    output = printed([*command, "--repeats", repeats], environ)
+    output = printed([*shlex.split(launcher), sys.executable, "-m", "benchmarks.allreduce", *options], environ)
     return json.JSONDecoder().raw_decode(output[output.index(RESULT) + len(RESULT) :])[0]
 
 
-def work(name, repeats):
+def work(name, what, repeats):
     from disttrain.distributed.backend import BackendOptions
     from disttrain.distributed.registry import open_backend
 
     options = BackendOptions(num_devices=1, threads=1, collective=CONTENDERS[name] or "auto")
     backend = open_backend("auto", os.environ, options)
-    seconds = {f"step of {network}": step_s(backend, *described, repeats) for network, described in NETWORKS.items()}
-    if CONTENDERS[name]:
-        seconds |= {f"all-reduce of {length:,} floats": reduce_s(backend, length, repeats) for length in VECTORS}
+    if what == "vectors":
+        seconds = {f"all-reduce of {length:,} floats": reduce_s(backend, length, repeats) for length in VECTORS}
+    else:
+        num_features, hidden, batch_size, _ = MEASURED[what]
+        network = "-".join(map(str, (num_features, *hidden, 1)))
+        seconds = {f"step of {network}, batch {batch_size}": step_s(backend, *MEASURED[what], repeats)}
     if backend.world.is_leader:
         print(RESULT + json.dumps(seconds), flush=True)
     backend.close()

@@ -1,5 +1,7 @@
 """Measures each setting of the launchers: runs the job with two workers, as launched and with one setting changed.
 
+The workers use Horovod's all-reduce, as on several machines; the compiled one of a single machine needs no settings.
+
     python -m benchmarks.launch_settings
     python -m benchmarks.launch_settings --job small --settings 'cycle 1 ms' 'no yielding' --turns 5
 
@@ -32,6 +34,7 @@ SETTINGS = {
     "Gloo": ("horovod.sh", {}),
     "Gloo, cycle 1 ms": ("horovod.sh", {"HOROVOD_CYCLE_TIME": "1"}),
 }
+OPTIONS = ["--collective", "horovod"]
 # Features and rows of the data, and options: the job's network, with and without local steps, and a larger one.
 JOBS = {
     "small": (1, 400_000, []),
@@ -74,7 +77,16 @@ def run(job, setting, scratch):
     script, environ = SETTINGS[setting]
     output = Path(tempfile.mkdtemp(dir=scratch))
     command = [ROOT / "launch" / script, "-np", "2", "--", "--data", scratch / f"{job}.csv", "--epochs", EPOCHS]
-    command += [*JOBS[job][2], "--checkpoint-every", "never", "--cache", scratch / "rows", "--output", output / "run"]
+    command += [
+        *OPTIONS,
+        *JOBS[job][2],
+        "--checkpoint-every",
+        "never",
+        "--cache",
+        scratch / "rows",
+        "--output",
+        output / "run",
+    ]
     environ = {**os.environ, "PYTHON": sys.executable, "DISTTRAIN_CACHE_DIR": str(scratch / "cache"), **environ}
     printed(command, environ)
     with (output / "run" / "history.csv").open(encoding="utf-8", newline="") as file:

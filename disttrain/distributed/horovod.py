@@ -40,7 +40,7 @@ LEAVE_TIMEOUT_S = 5.0
 # How often Horovod's thread looks for something to reduce, in milliseconds. Its default of 1 is longer than a small
 # model's step: two processes over MPI took 2.3 ms an all-reduce, and 0.16 ms at 0.01. Under the compiled collective the
 # thread has nothing to do, and each look takes a core from the steps.
-CYCLE_TIME_MS, IDLE_CYCLE_TIME_MS = "0.1", "50"
+CYCLE_TIME_MS, IDLE_CYCLE_TIME_MS = "0.1", "10"
 # Found in the error of a Horovod operation that lost a peer: the name of Horovod or of the library below it. Where the
 # message only says that a connection was closed, the name of the operation's node is all that tells.
 _OF_HOROVOD = re.compile("horovod|gloo|nccl|mpi_|disttrain_float", re.IGNORECASE)

@@ -26,7 +26,7 @@ LEAST = {
     "stream": ["--rows", "2e3", "--columns", "2", "--repeats", "1"],
 }
 STEPS = {
-    "allreduce": ["--worker", "alone", "--repeats", "1"],
+    "allreduce": ["--worker", "alone", "--measure", "batch-1000", "--repeats", "1"],
     "step": ["--contender", "disttrain", "--steps", "4", "--repeats", "1"],
 }
 BY_THEMSELVES = {"end_to_end", "memory"}

@@ -29,7 +29,8 @@ def options(*more):
 def test_the_world_size_does_not_change_a_shuffled_run(place):
     shuffled = ("--shuffle", "global", "--seed", 3)
     runs = [
-        history(trained(place, f"workers-{count}", *options(*shuffled), processes=count)) for count in (None, 2, 3, 4)
+        history(trained(place, f"workers-{count}", *options(*shuffled), processes=count))
+        for count in (None, 3, 4)  # 2: tests/distributed/test_backends.py
     ]
     for name in ("loss", "mse", "val_loss", "val_mse"):
         for run in runs[1:]:
