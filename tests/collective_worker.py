@@ -46,6 +46,7 @@ def gather_by_files(folder, rank, size):
 
 
 def main(rank, size, folder, ends):
+    compiled.SHARED_FOLDER = str(folder)  # so that a test sees what is left, whatever other runs do meanwhile
     library = compiled.load()
     collective = compiled.join(library, World(rank, size, rank, size), gather_by_files(folder, rank, size))
     if ends:

@@ -28,8 +28,8 @@ class SmallSteps(Steps):
 
         def begin(rows: tf.Tensor, share: tf.Tensor) -> list[tf.Tensor]:
             loss, gradients, predictions = self._gradients(rows, share)
-            is_own = optimizer.accepts([(gradient, None) for gradient in gradients], loss)
-            return [flatten([*gradients, loss, votes]), predictions, tf.where(is_own, OTHER_FAULT, OWN_FAULT)]
+            is_finite = optimizer.accepts([(gradient, None) for gradient in gradients], loss)
+            return [flatten([*gradients, loss, votes]), predictions, tf.where(is_finite, OTHER_FAULT, OWN_FAULT)]
 
         def end(summed: tf.Tensor, rows: tf.Tensor, predictions: tf.Tensor) -> list[tf.Tensor]:
             *gradients, loss, _ = unflatten(summed, packed)
