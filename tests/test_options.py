@@ -73,6 +73,7 @@ SAMPLES = {
     "backend": "local",
     "precision": "mixed_bfloat16",
     "compression": "fp16",
+    "collective": "compiled",
     "callbacks": "m:f",
     "output": "out",
     "cache": "rows",
