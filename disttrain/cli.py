@@ -32,7 +32,11 @@ EXIT_TERMINATED = 128 + signal.SIGTERM
 PEER_GRACE_S = 5.0
 
 # name -> the module whose COMMAND it is, imported when it is called
-COMMANDS = {"train": "disttrain.run.command", "make-data": "disttrain.synthetic.command"}
+COMMANDS = {
+    "train": "disttrain.run.command",
+    "inspect": "disttrain.run.inspect",
+    "make-data": "disttrain.synthetic.command",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -13,7 +13,19 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from disttrain.option_types import Bytes, Count, Delimiter, Directory, Every, Location, Seconds, Widths, Words
+from disttrain.option_types import (
+    Bytes,
+    Count,
+    Delimiter,
+    Directory,
+    Every,
+    Location,
+    Seconds,
+    Widths,
+    Words,
+    read_class_weights,
+    read_kinds,
+)
 
 # The network, batch and epochs of the job that disttrain was made for.
 JOB_HIDDEN = (16, 8)
@@ -48,8 +60,8 @@ class Settings(BaseModel):
         return value
 
 
-class TrainConfig(Settings):
-    """The options of a training run."""
+class ColumnSettings(Settings):
+    """The options about a file's columns, and what is done to each."""
 
     data: str | None = option(
         "data",
@@ -59,14 +71,74 @@ class TrainConfig(Settings):
     )
     features: Words = option("data", "feature columns. Default: every column that is not a target", ())
     targets: Words = option("data", "target columns. Default: the last column", ())
-    validation_data: str | None = option("data", "second CSV, evaluated after every epoch. Default: none", None)
     header: Literal["auto", "yes", "no"] = option(
         "data", "whether the first line is a header; without one the columns are called 0, 1, …", "auto"
     )
+    delimiter: Delimiter = option("data", "the character between two fields; \\t for a tab", ",")
+    kinds: Words = option(
+        "columns",
+        "what columns hold, if not what they seem to: zip=category, user=hash:1000000 (that many bins), when=time, "
+        "when=time:hour,weekday (also month, day, minute), x=number, note=text (left out). Default: found in the data",
+        (),
+    )
+    scale: Literal["auto", "standard", "minmax", "none"] = option(
+        "columns",
+        "how numbers are scaled, while they are read: to mean 0 and standard deviation 1, or to 0 to 1; auto is "
+        "standard for the dense network where numbers are not of ordinary size, else none",
+        "auto",
+    )
+    missing: Words = option(
+        "columns",
+        "what to do about gaps in columns of numbers: error, mean, median, a value, indicator (the mean, and a further "
+        "column that says so) or drop (the row's weight is 0); also for one column, as in median,age=drop",
+        ("error",),
+    )
+    missing_values: Words = option(
+        "columns", "words that stand for nothing, besides NA, N/A, #N/A, null, NULL, NaN, ?, -, None", ()
+    )
+    max_categories: Count = option("columns", "most categories of a column; the rarest others count as one", 10_000)
+    weight: str | None = option("columns", "the column that holds the rows' weights. Default: none", None)
+    class_weights: Words = option(
+        "columns", "weights of the target's classes, as in a=1,b=5, or balanced. Default: all weigh 1", ()
+    )
+
+    @field_validator("kinds")
+    @classmethod
+    def _kinds_can_be_read(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        read_kinds(value)
+        return value
+
+    @field_validator("class_weights")
+    @classmethod
+    def _class_weights_can_be_read(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        read_class_weights(value)
+        return value
+
+    @field_validator("delimiter")
+    @classmethod
+    def _delimiter_is_one_plain_byte(cls, value: str) -> str:
+        if len(value) != 1 or not value.isascii() or value.isalnum() or value in "\"'\n\r+-.":
+            raise ValueError("must be one ASCII character that does not occur in numbers, such as ',' ';' '|' or a tab")
+        return value
+
+    @model_validator(mode="after")
+    def _columns_serve_one_purpose(self) -> ColumnSettings:
+        both = sorted(set(self.features) & set(self.targets))
+        if both:
+            raise ValueError(f"{', '.join(both)} cannot be both a feature and a target")
+        for name, words in (("features", self.features), ("targets", self.targets)):
+            if len(set(words)) < len(words):
+                raise ValueError(f"{name} names a column twice: {', '.join(words)}")
+        return self
+
+
+class TrainConfig(ColumnSettings):
+    """The options of a training run."""
+
+    validation_data: str | None = option("data", "second CSV, evaluated after every epoch. Default: none", None)
     strict: bool = option(
         "data", "end the run, instead of warning, at a whole number that float32 rounds to another", False
     )
-    delimiter: Delimiter = option("data", "the character between two fields; \\t for a tab", ",")
     cache: Directory | None = option(
         "data",
         "directory on a local disk for parsed rows, 4 bytes a number, so that later epochs and runs neither fetch nor "
@@ -91,6 +163,12 @@ class TrainConfig(Settings):
     metrics: Words = option("model", "Keras metrics", ("mse",))
     learning_rate: float = option("model", "Adam's step size (Keras's default)", 0.001, gt=0, allow_inf_nan=False)
 
+    decay: Literal["auto", "cosine", "none"] = option(
+        "model",
+        "how the learning rate falls: cosine falls to 0 over all epochs (Loshchilov and Hutter 2017); auto is cosine "
+        "for the dense network where a column is scaled and there are no callbacks, else none",
+        "auto",
+    )
     scale_lr: bool = option(
         "model", "multiply the learning rate by the number of shards, as the global batch is (Goyal et al. 2017)", False
     )
@@ -212,13 +290,6 @@ class TrainConfig(Settings):
         "output", "directory for indexes and the sample. Default: $XDG_CACHE_HOME/disttrain or ~/.cache/disttrain", None
     )
 
-    @field_validator("delimiter")
-    @classmethod
-    def _delimiter_is_one_plain_byte(cls, value: str) -> str:
-        if len(value) != 1 or not value.isascii() or value.isalnum() or value in "\"'\n\r+-.":
-            raise ValueError("must be one ASCII character that does not occur in numbers, such as ',' ';' '|' or a tab")
-        return value
-
     @field_validator("checkpoint_every")
     @classmethod
     def _is_a_frequency(cls, value: str) -> str:
@@ -258,16 +329,6 @@ class TrainConfig(Settings):
             )
         return self
 
-    @model_validator(mode="after")
-    def _columns_serve_one_purpose(self) -> TrainConfig:
-        both = sorted(set(self.features) & set(self.targets))
-        if both:
-            raise ValueError(f"{', '.join(both)} cannot be both a feature and a target")
-        for name, words in (("features", self.features), ("targets", self.targets)):
-            if len(set(words)) < len(words):
-                raise ValueError(f"{name} names a column twice: {', '.join(words)}")
-        return self
-
     @field_validator("model", "callbacks")
     @classmethod
     def _is_module_and_function(cls, value: str | None) -> str | None:
@@ -276,6 +337,18 @@ class TrainConfig(Settings):
         if value is not None and value.count(":") != 1:
             raise ValueError("must look like package.module:function")
         return value
+
+
+class InspectConfig(ColumnSettings):
+    """The options of `disttrain inspect`."""
+
+    data: str = Field(
+        description="CSV to look at: a path or any URL that fsspec opens", json_schema_extra={"positional": True}
+    )
+    json_: bool = option("output", "print everything as JSON, the statistics too", False)
+    cache_dir: Directory | None = option(
+        "output", "directory for indexes and statistics. Default: $XDG_CACHE_HOME/disttrain or ~/.cache/disttrain", None
+    )
 
 
 class MakeDataConfig(Settings):

@@ -77,6 +77,16 @@ def pair_at(_typing: Any, address: Any) -> Any:
 
 
 @_intrinsic
+def half_at(_typing: Any, address: Any) -> Any:
+    """Loads the four bytes at an address, as an int64."""
+
+    def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.zext(_load(builder, args[0], 32), ir.IntType(64))
+
+    return types.int64(types.int64), code
+
+
+@_intrinsic
 def word_at(_typing: Any, address: Any) -> Any:
     """Loads the eight bytes at an address, as a uint64."""
 
@@ -99,6 +109,48 @@ def prefetch(_typing: Any, address: Any) -> Any:
         return ir.Constant(ir.IntType(64), 0)
 
     return types.int64(types.int64), code
+
+
+@_intrinsic
+def high_product(_typing: Any, one: Any, other: Any) -> Any:
+    """Returns the upper 64 bits of the product of two uint64s."""
+
+    def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        wide = ir.IntType(128)
+        product = builder.mul(builder.zext(args[0], wide), builder.zext(args[1], wide))
+        return builder.trunc(builder.lshr(product, wide(64)), ir.IntType(64))
+
+    return types.uint64(types.uint64, types.uint64), code
+
+
+@_intrinsic
+def leading_zeros(_typing: Any, word: Any) -> Any:
+    """Counts the highest bits of a uint64 that are zero."""
+
+    def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.ctlz(args[0], ir.Constant(ir.IntType(1), 0))  # 64 for no bit at all
+
+    return types.uint64(types.uint64), code
+
+
+@_intrinsic
+def double_of_bits(_typing: Any, bits: Any) -> Any:
+    """Returns the double that has these bits, given as a uint64."""
+
+    def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.DoubleType())
+
+    return types.float64(types.uint64), code
+
+
+@_intrinsic
+def bits_of_double(_typing: Any, value: Any) -> Any:
+    """Returns the bits of a double as a uint64."""
+
+    def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.IntType(64))
+
+    return types.uint64(types.float64), code
 
 
 @_intrinsic

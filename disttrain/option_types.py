@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -88,6 +89,84 @@ class Every:
         if isinstance(seconds, float) and seconds > 0:
             return cls(seconds=seconds)
         raise ValueError("must be a number of steps (1000), a time (90s, 5m, 2h), epoch or never")
+
+
+PARTS = ("month", "day", "weekday", "hour", "minute")  # of a time, in the order of the numbers that they become
+MAX_BINS = 1 << 24  # indices up to this are exact as float32
+
+
+@dataclass(frozen=True)
+class KindRequest:
+    """A kind that is asked for: a category may have hashed `bins` instead of a vocabulary, a time may have `parts`."""
+
+    kind: Literal["number", "category", "time", "text"]
+    bins: int = 0
+    parts: tuple[str, ...] = ()
+
+
+def read_kinds(words: Sequence[str]) -> dict[str, KindRequest]:
+    """Reads `zip=category`, `user=hash:1000000` and `when=time:hour`, `weekday`; ValueError for anything else."""
+    kinds: dict[str, KindRequest] = {}
+    for name, text in _pairs(words, PARTS, "column=kind"):
+        kind, _, rest = text.partition(":")
+        if kind == "hash":
+            bins = whole_number(rest)
+            if not isinstance(bins, int) or not 1 < bins <= MAX_BINS:
+                raise ValueError(f"{name}={text}: expected hash:BINS with 2 to {MAX_BINS:,} bins, such as hash:1000000")
+            kinds[name] = KindRequest("category", bins=bins)
+        elif kind == "time":
+            parts = set(filter(None, rest.split(",")))
+            if unknown := parts - set(PARTS):
+                raise ValueError(f"{name}: a time has no part {min(unknown)}; the parts are {', '.join(PARTS)}")
+            kinds[name] = KindRequest("time", parts=tuple(part for part in PARTS if part in parts))
+        elif kind in ("number", "category", "text") and not rest:
+            kinds[name] = KindRequest(kind)  # type: ignore[arg-type]
+        else:
+            raise ValueError(f"{name}={text}: the kinds are number, category, hash:BINS, time, time:PARTS and text")
+    return kinds
+
+
+def read_missing(words: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """Reads `median` and `age=mean`: returns the action for all columns, and those of single ones."""
+    default, own = "error", {}
+    for word in words:
+        name, equals, action = word.rpartition("=")
+        if equals:
+            own[name] = action
+        else:
+            default = word
+    return default, own
+
+
+def read_class_weights(words: Sequence[str]) -> dict[str, float] | None:
+    """Reads `balanced` as an empty mapping, `a=1`, `b=5`, and nothing as None; ValueError for anything else."""
+    if not words:
+        return None
+    if tuple(words) == ("balanced",):
+        return {}
+    weights = {}
+    for name, text in _pairs(words, (), "class=weight, or balanced"):
+        try:
+            weights[name] = float(text)
+        except ValueError:
+            weights[name] = -1.0
+        if not 0 <= weights[name] < float("inf"):
+            raise ValueError(f"{name}={text}: expected a weight of 0 or more")
+    return weights
+
+
+def _pairs(words: Sequence[str], continuing: Sequence[str], form: str) -> list[tuple[str, str]]:
+    """Returns (name, value) of each word; a word of `continuing` belongs to the one before it."""
+    pairs: list[tuple[str, str]] = []
+    for word in words:
+        name, equals, value = word.rpartition("=")
+        if equals:
+            pairs.append((name, value))
+        elif pairs and word in continuing:
+            pairs[-1] = (pairs[-1][0], f"{pairs[-1][1]},{word}")
+        else:
+            raise ValueError(f"{word}: expected {form}")
+    return pairs
 
 
 Words = Annotated[tuple[str, ...], BeforeValidator(split_commas)]

@@ -154,7 +154,7 @@ def _help_formatter(prog: str) -> argparse.HelpFormatter:
 
 
 def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    return "--" + name.rstrip("_").replace("_", "-")
 
 
 def _presentation(name: str, field: FieldInfo) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def _presentation(name: str, field: FieldInfo) -> dict[str, Any]:
 
 def _from_environment(settings: type[Settings], environ: Mapping[str, str]) -> dict[str, str]:
     """Reads the options' variables; ignores other `DISTTRAIN_*` names, some of which Kubernetes makes for a service."""
-    keys = {name: ENVIRONMENT_PREFIX + name.upper() for name in settings.model_fields}
+    keys = {name: ENVIRONMENT_PREFIX + name.rstrip("_").upper() for name in settings.model_fields}
     return {name: environ[key] for name, key in keys.items() if environ.get(key)}
 
 

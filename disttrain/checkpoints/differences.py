@@ -72,6 +72,28 @@ def compare_rows(name: str, kept: int, now: int) -> Difference | None:
     return Difference("rows", f"{kept:,}", f"{now:,}", f"put the file back, or {ANEW}")
 
 
+def compare_table(name: str, kept: Mapping[str, Any], now: Mapping[str, Any]) -> Difference | None:
+    """Compares what is done to each column; shows the first column for which that differs."""
+    if kept == now:
+        return None
+    sides = [{column["name"]: column for column in side.get("columns", ())} for side in (kept, now)]
+    names = [*sides[0], *(name for name in sides[1] if name not in sides[0])]
+    differing = next((name for name in names if sides[0].get(name) != sides[1].get(name)), "")
+    mine, other = (side.get(differing) for side in sides)
+    keys = [key for key in (mine or other or {}) if (mine or {}).get(key) != (other or {}).get(key)]
+    kept_text, now_text = (_column_text(differing, side, keys) for side in (mine, other))
+    remedy = f"give --kinds, --scale, --missing, --weight and the like as before, or {ANEW}"
+    return Difference("what is done to the columns", kept_text, now_text, remedy)
+
+
+def _column_text(name: str, column: Mapping[str, Any] | None, keys: Sequence[str]) -> str:
+    """Returns some of what is done to a column, shortened."""
+    if column is None:
+        return f"'{name}': used as it is, or not at all" if name else "other weights of classes, or other gaps"
+    parts = [f"{key.replace('_', ' ')} {str(column[key])[:60]}" for key in keys if key != "name"]
+    return f"'{name}': {', '.join(parts) or 'the same'}"
+
+
 def compare_model(name: str, kept: list[Any], now: list[Any]) -> Difference | None:
     """Compares the model's variables."""
     return _variables("model", kept, now, f"build the same model (--model, --hidden), or {ANEW}")

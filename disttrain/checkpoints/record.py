@@ -16,6 +16,7 @@ from disttrain.checkpoints.differences import (
     compare_optimizer_class,
     compare_option,
     compare_rows,
+    compare_table,
 )
 from disttrain.checkpoints.file import Checkpoint
 
@@ -36,6 +37,7 @@ class RunRecord:
 
     Attributes:
         data: each file's URL with its fingerprint; likewise validation_data. A file that only moved is the same.
+        table: what is done to each column, with the statistics that this follows from; empty if nothing is done to any.
         model: the variables of the model; `optimizer` those of its optimizer.
         learning_rate: the one that the run began with, or the highest of its schedule.
         output: the run's directory.
@@ -47,12 +49,14 @@ class RunRecord:
     num_rows: int | None = field(default=None, metadata=_by(compare_rows))
     features: Sequence[str] | None = field(default=None, metadata=_by(compare_option))
     targets: Sequence[str] | None = field(default=None, metadata=_by(compare_option))
+    table: Mapping[str, Any] | None = field(default=None, metadata=_by(compare_table))
     num_shards: int | None = field(default=None, metadata=_by(compare_option))
     batch_size: int | None = field(default=None, metadata=_by(compare_option))
     shuffle: str | None = field(default=None, metadata=_by(compare_option))
     seed: int | None = field(default=None, metadata=_by(compare_option))
     precision: str | None = field(default=None, metadata=_by(compare_option))
     compression: str | None = field(default=None, metadata=_by(compare_option))
+    decay: str | None = field(default=None, metadata=_by(compare_option))
     warmup_epochs: float | None = field(default=None, metadata=_by(compare_option))
     model: Variables | None = field(default=None, metadata=_by(compare_model))
     loss: str | None = field(default=None, metadata=_by(compare_loss))

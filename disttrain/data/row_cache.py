@@ -304,7 +304,7 @@ def _identity(source: RowSource) -> dict[str, Any]:
         "byte_order": sys.byteorder,
         "file": source.url if path is None else os.path.abspath(path),
         "fingerprint": source.fingerprint,
-        "columns": [*source.feature_names, *source.target_names],
+        "columns": [*source.feature_names, *source.target_names, *(["weight"] if source.is_weighted else [])],
         "num_rows": source.num_rows,
         **source.how_read(),
     }

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from disttrain.data.digit_losses import DigitLosses
 from disttrain.data.ranges import Range
+from disttrain.data.table.columns import Table
 from disttrain.storage.base import FileInfo
 from disttrain.threads import DaemonPool
 
@@ -63,7 +64,15 @@ class RowSource(Protocol):
 
     @property
     def num_columns(self) -> int:
-        """Columns of a row: features and targets."""
+        """Columns of a row: features, targets and, where `is_weighted`, the weight."""
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether a row's last column is its weight."""
+
+    @property
+    def table(self) -> Table | None:
+        """What is done to each column; None where all become float32 as they are."""
 
     @property
     def digit_losses(self) -> DigitLosses:

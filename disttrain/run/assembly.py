@@ -43,7 +43,9 @@ def assemble(context: RunContext, opened: Opened, prepared: Prepared, record: Ru
     checkpointing = together(backend, lambda: open_checkpointing(context, opened))
     reporters = open_reporters(context, opened, directory, training.sharding)
     say = context.console.print
-    findings = open_findings(engine.model, backend, opened.training, opened.validation, say, context.cache_dir)
+    findings = open_findings(
+        engine.model, engine.inputs, backend, opened.training, opened.validation, say, context.cache_dir
+    )
     snapshots = Snapshots(engine, backend, callbacks, checkpointing, record, say)
     evaluator = Evaluator(engine, backend, validation, callbacks) if validation is not None else None
     trainer = Trainer(

@@ -117,7 +117,7 @@ class RunDirectory:
             stream.write(json.dumps(all_redacted(dict(config)), indent=2).encode() + b"\n")
 
     def write_model(self, model: keras.Model) -> Path:
-        """Saves the model in Keras's format, and returns its path."""
+        """Saves a model in Keras's format, and returns its path."""
         path = self.path / MODEL
         scratch = part_of(path)  # Keras requires a name that ends in .keras
         with disk_errors(path):

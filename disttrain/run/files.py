@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import time
 
-from disttrain.activity import activity
-from disttrain.data.csv.parser import compile_kernels
-from disttrain.data.csv.row_scanner import count_rows, find_row
 from disttrain.data.csv.source import OpenCsv, Source
 from disttrain.data.ranges import Range
 from disttrain.data.row_source import RowSource
 from disttrain.data.sharding import shard_range
-from disttrain.data.shuffle import compile_permutation
 from disttrain.distributed.backend import together
+from disttrain.run.compiling import compile_readers
 from disttrain.run.context import RunContext
+from disttrain.run.first_look import needs_statistics
 from disttrain.run.shared_index import shared_index
+from disttrain.run.table import understand
 from disttrain.synthetic.regression import SAMPLE_ROWS, make_sample
 from disttrain.threads import DaemonPool
 
-SLOW_COMPILE_S = 3.0  # loading what was compiled before takes one or two, numba's own start among them
 SLOW_INDEX_S = 2.0
 FIRST_BLOCK_BYTES = 1 << 16
 FIRST_ROWS = 1000  # of each worker's part of a file: what is wrong with them is said before the model is made
@@ -44,10 +42,20 @@ class Files:
     def open(self, url: str, like: Source | None = None) -> Source:
         """Opens and indexes a file; a validation file must have the columns of the training file."""
         opened = together(self._backend, lambda: self._open(url, like))
-        self._compile()
+        known = like.table if like is not None else None
+        encodes = needs_statistics(self._context, opened) if like is None else known is not None
+        compile_readers(self._context, encodes=encodes)
         begun_s = time.monotonic()
-        index = shared_index(self._backend, opened.reader, opened.header, self._context.cache_dir)
-        source = together(self._backend, lambda: opened.indexed(index, is_strict=self._context.config.strict))
+        if encodes:
+            index, table = understand(self._context, opened, url, known)
+        else:
+            index, table = shared_index(self._backend, opened.reader, opened.header, self._context.cache_dir), None
+
+        def finish() -> Source:
+            source = opened.indexed(index, is_strict=self._context.config.strict)
+            return source if table is None else source.encoded(table)
+
+        source = together(self._backend, finish)
         together(self._backend, lambda: self._check_first_rows(source))
         seconds = time.monotonic() - begun_s
         if seconds > SLOW_INDEX_S:
@@ -70,23 +78,11 @@ class Files:
         config = self._context.config
         opened = OpenCsv.open(
             url,
-            features=like.feature_names if like else config.features or None,
-            targets=like.target_names if like else config.targets or None,
+            features=like.chosen_features if like else config.features or None,
+            targets=like.chosen_targets if like else config.targets or None,
+            weight=config.weight,
             header=config.header,
             delimiter=config.delimiter,
         )
         self._context.stack.enter_context(opened.reader)
         return opened
-
-    def _compile(self) -> None:
-        """Compiles what finds and parses rows, or loads what an earlier run compiled; a second call takes no time."""
-        begun_s = time.monotonic()
-        with activity("compiling"):
-            count_rows()
-            find_row()
-            compile_kernels()
-            if self._context.config.shuffle != "none":
-                compile_permutation()
-        seconds = time.monotonic() - begun_s
-        if seconds > SLOW_COMPILE_S:
-            self._context.console.print(f"Compiled the parser in {seconds:.1f} s; kept for the next run")

@@ -28,12 +28,14 @@ def record_of(
         num_rows=source.num_rows,
         features=list(source.feature_names),
         targets=list(source.target_names),
+        table=source.table.to_json() if source.table is not None else {},
         num_shards=sharding.num_shards,
         batch_size=sharding.batch_size,
         shuffle=config.shuffle,
         seed=config.seed,
         precision=config.precision,
         compression=config.compression,
+        decay=config.decay,
         warmup_epochs=config.warmup_epochs,
         model=describe_variables(model.variables),
         loss=_loss_name(model),
@@ -49,11 +51,12 @@ def record_of(
 def new_learning_rate(config: TrainConfig, num_shards: int, resumed: RunRecord | None) -> float | None:
     """Returns the learning rate that was asked for if it differs from the one that the resumed run began with.
 
-    Where a schedule warms up to it, the model has that schedule already.
+    Where a schedule begins with it, or warms up to it, the model has that schedule already.
     """
     wanted = top_learning_rate(config, num_shards)
     before = resumed.learning_rate if resumed is not None and resumed.learning_rate is not None else wanted
-    return wanted if wanted != before and not config.warmup_epochs else None
+    has_schedule = config.warmup_epochs or config.decay == "cosine"
+    return wanted if wanted != before and not has_schedule else None
 
 
 def check_keep_best(config: TrainConfig, metrics: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from disttrain.run.opening import Opened
 from disttrain.training.engine import Engine
 from disttrain.training.heads import Head, head_of, labels_of
 from disttrain.training.labels import check_shares, num_classes
-from disttrain.training.model import build_model
+from disttrain.training.model import build_model, columns_by_name, unit_of_loss
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ def _last_layer(context: RunContext, source: RowSource) -> Head:
         return Head(num_targets)
     head = together(backend, lambda: head_of(loss, num_targets))
     labels = labels_of(loss)
+    if source.table is not None and (names := source.table.targets[0].categories):
+        return head_of(loss, num_targets, len(names))
     if labels == "classes":
         return head_of(loss, num_targets, num_classes(backend, source, context.cache_dir, loss))
     if labels != "numbers":
@@ -63,12 +65,13 @@ def _prepare(context: RunContext, opened: Opened, head: Head) -> Prepared:
     most_rows = training.sharding.most_rows_per_step(backend.world.size)
     with backend.replicas.scope():
         model = build_model(
-            config, num_features, num_targets, head=head,
+            config, num_features, num_targets, head=head, table=source.table,
             num_shards=num_shards, steps_per_epoch=training.sharding.num_steps,
         )  # fmt: skip
         engine = Engine(
             model, backend, num_features, config.sync_every,
-            num_targets=num_targets, rows_per_step=most_rows if training.full_shape else 0,
+            num_targets=num_targets, is_weighted=source.is_weighted, by_name=columns_by_name(config, source.table),
+            unit=unit_of_loss(model, source.table), rows_per_step=most_rows if training.full_shape else 0,
             skips_nonfinite=config.on_nonfinite == "skip", compresses=config.compression == "fp16",
         )  # fmt: skip
     check_keep_best(config, metric_names(model, scalars=True))

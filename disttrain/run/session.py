@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from disttrain.activity import activity
 from disttrain.checkpoints.record import RunRecord
 from disttrain.distributed.backend import together
 from disttrain.errors import Stopped
 from disttrain.run.announce import announce_change, announce_result, announce_start
 from disttrain.run.assembly import Assembled, assemble
+from disttrain.run.column_options import with_settings
 from disttrain.run.context import RunContext
 from disttrain.run.identity import new_learning_rate, record_of
 from disttrain.run.opening import Opened, open_run
 from disttrain.run.preparation import Prepared, prepare
 from disttrain.run.resume import check_same_run, how_to_go_on, is_finished
 from disttrain.training.progress import EpochResult
+from disttrain.training.raw_model import raw_model
 
 LAST_CHECKPOINT_S = 300.0  # how long a stopped run waits for its last checkpoint
 
@@ -27,6 +31,7 @@ def train(context: RunContext) -> None:
         WorldChanged: where an elastic run is to go on in another world.
     """
     opened = open_run(context)
+    context = replace(context, config=with_settings(context.config, opened.training.table))
     prepared = prepare(context, opened)
     record = record_of(context.config, prepared.training, opened.validation, prepared.engine.model, opened.paths)
     if _is_finished(context, opened, record):
@@ -89,5 +94,8 @@ def _finish(context: RunContext, results: list[EpochResult], prepared: Prepared,
     if assembled.directory is None:
         return
     with activity("writing the model"):
-        model_path = assembled.directory.write_model(prepared.engine.model)
+        model, source = prepared.engine.model, prepared.training.source
+        if source.table is not None:
+            model = raw_model(model, source.table, by_name=prepared.engine.inputs.by_name is not None)
+        model_path = assembled.directory.write_model(model)
     announce_result(context.console, results, assembled.findings.constant, model_path)

@@ -29,17 +29,8 @@ def shared_index(backend: Backend, reader: Reader, header: Header, cache_dir: Pa
         DataError: if the workers see files of different sizes under the one name.
     """
     world = backend.world
-    sizes = backend.gather(reader.info.size_bytes)
-
-    def find() -> Index | None:
-        if len(set(sizes)) > 1:
-            shown = ", ".join(f"rank {rank}: {size:,} bytes" for rank, size in enumerate(sizes))
-            raise DataError(
-                f"{reader.info.url}: the workers see different files ({shown}); give all of them the same one"
-            )
-        return load_index(cache_dir, reader.info, header)
-
-    kept = together(backend, find)
+    check_same_size(backend, reader)
+    kept = together(backend, lambda: load_index(cache_dir, reader.info, header))
     if all(backend.gather(kept is not None)) and kept is not None:
         return kept
     part = shard_range(num_chunks(reader.info, header), world.size, world.rank)
@@ -54,3 +45,17 @@ def shared_index(backend: Backend, reader: Reader, header: Header, cache_dir: Pa
         return index
 
     return together(backend, join)
+
+
+def check_same_size(backend: Backend, reader: Reader) -> None:
+    """Raises DataError if the workers see files of different sizes under the one name; a collective."""
+    sizes = backend.gather(reader.info.size_bytes)
+
+    def check() -> None:
+        if len(set(sizes)) > 1:
+            shown = ", ".join(f"rank {rank}: {size:,} bytes" for rank, size in enumerate(sizes))
+            raise DataError(
+                f"{reader.info.url}: the workers see different files ({shown}); give all of them the same one"
+            )
+
+    together(backend, check)

@@ -10,28 +10,29 @@ import tensorflow as tf
 
 from disttrain.errors import UsageError
 from disttrain.training.heads import compares_outputs_elementwise
+from disttrain.training.inputs import Inputs
 
 
-def build(model: keras.Model, num_features: int, num_targets: int) -> None:
+def build(model: keras.Model, inputs: Inputs) -> None:
     """Creates every variable outside the compiled functions, which may not create any, from one row of zeros.
 
     Args:
-        model: compiled; is called with float32 [1, num_features].
-        num_features: columns of a row that are not targets.
-        num_targets: columns of a row that are targets.
+        model: compiled.
+        inputs: what it takes of a row.
 
     Raises:
         UsageError: if the model, its loss or a metric does not fit such rows.
     """
-    x, y = tf.zeros([1, num_features]), tf.zeros([1, num_targets])
-    with _refused(f"the model cannot take rows of {num_features} features"):
+    num_targets = inputs.num_targets
+    x, y, weights = inputs.split(tf.zeros([1, inputs.num_features + num_targets + inputs.is_weighted]))
+    with _refused(f"the model cannot take rows of {inputs.num_features} features"):
         predictions = model(x, training=False)
     _check_outputs(model, predictions, num_targets)
     what = f"the loss cannot compare the model's output {list(predictions.shape)} with {num_targets} targets a row"
     with _refused(what):
-        model.compute_loss(x, y, predictions, None, training=False)
+        model.compute_loss(x, y, predictions, weights, training=False)
     with _refused(what.replace("loss", "metrics", 1)):
-        model.compute_metrics(x, y, predictions)
+        model.compute_metrics(x, y, predictions, weights)
     model.optimizer.build(model.trainable_variables)
     model.reset_metrics()
 

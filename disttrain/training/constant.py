@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -32,7 +31,7 @@ class TargetSample:
     """Samples the targets of every nth row that a worker reads in an epoch; all workers' samples cover the file."""
 
     def __init__(self, num_rows: int, num_targets: int) -> None:
-        """Starts an empty sample of a file with `num_rows` rows."""
+        """Starts an empty sample of a file with `num_rows` rows, which have no weights."""
         self._stride = -(-num_rows // MAX_SAMPLED)
         self._num_targets = num_targets
         self.reset()
@@ -70,11 +69,13 @@ def keep_targets(cache_dir: Path, source: RowSource, targets: Floats) -> None:
 
 
 def _name(source: RowSource) -> str:
-    return "targets-" + "-".join(source.target_names)
+    return "targets-" + "-".join(source.target_names) + str(source.how_read().get("encoding", ""))
 
 
-def best_constant(model: keras.Model, targets: Floats) -> Constant | None:
+def best_constant(model: keras.Model, targets: Floats, shift: float = 0.0) -> Constant | None:
     """Returns the constant with the least loss on the targets, float32 `[rows, targets]`, or None.
+
+    `shift` was subtracted from the first target, and is added where its value is shown.
 
     It is None if a constant's loss cannot be compared: for a loss that sums over rows, that is given for several named
     outputs, or that is computed from more than the output.
@@ -84,20 +85,20 @@ def best_constant(model: keras.Model, targets: Floats) -> Constant | None:
         return None
     width = int(model.output_shape[-1]) if isinstance(getattr(model, "output_shape", None), tuple) else targets.shape[1]
     found = []
-    for name, answer in _answers(model.loss, targets, width):
+    for name, answer in _answers(targets, width, shift):
         loss = _loss_of(model, targets, np.tile(answer.astype(np.float32), (len(targets), 1)))
         if loss is not None and np.isfinite(loss):
             found.append(Constant(name, loss))
     return min(found, key=lambda constant: constant.loss, default=None)
 
 
-def _answers(loss: Any, targets: Floats, width: int) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
+def _answers(targets: Floats, width: int, shift: float) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
     """Yields constants that minimize some loss (means, medians, frequencies), float64 `[width]` each, with a name."""
     if width == targets.shape[1]:
         mean = targets.mean(axis=0, dtype=np.float64)
         median = np.median(targets, axis=0).astype(np.float64)
-        yield f"the mean, {_shown(mean)}", mean
-        yield f"the median, {_shown(median)}", median
+        yield f"the mean, {_shown(mean, shift)}", mean
+        yield f"the median, {_shown(median, shift)}", median
         if ((mean > 0) & (mean < 1)).all():
             yield f"the mean, {_shown(mean)}", np.log(mean / (1 - mean))  # as logits
             yield f"the mean, {_shown(mean)}", np.log(mean)  # as logits of a softmax
@@ -107,8 +108,8 @@ def _answers(loss: Any, targets: Floats, width: int) -> Iterator[tuple[str, npt.
         yield "the classes' frequencies", np.log(np.maximum(shares, 1e-7))
 
 
-def _shown(values: npt.NDArray[np.float64]) -> str:
-    return f"{values[0]:.4g}" + (", …" if len(values) > 1 else "")
+def _shown(values: npt.NDArray[np.float64], shift: float = 0.0) -> str:
+    return f"{values[0] + shift:.4g}" + (", …" if len(values) > 1 else "")
 
 
 def _loss_of(model: keras.Model, targets: Floats, answers: Floats) -> float | None:

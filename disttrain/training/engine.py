@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,10 +16,12 @@ import tensorflow as tf
 
 from disttrain.data.row_source import Floats
 from disttrain.data.superbatches import Superbatch
+from disttrain.data.table.columns import Column
 from disttrain.distributed.backend import Backend
 from disttrain.errors import UsageError
-from disttrain.training.bounds import UncheckedError
 from disttrain.training.building import build
+from disttrain.training.compiled import Compiled
+from disttrain.training.inputs import Inputs, averages_by_weight
 from disttrain.training.local_sgd import LocalRounds
 from disttrain.training.metric_sums import MetricSums, Sums, Value
 from disttrain.training.optimizer import AllReduceOptimizer
@@ -94,6 +95,9 @@ class Engine:
         sync_every: int = 1,
         *,
         num_targets: int = 1,
+        is_weighted: bool = False,
+        by_name: Sequence[Column] | None = None,
+        unit: float = 1.0,
         rows_per_step: int = 0,
         skips_nonfinite: bool = False,
         compresses: bool = False,
@@ -101,11 +105,15 @@ class Engine:
         """Builds the variables in the scope of the backend's replicas; call `synchronize` before the first step.
 
         Args:
-            model: takes float32 [rows, num_features].
+            model: takes float32 [rows, num_features], or columns by name.
             backend: averages over the workers.
             num_features: columns of a row that are not targets.
             sync_every: steps that each worker takes alone before weights are averaged; 1 averages every gradient.
             num_targets: columns of a row that are targets.
+            is_weighted: whether a row's last column is its weight.
+            by_name: the columns of a model that takes them by name.
+            unit: a loss of ordinary size, by which the loss is divided before its gradients are taken: an optimizer
+                such as Adam takes the same steps, but no gradient overflows.
             rows_per_step: rows in a full step of the worker that has most; 0 if not known.
             skips_nonfinite: skips the update of a step whose loss or gradient is not finite; if false, the superstep
                 ends before that update.
@@ -120,19 +128,20 @@ class Engine:
         fuses = backend.fuses_steps or not reduces
         self._capacity, self._steps_per_superstep = {"train": 0, "evaluate": 0}, self._sync_every
         self._step_s = 0.0  # seconds per step in this worker's last superstep
-        build(model, num_features, num_targets)
+        self.inputs = Inputs(num_features, num_targets, is_weighted, by_name)
+        build(model, self.inputs)
         if self._replicas.num_in_sync > 1:
             _check_strategy(model.optimizer, sync_every, compresses=compresses)
         self._kept = [] if skips_nonfinite or not fuses else _small_state(model)
         self._read_kept = tf.function(lambda: [tf.identity(v.value) for v in self._kept])
         as_loops = fuses and is_small(model, rows_per_step) and set_xla_flags()
         self._steps = steps, fused = _make_steps(
-            model, backend, num_features, reduces=reduces, as_loops=as_loops, compresses=compresses,
+            model, backend, self.inputs, unit, reduces=reduces, as_loops=as_loops, compresses=compresses,
             skips_nonfinite=skips_nonfinite, chooses=not self._kept,
         )  # fmt: skip
-        self._train = _Compiled(self._make_train, use_xla=fuses)
+        self._train = Compiled(self._make_train, use_xla=fuses)
         self._train_short = self._make_train(False)
-        self._evaluate = _Compiled(
+        self._evaluate = Compiled(
             lambda use_xla: tf.function((fused if use_xla else steps).evaluate_steps, jit_compile=use_xla),
             use_xla=self._replicas.count == 1,
         )
@@ -261,18 +270,27 @@ class Engine:
     def evaluate(self, rows: OnDevices) -> float:
         """Returns the sum over a superbatch's batches of this worker's part of the loss times the global batch's rows.
 
+        A collective if the loss is divided by the rows' weights, of which each worker has a part.
+
         Args:
             rows: what `copy_to_devices` gave.
         """
         run = self._evaluate if rows.is_full else self._evaluate_short
-        losses, states = run(rows.batches, tf.constant(rows.stop))
+        losses, weights, states = run(rows.batches, tf.constant(rows.stop))
         self.totals.see(states)
         self.totals.fold()
+        shares = self._shares(rows)
+        if self.averages_by_weight:
+            own_weights = [own.numpy()[: rows.stop].astype(np.float64) for own in self._replicas.results(weights)]
+            whole = self._backend.sum(np.sum(own_weights, axis=0))
+            shares = [np.divide(own, whole, out=np.zeros_like(whole), where=whole > 0) for own in own_weights]
         own_losses = [own.numpy()[: rows.stop].astype(np.float64) for own in self._replicas.results(losses)]
-        return sum(
-            float(np.dot(own, share * rows.global_rows))
-            for own, share in zip(own_losses, self._shares(rows), strict=True)
-        )
+        return sum(float(np.dot(own, share * rows.global_rows)) for own, share in zip(own_losses, shares, strict=True))
+
+    @property
+    def averages_by_weight(self) -> bool:
+        """Whether the loss of a batch is divided by the sum of its rows' weights."""
+        return self.inputs.is_weighted and averages_by_weight(self.model.loss)
 
     def summed_totals(self) -> Sums:
         """Sums the metrics' sums so far over all workers; a collective."""
@@ -317,35 +335,11 @@ def _padded(shares: npt.NDArray[np.float64], rows: OnDevices) -> Floats:
     return np.pad(shares, (rows.start, rows.capacity - rows.stop)).astype(np.float32)
 
 
-class _Compiled:
-    """A function compiled by XLA, which runs as a graph instead if XLA cannot compile its model."""
-
-    def __init__(self, make: Callable[[bool], Callable[..., Any]], *, use_xla: bool) -> None:
-        """Takes `make`, which returns the function: with XLA if called with True, else without."""
-        self._make = make
-        self._run = make(use_xla)
-        self._may_fall_back = use_xla
-
-    def __call__(self, *arguments: tf.Tensor) -> Any:
-        try:
-            result = self._run(*arguments)
-        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError, UncheckedError) as error:
-            if not self._may_fall_back:
-                raise
-            reason = "it looks something up inside a tf.function of its own"
-            if not isinstance(error, UncheckedError):
-                reason = str(error.message).strip().splitlines()[0]
-            warnings.warn(f"XLA cannot compile this model, so it runs as a graph, slower: {reason}", stacklevel=2)
-            self._run = self._make(False)
-            result = self._run(*arguments)
-        self._may_fall_back = False
-        return result
-
-
 def _make_steps(
     model: keras.Model,
     backend: Backend,
-    num_features: int,
+    inputs: Inputs,
+    unit: float,
     *,
     reduces: bool,
     as_loops: bool,
@@ -359,9 +353,10 @@ def _make_steps(
         reduce = partial(backend.reduce, in_xla=is_fused) if reduces else None
         optimizer = AllReduceOptimizer(model.optimizer, reduce, compresses=compresses)
         settings = {"skips_nonfinite": skips_nonfinite, "chooses": chooses, "is_fused": is_fused, **tracing}
-        return kind(model, optimizer, backend, num_features, **settings)
+        return kind(model, optimizer, backend, inputs, unit=unit, **settings)
 
-    kind = SmallSteps if as_loops and reduces and not chooses and not compresses else Steps
+    is_usual = not (chooses or compresses or inputs.is_weighted)
+    kind = SmallSteps if as_loops and reduces and is_usual else Steps
     return make(), make(kind, is_fused=True, tracing=products_as_loops if as_loops else nullcontext)
 
 

@@ -79,11 +79,12 @@ class Evaluator:
 
     def _loss(self, superbatch: Superbatch) -> float:
         """Returns the sum of the losses of a superbatch's rows."""
-        if not superbatch.data.shape[1]:
+        if not superbatch.data.shape[1] and not self._engine.averages_by_weight:
             return 0.0
-        with refusals_located(self._feed.source, self._feed.plan, superbatch, self._engine.model):
-            loss = self._engine.evaluate(superbatch.on_devices)
-            if self._engine.looks_up and not np.isfinite(loss):
+        engine = self._engine
+        with refusals_located(self._feed.source, self._feed.plan, superbatch, engine.model, engine.inputs):
+            loss = engine.evaluate(superbatch.on_devices)
+            if engine.looks_up and not np.isfinite(loss):
                 raise tf.errors.InvalidArgumentError(None, None, "an index out of range")
         return loss
 

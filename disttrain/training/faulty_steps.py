@@ -28,7 +28,7 @@ class FaultySteps:
     def located(self, superbatch: Superbatch, epoch: int) -> AbstractContextManager[None]:
         """Makes what a kernel refuses of a superbatch inside a `with` statement a DataError that names the line."""
         plan = self._feed.plan.of_epoch(epoch)
-        return refusals_located(self._feed.source, plan, superbatch, self._engine.model)
+        return refusals_located(self._feed.source, plan, superbatch, self._engine.model, self._engine.inputs)
 
     def check(self, superstep: Superstep, superbatch: Superbatch, epoch: int, first_step: int) -> None:
         """Ends the run before a step of a superstep, which began at `first_step`, that is not finite.
@@ -72,4 +72,5 @@ class FaultySteps:
     def _refuse_rows(self, superbatch: Superbatch, epoch: int, step: int) -> None:
         """Raises DataError for a row of the step that the model refuses, if there is one."""
         rows = superbatch.data[step - superbatch.first_step]
-        refuse_row(self._feed.source, self._feed.plan.of_epoch(epoch), step, rows, self._engine.model)
+        engine, plan = self._engine, self._feed.plan.of_epoch(epoch)
+        refuse_row(self._feed.source, plan, step, rows, engine.model, engine.inputs)

@@ -17,15 +17,17 @@ from disttrain.data.digit_losses import DigitLoss
 from disttrain.data.row_source import Floats, RowSource
 from disttrain.distributed.backend import Backend
 from disttrain.training.constant import Constant, TargetSample, best_constant, keep_targets, load_targets
+from disttrain.training.inputs import Inputs
 
 MAX_ROWS_LOOKED_AT = 1024  # of one batch: the layers' outputs for these are checked
 MAX_WEIGHTS = 1 << 16  # of one variable: compared to find out whether any changed
 SAME = 1e-6  # relative difference of two epochs' losses up to which nothing was learned
-REMEDY = "scale the columns to about -1 to 1, lower --learning-rate, or try another --seed"
+REMEDY = "scale the columns (--scale standard), lower --learning-rate, or try another --seed"
 
 
 def open_findings(
     model: keras.Model,
+    inputs: Inputs,
     backend: Backend,
     training: RowSource,
     validation: RowSource | None,
@@ -33,10 +35,11 @@ def open_findings(
     cache_dir: Path,
 ) -> Findings:
     """Findings with what an earlier run kept of the targets in `cache_dir`; the leader's alone are asked."""
-    kept = load_targets(cache_dir, training) if backend.world.is_leader else None
-    constant = best_constant(model, kept) if kept is not None else None
+    kept = load_targets(cache_dir, training) if backend.world.is_leader and not inputs.is_weighted else None
+    shift = training.table.targets[0].offset if training.table is not None else 0.0
+    constant = best_constant(model, kept, shift) if kept is not None else None
     keep = partial(keep_targets, cache_dir, training)
-    return Findings(model, backend, training, validation, say, constant, keep)
+    return Findings(model, inputs, backend, training, validation, say, constant, keep, shift)
 
 
 class Findings:
@@ -45,38 +48,43 @@ class Findings:
     def __init__(
         self,
         model: keras.Model,
+        inputs: Inputs,
         backend: Backend,
         training: RowSource,
         validation: RowSource | None,
         say: Callable[[str], None],
         constant: Constant | None = None,
         keep: Callable[[Floats], None] = lambda targets: None,
+        shift: float = 0.0,
     ) -> None:
         """Prepares the checks.
 
         Args:
-            model: compiled; takes float32 [rows, features].
+            model: compiled.
+            inputs: what it takes of a row.
             backend: its workers check the run.
             training: the rows that are trained on.
             validation: the rows that are validated on, if there are any.
             say: prints a sentence for the user.
             constant: the best constant for the targets, if an earlier run has found it.
             keep: is called on the leader with a whole epoch's sample of the targets, float32 [rows, targets].
+            shift: what was subtracted from the first target.
         """
         self._model = model
+        self._inputs = inputs
+        self._shift = shift
         self._backend = backend
         self._sources = [source for source in (training, validation) if source is not None]
         self._sample = TargetSample(training.num_rows, len(training.target_names))
-        self._num_features = len(training.feature_names)
         self._say = say
         self._keep = keep
-        self._rows = np.zeros((0, self._num_features), np.float32)
+        self._rows = np.zeros((0, training.num_columns), np.float32)
         self._told: set[str] = set()
         self._loss_before: float | None = None  # of the epoch before
         self._weights: list[npt.NDArray[Any]] | None = None  # before the first epoch
         self._layers: keras.Model | None = None
         self._is_whole = True
-        self._samples = constant is None
+        self._samples = constant is None and not inputs.is_weighted
         self.constant = constant
 
     def epoch_begins(self, *, whole: bool) -> None:
@@ -92,7 +100,7 @@ class Findings:
             self._sample.add(data)
         if self._backend.world.is_leader:
             if data.shape[1]:
-                self._rows = data[-1, :MAX_ROWS_LOOKED_AT, : self._num_features].copy()  # a view would keep all alive
+                self._rows = data[-1, :MAX_ROWS_LOOKED_AT].copy()  # a view would keep all alive
             self._tell_digits([source.digit_losses.unreported() for source in self._sources])
 
     def epoch_ends(self, epoch: int, loss: float, *, whole: bool) -> None:
@@ -113,7 +121,7 @@ class Findings:
         )
         if is_drawn:
             targets = np.concatenate([drawn for drawn, _ in everyones])
-            self.constant = best_constant(self._model, targets)
+            self.constant = best_constant(self._model, targets, self._shift)
             self._keep(targets)
         self._judge_layers()
         self._judge_loss(epoch, loss)
@@ -125,27 +133,28 @@ class Findings:
 
     def _judge_layers(self) -> None:
         """Checks each layer's output for some rows; whatever follows a dead layer is the same for all rows."""
-        if len(self._rows) < 2 or (self._rows == self._rows[0]).all():
+        features = self._rows[:, : self._inputs.num_features]
+        if len(features) < 2 or (features == features[0]).all():
             return
         rows = f"{len(self._rows):,} rows"
         for layer, output in self._outputs():
             if layer is not None and not output.any():
                 self._tell(f"Layer '{layer}': none of its units is active for any of {rows}; {REMEDY}", layer)
         if (output == output[0]).all():
-            answer = f"{output[0].ravel()[0]:.6g}"
+            answer = f"{output[0].ravel()[0] + self._shift:.6g}"
             self._tell(f"The model's output is the same, {answer}, for each of {rows}; {REMEDY}", "output")
 
     def _outputs(self) -> list[tuple[str | None, npt.NDArray[Any]]]:
         """Returns name and output of each inner layer, if the model lists them, then of the model; [rows, ...] each."""
         outputs: list[tuple[str | None, npt.NDArray[Any]]] = []
-        model = self._model
+        model, given = self._model, self._inputs.features(self._rows)
         with suppress(ValueError, AttributeError, TypeError):  # raised by a model that is only code
             layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)][:-1]
             if layers:
                 (rows,) = model.inputs
                 self._layers = self._layers or keras.Model(rows, {layer.name: layer.output for layer in layers})
-                outputs += [(name, np.asarray(one)) for name, one in self._layers(self._rows, training=False).items()]
-        return [*outputs, (None, np.asarray(model(self._rows, training=False)))]
+                outputs += [(name, np.asarray(one)) for name, one in self._layers(given, training=False).items()]
+        return [*outputs, (None, np.asarray(model(given, training=False)))]
 
     def _judge_loss(self, epoch: int, loss: float) -> None:
         if self._weights is not None and all(map(np.array_equal, self._some_weights(), self._weights)):

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import keras
 
+from disttrain.config import TrainConfig
+from disttrain.data.table.decide import TargetUse
 from disttrain.errors import UsageError
 
 Labels = Literal["numbers", "shares", "one-hot", "classes"]
@@ -44,6 +46,30 @@ _NOT_OF_ROWS = ("circle", "ctc")  # these compare embeddings and sequences
 def labels_of(loss: str) -> Labels:
     """Returns the kind of targets that a Keras loss, given by any of its names, takes."""
     return _LOSSES.get(_full_name(loss), ("numbers", ""))[0]
+
+
+# Losses of numbers whose targets may be scaled; those that are true stay the same if targets and outputs are shifted.
+_SCALED = {
+    "mean_absolute_error": True,
+    "mean_squared_error": True,
+    "huber": True,
+    "log_cosh": True,
+    "mean_absolute_percentage_error": False,
+}
+_SHIFTED_METRICS = {
+    *("mae", "mse", "rmse", "huber", "log_cosh", "r2_score", "mean_absolute_error", "mean_squared_error"),
+    *("root_mean_squared_error", "MeanAbsoluteError", "MeanSquaredError", "RootMeanSquaredError", "R2Score"),
+}
+
+
+def target_use(config: TrainConfig) -> TargetUse:
+    """Returns what the loss makes of the targets; your own model's outputs are in the targets' own units."""
+    if config.model is not None:
+        return TargetUse(takes_classes=True)
+    name = _full_name(config.loss)
+    takes_classes = labels_of(config.loss) in ("classes", "shares") or "loss" not in config.model_fields_set
+    may_shift = _SCALED.get(name, False) and all(metric in _SHIFTED_METRICS for metric in config.metrics)
+    return TargetUse(takes_classes, may_scale=name in _SCALED, may_shift=may_shift)
 
 
 def head_of(loss: str, num_targets: int, num_classes: int = 0) -> Head:

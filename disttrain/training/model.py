@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from disttrain.config import TrainConfig
+from disttrain.data.table.columns import Column, Table
 from disttrain.errors import UsageError
+from disttrain.training.embedding import embedded
 from disttrain.training.heads import Head, check_loss, check_metrics
-from disttrain.training.user_code import call_user_function
+from disttrain.training.user_code import call_user_function, takes_argument
 
 COMPILE_OPTIONS = ("loss", "metrics", "learning_rate", "scale_lr")
 
@@ -24,6 +27,7 @@ def build_model(
     num_shards: int,
     steps_per_epoch: int,
     head: Head | None = None,
+    table: Table | None = None,
 ) -> keras.Model:
     """Returns the compiled model, which takes float32 [rows, num_features]; the dense network gives [rows, head.units].
 
@@ -37,6 +41,7 @@ def build_model(
         num_shards: what the learning rate is multiplied by under `--scale-lr`.
         steps_per_epoch: steps of an epoch of warm-up.
         head: the dense network's last layer, which suits its loss; None for a linear one with a unit for each target.
+        table: what is done to each column; None where all become float32 as they are.
 
     Raises:
         UsageError: if the model function cannot be imported or returns no Keras model, if a loss or metric is unknown,
@@ -46,14 +51,15 @@ def build_model(
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(config.precision)
     if config.model is None:
-        model = dense_network(num_features, config.hidden, head.units, head.activation)
+        model = dense_network(num_features, config.hidden, head.units, head.activation, table)
     else:
-        model = _own_model(config.model, num_features, num_targets)
+        model = _own_model(config.model, num_features, num_targets, table)
     if not model.compiled:
         metrics = config.metrics
         if config.model is None and "metrics" not in config.model_fields_set and head.takes_labels:
             metrics = ("accuracy",)
-        _compile(model, config, metrics, _learning_rate(config, num_shards, steps_per_epoch))
+        rate = _learning_rate(config, num_shards, steps_per_epoch)
+        _compile(model, config, metrics, rate, is_weighted=table is not None and table.is_weighted)
     elif given := [f"--{name.replace('_', '-')}" for name in COMPILE_OPTIONS if name in config.model_fields_set]:
         raise UsageError(f"{config.model} returns a compiled model; leave out {', '.join(given)} or do not compile it")
     if getattr(model.loss, "reduction", "") in (None, "none"):
@@ -62,21 +68,45 @@ def build_model(
 
 
 def dense_network(
-    num_features: int, hidden: tuple[int, ...], num_outputs: int, activation: str | None = None
+    num_features: int,
+    hidden: tuple[int, ...],
+    num_outputs: int,
+    activation: str | None = None,
+    table: Table | None = None,
 ) -> keras.Model:
     """Returns ReLU layers of `hidden` units and a last layer, by default linear; (16, 8) is the job's 1-16-8-1 network.
 
-    Its outputs, and so its loss, are float32 at any precision.
+    Its outputs, and so its loss, are float32 at any precision. As a `table` says, categories become embeddings or
+    one-hot vectors first, and what the last layer gives is multiplied by the scaled targets' units.
     """
     layers = [keras.layers.Dense(units, activation="relu") for units in hidden]
-    last = keras.layers.Dense(num_outputs, activation=activation, dtype="float32")
-    return keras.Sequential([keras.Input((num_features,)), *layers, last])
+    layers.append(keras.layers.Dense(num_outputs, activation=activation, dtype="float32"))
+    units = [column.unit for column in table.targets] if table is not None else []
+    if any(unit != 1 for unit in units):
+        layers.append(keras.layers.Rescaling(units if len(units) > 1 else units[0], dtype="float32", name="unit"))
+    rows = keras.Input((num_features,))
+    if table is None or all(column.kind != "category" for column in table.features):
+        return keras.Sequential([rows, *layers])
+    outputs = embedded(rows, table.features)
+    for layer in layers:
+        outputs = layer(outputs)
+    return keras.Model(rows, outputs)
 
 
 def num_dense_weights(num_features: int, hidden: tuple[int, ...], num_targets: int) -> int:
     """Returns the number of weights of the dense network, its biases included."""
     widths = (num_features, *hidden, num_targets)
     return sum((fan_in + 1) * fan_out for fan_in, fan_out in itertools.pairwise(widths))
+
+
+def takes_table(config: TrainConfig) -> bool:
+    """Returns whether the model is the user's own, and its function asks for the table."""
+    return config.model is not None and takes_argument("--model", config.model, "table")
+
+
+def columns_by_name(config: TrainConfig, table: Table | None) -> Sequence[Column] | None:
+    """Returns the columns of a model that takes them by name; None for one that takes a matrix."""
+    return table.features if table is not None and takes_table(config) else None
 
 
 def top_learning_rate(config: TrainConfig, num_shards: int) -> float:
@@ -87,25 +117,57 @@ def top_learning_rate(config: TrainConfig, num_shards: int) -> float:
     return config.learning_rate * (num_shards if config.scale_lr else 1)
 
 
+def unit_of_loss(model: keras.Model, table: Table | None) -> float:
+    """Returns the loss of a model that is off by each target's unit; 1 if no target is scaled."""
+    units = [column.unit for column in table.targets] if table is not None else []
+    if all(unit == 1 for unit in units):
+        return 1.0
+    targets = np.array([units], np.float32)
+    loss = float(model.compute_loss(None, np.zeros_like(targets), targets, None, training=False))
+    return loss if np.isfinite(loss) and loss > 0 else 1.0
+
+
 def _learning_rate(config: TrainConfig, num_shards: int, steps_per_epoch: int) -> Any:
-    """Returns a number, or a schedule that begins with the gradual warm-up of the same paper, section 2.2."""
+    """Returns a number, or a schedule: of the gradual warm-up of the same paper, section 2.2, and of the decay."""
     top, steps = top_learning_rate(config, num_shards), round(config.warmup_epochs * steps_per_epoch)
+    if config.decay == "cosine":
+        rest = max(config.epochs * steps_per_epoch - steps, 1)
+        if not steps:
+            return keras.optimizers.schedules.CosineDecay(top, rest)
+        return keras.optimizers.schedules.CosineDecay(config.learning_rate, rest, warmup_target=top, warmup_steps=steps)
     if not steps:
         return top
     return keras.optimizers.schedules.PolynomialDecay(config.learning_rate, steps, end_learning_rate=top, power=1.0)
 
 
-def _compile(model: keras.Model, config: TrainConfig, metrics: Sequence[str], learning_rate: Any) -> None:
+def _compile(
+    model: keras.Model, config: TrainConfig, metrics: Sequence[str], learning_rate: Any, *, is_weighted: bool
+) -> None:
+    """Compiles the model; where rows have weights, its loss is divided by their sum, and its metrics are weighted."""
     check_loss(config.loss)
     check_metrics(metrics)
     optimizer = keras.optimizers.Adam(learning_rate)
     if config.precision == "mixed_float16":  # Keras would add it too, but not again when the saved model is loaded
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    model.compile(optimizer=optimizer, loss=config.loss, metrics=list(metrics))
+    if is_weighted:
+        model.compile(optimizer=optimizer, loss=_weighted(config.loss), weighted_metrics=list(metrics))
+    else:
+        model.compile(optimizer=optimizer, loss=config.loss, metrics=list(metrics))
 
 
-def _own_model(target: str, num_features: int, num_targets: int) -> keras.Model:
-    model = call_user_function("--model", target, num_features=num_features, num_targets=num_targets)
+def _weighted(loss: str) -> keras.losses.Loss:
+    """Returns a Keras loss that divides by the sum of the rows' weights."""
+    found = keras.losses.get(loss)
+    if not isinstance(found, keras.losses.Loss):
+        classes = [one for one in vars(keras.losses).values() if isinstance(one, type) and one is not keras.losses.Loss]
+        found = next(made for made in (one() for one in classes) if made.name == found.__name__)
+    found.reduction = "mean_with_sample_weight"
+    return found
+
+
+def _own_model(target: str, num_features: int, num_targets: int, table: Table | None) -> keras.Model:
+    values = {"num_features": num_features, "num_targets": num_targets}
+    model = call_user_function("--model", target, **values, **({} if table is None else {"table": table}))
     if not isinstance(model, keras.Model):
         raise UsageError(f"--model {target}: returned {type(model).__name__}, expected a keras.Model")
     for step, instead in (("train_step", "compute_loss"), ("test_step", "compute_loss and compute_metrics")):

@@ -17,6 +17,7 @@ from disttrain.data.locate import step_rows
 from disttrain.data.row_source import Floats, RowSource
 from disttrain.data.superbatches import Superbatch
 from disttrain.errors import DataError
+from disttrain.training.inputs import Inputs
 
 T = TypeVar("T")
 
@@ -33,9 +34,11 @@ class Refusal:
     what: str
 
 
-def refuse_row(source: RowSource, plan: EpochPlan, step: int, batch: Floats, model: keras.Model) -> None:
+def refuse_row(
+    source: RowSource, plan: EpochPlan, step: int, batch: Floats, model: keras.Model, inputs: Inputs
+) -> None:
     """Raises DataError, with line and column, if the model rejects a row of a step's `batch`."""
-    refusal = refused_row(model, batch, len(source.feature_names))
+    refusal = refused_row(model, batch, inputs)
     if refusal is not None:
         row = int(step_rows(source, plan, step)[refusal.row])
         names = (*source.feature_names, *source.target_names)
@@ -44,17 +47,19 @@ def refuse_row(source: RowSource, plan: EpochPlan, step: int, batch: Floats, mod
 
 
 @contextmanager
-def refusals_located(source: RowSource, plan: EpochPlan, superbatch: Superbatch, model: keras.Model) -> Iterator[None]:
+def refusals_located(
+    source: RowSource, plan: EpochPlan, superbatch: Superbatch, model: keras.Model, inputs: Inputs
+) -> Iterator[None]:
     """Makes what a kernel refuses of a superbatch a DataError that names the line."""
     try:
         yield
     except tf.errors.InvalidArgumentError:
         for number, batch in enumerate(superbatch.data):
-            refuse_row(source, plan, superbatch.first_step + number, batch, model)
+            refuse_row(source, plan, superbatch.first_step + number, batch, model, inputs)
         raise
 
 
-def refused_row(model: keras.Model, rows: Floats, num_features: int) -> Refusal | None:
+def refused_row(model: keras.Model, rows: Floats, inputs: Inputs) -> Refusal | None:
     """Returns the first row of float32 `[rows, columns]` that the model or its loss rejects; None if there is none.
 
     These are rows with an index or a label out of range, and rows whose loss is not finite though the model's outputs
@@ -64,23 +69,23 @@ def refused_row(model: keras.Model, rows: Floats, num_features: int) -> Refusal 
     def complaint(part: Floats) -> str | None:
         try:
             with tf.device("CPU:0"):
-                _losses(model, part, num_features)
+                _losses(model, part, inputs)
         except tf.errors.InvalidArgumentError as error:
             return str(error.message)
         return None
 
     if (found := _first(rows, complaint)) is not None:
-        return _of_complaint(rows, num_features, *found)
+        return _of_complaint(rows, inputs, *found)
     if not np.isfinite(rows).all():
         return None  # the values themselves are at fault
 
     def odd_loss(part: Floats) -> tuple[Floats, float] | None:
-        answers, loss = _losses(model, part, num_features)
+        answers, loss = _losses(model, part, inputs)
         return (answers, loss) if not np.isfinite(loss) and np.isfinite(answers).all() else None
 
     if (odd := _first(rows, odd_loss)) is not None:
         row, (answers, loss) = odd
-        labels = ", ".join(f"{label:.6g}" for label in rows[row, num_features:])
+        labels = ", ".join(f"{label:.6g}" for label in inputs.split(rows)[1][row])
         answer = f"{answers.ravel()[0]:.6g}" + (", …" if answers.size > 1 else "")
         return Refusal(
             row, None, f"the loss of the output {answer} and the target {labels} is {loss}: it accepts no such target"
@@ -88,10 +93,10 @@ def refused_row(model: keras.Model, rows: Floats, num_features: int) -> Refusal 
     return None
 
 
-def _losses(model: keras.Model, rows: Floats, num_features: int) -> tuple[Floats, float]:
-    x, y = tf.constant(rows[:, :num_features]), tf.constant(rows[:, num_features:])
+def _losses(model: keras.Model, rows: Floats, inputs: Inputs) -> tuple[Floats, float]:
+    x, y, weights = inputs.split(tf.constant(rows))
     answers = model(x, training=False)
-    return np.asarray(answers), float(model.compute_loss(x, y, answers, None, training=False))
+    return np.asarray(answers), float(model.compute_loss(x, y, answers, weights, training=False))
 
 
 def _first(rows: Floats, judge: Callable[[Floats], T | None]) -> tuple[int, T] | None:
@@ -106,13 +111,13 @@ def _first(rows: Floats, judge: Callable[[Floats], T | None]) -> tuple[int, T] |
     return None if found is None else (start, found)
 
 
-def _of_complaint(rows: Floats, num_features: int, row: int, complaint: str) -> Refusal:
+def _of_complaint(rows: Floats, inputs: Inputs, row: int, complaint: str) -> Refusal:
     label, index = _LABEL.search(complaint), _INDEX.search(complaint)
     match = label or index
     if match is None:
         return Refusal(row, None, f"the model refuses the row: {complaint.strip().splitlines()[0]}")
     value, size = int(match[1]), int(match[2])
     columns = np.flatnonzero(np.trunc(rows[row]) == value).tolist()
-    wanted = [column for column in columns if (column >= num_features) == (label is not None)]
+    wanted = [column for column in columns if (column >= inputs.num_features) == (label is not None)]
     what = f"holds {value}, but the model takes 0 to {size - 1} there"
     return Refusal(row, wanted[0] if wanted else None, what)

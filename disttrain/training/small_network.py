@@ -34,13 +34,14 @@ def is_small(model: keras.Model, rows_per_step: int) -> bool:
     return (
         0 < rows_per_step <= MAX_ROWS
         and not tf.config.list_logical_devices("GPU")
-        and all(
-            type(layer) is keras.layers.Dense
-            and layer.compute_dtype == "float32"
-            and max(layer.kernel.shape) <= MAX_UNITS
-            for layer in layers
-        )
+        and all(layer.compute_dtype == "float32" and _is_small_layer(layer) for layer in layers)
     )
+
+
+def _is_small_layer(layer: keras.Layer) -> bool:
+    if type(layer) is keras.layers.Rescaling:  # of a scaled target
+        return True
+    return type(layer) is keras.layers.Dense and max(layer.kernel.shape) <= MAX_UNITS
 
 
 def set_xla_flags(environ: MutableMapping[str, str] = os.environ) -> bool:

@@ -35,7 +35,7 @@ class SmallSteps(Steps):
             *gradients, loss, _ = unflatten(summed, packed)
             pairs = list(zip(gradients, model.trainable_variables, strict=True))
             optimizer.apply(pairs)
-            model.compute_metrics(*self._features_and_targets(rows), predictions)
+            self._add_metrics(rows, predictions)
             return [optimizer.accepts(pairs, loss)]
 
         length = sum(tensor.shape.num_elements() for tensor in packed)

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from disttrain.distributed.backend import Backend
 from disttrain.training.bounds import UncheckedError, num_operations, out_of_range
+from disttrain.training.inputs import Inputs, averages_by_weight
 from disttrain.training.optimizer import AllReduceOptimizer
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -38,8 +39,9 @@ class Steps:
         model: keras.Model,
         optimizer: AllReduceOptimizer,
         backend: Backend,
-        num_features: int,
+        inputs: Inputs,
         *,
+        unit: float = 1.0,
         skips_nonfinite: bool,
         chooses: bool = True,
         is_fused: bool = False,
@@ -51,7 +53,8 @@ class Steps:
             model: built and compiled.
             optimizer: the model's; where it reduces, each replica's gradients are weighted by its share of the rows.
             backend: its replicas take the steps.
-            num_features: columns of a row that are not targets.
+            inputs: what the model takes of a row.
+            unit: a loss of ordinary size, by which the loss is divided before its gradients are taken.
             skips_nonfinite: skips the update of a step whose loss or gradient is not finite, and takes the next step;
                 if false, the superstep ends there.
             chooses: makes no update for a step that is not accepted; if false, every update is made and the caller
@@ -65,7 +68,9 @@ class Steps:
         self._is_fused = is_fused
         self._tracing = tracing
         self.looks_up = False  # whether anything traced so far uses an index or a label that may be out of range
-        self._num_features = num_features
+        self._inputs = inputs
+        self._unit = unit
+        self._averages_by_weight = inputs.is_weighted and averages_by_weight(model.loss)
         self._is_leader = backend.world.is_leader
         self._replicas = backend.replicas
         self._reduces = optimizer.reduces
@@ -106,9 +111,6 @@ class Steps:
     def _begin_metrics(self, start: tf.Tensor) -> None:
         for variable in self.model.metrics_variables:
             variable.assign(tf.where(start > 0, variable.value, tf.zeros_like(variable.value)))
-
-    def _features_and_targets(self, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return rows[:, : self._num_features], rows[:, self._num_features :]  # [rows, features], [rows, targets]
 
     @_as_it_stands
     def _step(self, data: Any, shares: Any, step: tf.Tensor, votes: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -153,12 +155,12 @@ class Steps:
             own_loss, own_gradients, predictions = self._no_gradients(share)
         if self._replicas.index():
             votes = tf.zeros_like(votes)  # each worker votes once
-        gradients, (loss, summed) = self._optimizer.reduce(own_gradients, model.trainable_variables, own_loss, votes)
+        gradients, loss, summed = self._reduced(own_gradients, own_loss, votes, rows)
 
         def update() -> None:
             self._optimizer.apply(gradients)
             if has_rows:
-                model.compute_metrics(*self._features_and_targets(rows), predictions)
+                self._add_metrics(rows, predictions)
 
         def leave_out() -> None:
             for variable, value in zip(self._moved, before, strict=True):
@@ -170,17 +172,42 @@ class Steps:
         fault = tf.where(self._optimizer.accepts(own, own_loss), OTHER_FAULT, OWN_FAULT)
         return loss, self._optimizer.accepts(gradients, loss), fault, summed, (update, leave_out)
 
+    def _reduced(
+        self, gradients: list[tf.Tensor], loss: tf.Tensor, votes: tf.Tensor, rows: tf.Tensor
+    ) -> tuple[list[Any], tf.Tensor, tf.Tensor]:
+        """Returns the global batch's gradients with their variables, its loss, and the summed votes.
+
+        Where the loss is divided by the rows' weights, each worker's part is a sum, divided here by all weights.
+        """
+        others = [loss, votes]
+        if self._reduces and self._averages_by_weight:
+            others.append(self._weight(rows))
+        pairs, others = self._optimizer.reduce(gradients, self.model.trainable_variables, *others)
+        if len(others) == 2:
+            return pairs, others[0], others[1]
+        weight = others[2]
+        pairs = [(tf.math.divide_no_nan(g, tf.cast(weight, g.dtype)), v) for g, v in pairs]
+        return pairs, tf.math.divide_no_nan(others[0], weight), others[1]
+
+    def _weight(self, rows: tf.Tensor) -> tf.Tensor:
+        """Returns the sum of the rows' weights."""
+        return tf.reduce_sum(rows[:, -1])
+
+    def _add_metrics(self, rows: tf.Tensor, predictions: Any) -> None:
+        x, y, weights = self._inputs.split(rows)
+        self.model.compute_metrics(x, y, predictions, weights)
+
     def _gradients(self, rows: tf.Tensor, share: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor], Any]:
         """Returns this worker's part of the loss and the gradients (its mean times its share), and the predictions."""
         model = self.model
-        x, y = self._features_and_targets(rows)
         with self._tracing():
-            predictions, loss = self._checked_loss(x, y, training=True)
+            predictions, loss = self._checked_loss(rows, training=True)
             if self._reduces:
                 if self._sums_over_rows and not self._is_leader and self._replicas.num_in_sync == 1:
                     loss = loss - sum(model.losses)  # regularization counts once: the leader has rows in every step
-                loss = loss * tf.cast(share, loss.dtype)
-            objective = model.optimizer.scale_loss(loss)
+                part = self._weight(rows) if self._averages_by_weight else share
+                loss = loss * tf.cast(part, loss.dtype)
+            objective = model.optimizer.scale_loss(loss if self._unit == 1 else loss / self._unit)
         unconnected = tf.UnconnectedGradients.ZERO if self._reduces else tf.UnconnectedGradients.NONE
         gradients = tf.gradients(
             objective, [v.value for v in model.trainable_variables], unconnected_gradients=unconnected
@@ -191,36 +218,40 @@ class Steps:
         """Returns zeros made from the share of a worker without rows: an all-reduce of constants is optimized away."""
         return share, [tf.cast(tf.fill(v.shape, share), v.dtype) for v in self.model.trainable_variables], None
 
-    def evaluate_steps(self, data: Any, num_steps: tf.Tensor) -> tuple[Any, States]:
-        """Returns each replica's losses of the first `num_steps` batches, without training, and the metrics' states."""
+    def evaluate_steps(self, data: Any, num_steps: tf.Tensor) -> tuple[Any, Any, States]:
+        """Evaluates the first `num_steps` batches, without training.
 
-        def evaluate(data: tf.Tensor) -> tf.Tensor:
+        Returns each replica's losses and summed weights of these batches, and the metrics' states.
+        """
+
+        def evaluate(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             self.model.reset_metrics()
             losses = tf.TensorArray(tf.float32, size=tf.shape(data)[0], element_shape=())
             step = tf.constant(0)
             while step < num_steps:
                 losses = losses.write(step, self._evaluate_step(data[step]))
                 step += 1
-            return losses.stack()
+            weights = tf.reduce_sum(data[:, :, -1], axis=1) if self._averages_by_weight else tf.zeros([0])
+            return losses.stack(), weights
 
-        return self._replicas.run(evaluate, data), self.states()
+        losses, weights = self._replicas.run(evaluate, data)
+        return losses, weights, self.states()
 
     @_as_it_stands
     def _evaluate_step(self, rows: tf.Tensor) -> tf.Tensor:
         """Returns one batch's loss, and updates the metrics."""
-        model = self.model
         if rows.shape[0] == 0:
             return tf.constant(0.0)
-        x, y = self._features_and_targets(rows)
-        predictions, loss = self._checked_loss(x, y, training=False)
-        model.compute_metrics(x, y, predictions)
+        predictions, loss = self._checked_loss(rows, training=False)
+        self._add_metrics(rows, predictions)
         return tf.cast(loss, tf.float32)
 
-    def _checked_loss(self, x: tf.Tensor, y: tf.Tensor, *, training: bool) -> tuple[Any, tf.Tensor]:
+    def _checked_loss(self, rows: tf.Tensor, *, training: bool) -> tuple[Any, tf.Tensor]:
         """Returns the predictions and their loss, which is NaN if any index or label is out of range."""
         num_before = num_operations()
+        x, y, weights = self._inputs.split(rows)
         predictions = self.model(x, training=training)
-        loss = self._loss(x, y, predictions, training=training)
+        loss = self._loss(x, y, predictions, weights, training=training)
         try:
             is_outside = out_of_range(num_before)
         except UncheckedError:
@@ -232,9 +263,9 @@ class Steps:
         self.looks_up = True
         return predictions, tf.where(is_outside, tf.constant(float("nan"), loss.dtype), loss)
 
-    def _loss(self, x: tf.Tensor, y: tf.Tensor, predictions: Any, *, training: bool) -> tf.Tensor:
+    def _loss(self, x: Any, y: tf.Tensor, predictions: Any, weights: Any, *, training: bool) -> tf.Tensor:
         """Returns the batch's own loss: undoes that Keras divides a mean by the number of a strategy's replicas."""
-        loss = self.model.compute_loss(x, y, predictions, None, training=training)
+        loss = self.model.compute_loss(x, y, predictions, weights, training=training)
         return loss if self._sums_over_rows else loss * self._replicas.num_in_sync
 
 

@@ -6,10 +6,16 @@ import importlib
 import inspect
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from disttrain.errors import UsageError
+
+
+def takes_argument(option: str, target: str, name: str) -> bool:
+    """Returns whether the function has a parameter of that name; raises what `call_user_function` raises."""
+    return name in inspect.signature(_function(option, target)).parameters
 
 
 def call_user_function(option: str, target: str, **values: Any) -> Any:
@@ -20,19 +26,7 @@ def call_user_function(option: str, target: str, **values: Any) -> Any:
     Raises:
         UsageError: if the module cannot be imported, has no such function, or the function requires another argument.
     """
-    module_name, function_name = target.split(":")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)  # as `python -m` does, so that the installed command finds the same modules
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise UsageError(f"{option} {target}: {module_name} cannot be imported: {_where_and_what(error)}") from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        there = sorted(name for name, value in vars(module).items() if inspect.isfunction(value))
-        raise UsageError(
-            f"{option} {target}: {module_name} has no function {function_name}; it has {', '.join(there) or 'none'}"
-        )
+    function = _function(option, target)
     signature = inspect.signature(function)
     accepted = _accepted(signature, values)
     try:
@@ -40,6 +34,23 @@ def call_user_function(option: str, target: str, **values: Any) -> Any:
     except TypeError as error:
         raise UsageError(f"{option} {target}: {error}; it may take {' and '.join(values)}") from error
     return function(**accepted)
+
+
+def _function(option: str, target: str) -> Callable[..., Any]:
+    module_name, function_name = target.split(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)  # as `python -m` does, so that the installed command finds the same modules
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise UsageError(f"{option} {target}: {module_name} cannot be imported: {_where_and_what(error)}") from error
+    function: Any = getattr(module, function_name, None)
+    if not callable(function):
+        there = sorted(name for name, value in vars(module).items() if inspect.isfunction(value))
+        raise UsageError(
+            f"{option} {target}: {module_name} has no function {function_name}; it has {', '.join(there) or 'none'}"
+        )
+    return cast(Callable[..., Any], function)
 
 
 def _accepted(signature: inspect.Signature, values: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ COMMON = ["errors", "activity", "threads", "native", "option_types", "config"]
 WINGS = ["storage", "data", "synthetic", "checkpoints", "distributed", "watchdog", "training", "elastic", "run"]
 ENTRY = ["options", "terminal", "cli", "__main__"]
 # What only some modules of a wing may import, besides what their wing may.
-COMMANDS = {"run.command", "synthetic.command"}  # a module for each subcommand
+COMMANDS = {"run.command", "run.inspect", "synthetic.command"}  # a module for each subcommand
 ONLY_FOR = {"options": {*COMMANDS, "cli"}, "terminal": {"run.command", "cli"}, "cli": {"__main__"}}
 # Other packages, and the wings or modules that may import them; reading data needs no TensorFlow.
 ONLY_IN = {

@@ -18,7 +18,7 @@ from disttrain.data.shuffle import FILE_ORDER
 from disttrain.distributed.backend import World
 from disttrain.elastic.continuity import FixedRun
 from disttrain.errors import DataError, PeerError, StorageError
-from disttrain.run import files
+from disttrain.run import compiling, files
 from disttrain.run.context import RunContext
 from disttrain.run.feeds import machine_rows, open_feed
 from disttrain.run.files import Files
@@ -113,8 +113,8 @@ def test_a_file_without_rows_is_told_by_one_worker(paths, cache_dir):
 
 
 def test_compiling_is_told_and_no_part_of_the_indexing(paths, cache_dir, monkeypatch):
-    monkeypatch.setattr(files, "compile_kernels", lambda: time.sleep(1))  # as long as if nothing were compiled yet
-    monkeypatch.setattr(files, "SLOW_COMPILE_S", 0.9)
+    monkeypatch.setattr(compiling, "compile_kernels", lambda: time.sleep(1))  # as long as if nothing were compiled yet
+    monkeypatch.setattr(compiling, "SLOW_COMPILE_S", 0.9)
     monkeypatch.setattr(files, "SLOW_INDEX_S", 0)
     output = io.StringIO()
     assert opened_by_all(paths[:1], cache_dir, output) == [1000]

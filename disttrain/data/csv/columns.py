@@ -17,11 +17,17 @@ DELIMITERS = (";", "\t", "|", ",", " ")  # candidates to suggest if the given on
 
 
 def choose_columns(
-    header: Header, features: Sequence[str] | None, targets: Sequence[str] | None, *, where: str
+    header: Header,
+    features: Sequence[str] | None,
+    targets: Sequence[str] | None,
+    weight: str | None = None,
+    *,
+    where: str,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Returns the feature and target columns: each once in the file, none chosen twice, at least one of each.
 
-    Columns without a name are not features by default: most are an index, or come from a delimiter at the line's end.
+    The column `weight`, if there is one, is neither by default. Columns without a name are not features by default:
+    most are an index, or come from a delimiter at the line's end.
     """
     names = header.names
     if targets is None and not names[-1] and len(names) > 1:
@@ -29,10 +35,10 @@ def choose_columns(
             f"{where}: the last column has no name, as where each line ends in '{header.delimiter}'; "
             "name the target with --targets"
         )
-    chosen_targets = tuple(targets) if targets is not None else names[-1:]
-    others = [name for name in names if name and name not in chosen_targets]
+    chosen_targets = tuple(targets) if targets is not None else tuple(n for n in names if n != weight)[-1:]
+    others = [name for name in names if name and name not in (*chosen_targets, weight)]
     chosen_features = tuple(features) if features is not None else tuple(others)
-    chosen = chosen_features + chosen_targets
+    chosen = chosen_features + chosen_targets + (() if weight is None else (weight,))
     counts = Counter(names)
     for name in chosen:
         if not counts[name]:
@@ -44,7 +50,7 @@ def choose_columns(
                 "and --targets, or give each its own name"
             )
     if repeated := [name for name, count in Counter(chosen).items() if count > 1]:
-        raise UsageError(f"{where}: column '{repeated[0]}' is chosen twice; a column is one feature or one target")
+        raise UsageError(f"{where}: column '{repeated[0]}' is chosen twice; a column serves one purpose")
     if not chosen_features or not chosen_targets:
         missing = "target" if chosen_features else "feature"
         raise UsageError(

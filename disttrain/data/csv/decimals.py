@@ -28,9 +28,9 @@ LOWER = 0x20  # the bit that turns an ASCII capital into a small letter
 _NAN_WORD = np.array([110, 97, 110], np.int64)
 _INFINITY_WORD = np.array([105, 110, 102, 105, 110, 105, 116, 121], np.int64)
 
-# The quick reader looks at most this far past a field's first byte: 1 sign, 8 digits, 1 dot, 24 digits, 2 for the
+# The quick reader looks at most this far past a field's first byte: 1 sign, 16 digits, 1 dot, 24 digits, 2 for the
 # exponent's letter and sign, and one word of 8 that may lie wholly past the number.
-REACH = 48
+REACH = 52
 
 # One multiplication by a rounded power of ten: three roundings of 2**-53 (the integer, the power, the product) and the
 # digits after the nineteenth (less than 2**-59). 2**-50 is more than twice their sum.
@@ -137,13 +137,12 @@ def usual_number(position: Any, width: Any) -> Any:
 
 
 @inlined
-def quick_number(position: Any) -> Any:
-    """Reads a number of usual form and at most 18 digits: returns (value, position after it, or -1 if it is not one).
+def quick_parts(position: Any) -> Any:
+    """Reads an unsigned number of usual form: returns (mantissa, power, position after it, whether it is one).
 
-    It stops at the first byte that cannot be part of the number, so the caller must check that byte.
+    The mantissa is an integer of at most 18 digits; the number is `mantissa * 10**power`. It stops at the first byte
+    that cannot be part of the number, so the caller must check that byte.
     """
-    negative = byte_at(position) == MINUS
-    position += np.int64(negative)
     first = byte_at(position) ^ ZERO
     if first <= 9 and byte_at(position + 1) == DOT:  # the usual number has one digit before the dot
         mantissa = np.uint64(first)
@@ -153,6 +152,11 @@ def quick_number(position: Any) -> Any:
         count = _count_digits(word)
         mantissa = _first_digits(word, count)
         whole_digits = np.int64(count)
+        if count == _U8:
+            word = word_at(position + 8) ^ _ASCII_ZEROS
+            count = _count_digits(word)
+            mantissa = mantissa * _SHIFTS[count] + _first_digits(word, count)
+            whole_digits += np.int64(count)
     position += whole_digits
     start = position
     if byte_at(position) == DOT:
@@ -182,10 +186,22 @@ def quick_number(position: Any) -> Any:
         power += -exponent if sign == MINUS else exponent
         position += np.int64(count)
         if count == 0 or count == _U8:
-            return np.float32(0), np.int64(-1)
-    if not (1 <= num_digits <= 19 and -_MAX_POWER <= power <= _MAX_POWER and mantissa < _E18):
+            return np.int64(0), power, position, False
+    fits = 1 <= num_digits <= 19 and -_MAX_POWER <= power <= _MAX_POWER and mantissa < _E18
+    return np.int64(mantissa), power, position, fits
+
+
+@inlined
+def quick_number(position: Any) -> Any:
+    """Reads a number of usual form and at most 18 digits: returns (value, position after it, or -1 if it is not one).
+
+    The caller must check the byte after it.
+    """
+    negative = byte_at(position) == MINUS
+    mantissa, power, position, fits = quick_parts(position + np.int64(negative))
+    if not fits:
         return np.float32(0), np.int64(-1)
-    value, settled = _rounded(np.int64(mantissa), power)
+    value, settled = _rounded(mantissa, power)
     return -value if negative else value, position if settled else np.int64(-1)
 
 
@@ -242,9 +258,12 @@ def _exponent(position: Any, stop: Any) -> Any:
 
 
 @called
-def plain_number(position: Any, stop: Any) -> Any:
-    """Reads digits, dot and exponent of any length, unsigned: returns (status, value, position after it)."""
-    bad = (BAD, np.float32(0), position)
+def plain_parts(position: Any, stop: Any) -> Any:
+    """Reads digits, dot and exponent of any length, unsigned.
+
+    Returns (the first 19 digits as an integer, power of ten, how many of these digits there are, position after it, or
+    -1 if it is no number).
+    """
     mantissa = np.uint64(0)
     kept = power = num_digits = 0
     after_dot = False
@@ -264,12 +283,20 @@ def plain_number(position: Any, stop: Any) -> Any:
             break
         position += 1
     if num_digits == 0:
-        return bad
+        return mantissa, power, kept, np.int64(-1)
     if byte | LOWER == LETTER_E:
         exponent, position = _exponent(position + 1, stop)
-        if position < 0:
-            return bad
         power += exponent
+    return mantissa, power, kept, position
+
+
+@called
+def plain_number(position: Any, stop: Any) -> Any:
+    """Reads digits, dot and exponent of any length, unsigned: returns (status, value, position after it)."""
+    start = position
+    mantissa, power, kept, position = plain_parts(start, stop)
+    if position < 0:
+        return BAD, np.float32(0), start
     if mantissa == 0 or power < -_MAX_POWER:
         return SETTLED, np.float32(0), position
     if power > _MAX_POWER:

@@ -7,11 +7,12 @@ import logging
 import os
 import queue
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -100,8 +101,30 @@ def num_chunks(info: FileInfo, header: Header) -> int:
     return -(-(info.size_bytes - header.rows_start) // CHUNK_BYTES)
 
 
-def scan(reader: Reader, header: Header, start_chunk: int, stop_chunk: int, *, num_threads: int = 1) -> Counts:
-    """Counts the rows of the chunks `[start_chunk, stop_chunk)`, which may begin and end anywhere in a line."""
+class Observer(Protocol):
+    """Sees the bytes of some adjacent chunks, one block after another, while their rows are counted."""
+
+    def see(self, block: npt.NDArray[np.uint8], offset: int, *, at_start: bool) -> None:
+        """Sees the bytes from `offset` on; `at_start`: whether only blanks come before them on their line."""
+
+    def finish(self, stop: int) -> None:
+        """Hears that the chunks end at an offset, which may be within a line."""
+
+
+def scan(
+    reader: Reader,
+    header: Header,
+    start_chunk: int,
+    stop_chunk: int,
+    *,
+    num_threads: int = 1,
+    task_chunks: int = _TASK_CHUNKS,
+    observe: Callable[[int], AbstractContextManager[Observer]] | None = None,
+) -> Counts:
+    """Counts the rows of the chunks `[start_chunk, stop_chunk)`, which may begin and end anywhere in a line.
+
+    Threads take `task_chunks` of them at a time; `observe`, called with the first of these, gives who sees their bytes.
+    """
     table = np.zeros((stop_chunk - start_chunk, 4), np.int64)
     if reader.block_bytes > CHUNK_BYTES:
         num_threads = max(num_threads, _REMOTE_THREADS)
@@ -112,14 +135,15 @@ def scan(reader: Reader, header: Header, start_chunk: int, stop_chunk: int, *, n
     def count(first: int) -> None:
         buffer = buffers.get()
         try:
-            stop = min(first + _TASK_CHUNKS, stop_chunk)
-            _scan_chunks(reader, header, buffer, first, table[first - start_chunk : stop - start_chunk])
+            part = table[first - start_chunk : first - start_chunk + task_chunks]
+            with observe(first) if observe is not None else nullcontext() as observer:
+                _scan_chunks(reader, header, buffer, first, part, observer)
         finally:
             buffers.put(buffer)
 
     counting = activity("counting the rows of {}", reader.info.url, waits_for_threads=True)
     with counting, ThreadPoolExecutor(num_threads, "index") as pool:  # if one fails, map cancels those that wait
-        for _ in pool.map(count, range(start_chunk, stop_chunk, _TASK_CHUNKS)):
+        for _ in pool.map(count, range(start_chunk, stop_chunk, task_chunks)):
             pass
     return Counts(table)
 
@@ -210,7 +234,12 @@ def keep_index(cache_dir: Path, info: FileInfo, header: Header, index: Index) ->
 
 
 def _scan_chunks(
-    reader: Reader, header: Header, buffer: npt.NDArray[np.uint8], first_chunk: int, table: Int64s
+    reader: Reader,
+    header: Header,
+    buffer: npt.NDArray[np.uint8],
+    first_chunk: int,
+    table: Int64s,
+    observer: Observer | None,
 ) -> None:
     """Fills the lines of `table` with the counts of the chunks from `first_chunk` on."""
     chunks_per_block = reader.block_bytes // CHUNK_BYTES
@@ -223,12 +252,16 @@ def _scan_chunks(
         with activity("reading bytes {} to {} of {}", offset - behind, stop, reader.info.url):
             reader.read_into(offset - behind, used.data)
         at_start = _at_line_start(reader, header, used[:behind].tobytes(), offset - behind)
+        if observer is not None:
+            observer.see(used[behind:], offset, at_start=at_start)
         for line, start in zip(lines, range(offset, stop, CHUNK_BYTES), strict=True):
             begin = _LOOK_BEHIND + start - offset
             chunk, num_bytes = buffer[begin : begin + CHUNK_BYTES], min(CHUNK_BYTES, stop - start)
             at_start = _count_chunk(chunk, num_bytes, ord(header.delimiter), at_start, line)
             if line[_FIRST] >= 0:
                 line[_FIRST] += start
+    if observer is not None:
+        observer.finish(min(header.rows_start + (first_chunk + len(table)) * CHUNK_BYTES, reader.info.size_bytes))
 
 
 def _count_chunk(chunk: npt.NDArray[np.uint8], num_bytes: int, delimiter: int, at_start: bool, line: Int64s) -> bool:

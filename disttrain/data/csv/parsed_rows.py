@@ -11,7 +11,7 @@ import numpy as np
 from disttrain.data.csv.digit_scanner import find_losses
 from disttrain.data.csv.header import Header
 from disttrain.data.csv.index import Index
-from disttrain.data.csv.parser import Layout, ParseFault, parse_rows
+from disttrain.data.csv.parser import ParseFault, RowParser
 from disttrain.data.csv.readahead import Block, line_blocks
 from disttrain.data.digit_losses import DigitLoss, DigitLosses
 from disttrain.data.ranges import Range
@@ -38,8 +38,11 @@ class OpenRows(Protocol):
         """Where rows begin."""
 
     @property
-    def layout(self) -> Layout:
-        """How fields become columns."""
+    def num_columns(self) -> int:
+        """Columns of a parsed row."""
+
+    def row_parser(self) -> RowParser:
+        """Returns what parses its rows, for one thread."""
 
     @property
     def digit_losses(self) -> DigitLosses:
@@ -62,7 +65,8 @@ class ParsedRows:
         self._left = 0  # rows of this range that are still to come
         self._block: Block | None = None
         self._position = 0
-        self._looks_at = source.layout.take  # `take` for `find_losses`, without the columns that have a noted loss
+        self._parser = source.row_parser()
+        self._looks_at = self._parser.raw_take  # for `find_losses`, without the columns that have a noted loss
         self._blocks = line_blocks(source.reader, self._spans(), readers, block_bytes=block_bytes, num_ahead=num_ahead)
 
     def fill(self, out: Floats) -> None:
@@ -77,7 +81,7 @@ class ParsedRows:
 
     def take(self, num_rows: int) -> Floats:
         """Returns the next rows in a new array."""
-        out = np.empty((num_rows, self._source.layout.num_columns), np.float32)
+        out = np.empty((num_rows, self._source.num_columns), np.float32)
         self.fill(out)
         return out
 
@@ -107,9 +111,7 @@ class ParsedRows:
             raise self._changed("fewer")
         try:
             begin = self._position
-            count, self._position, has_large = parse_rows(
-                self._block.buffer, begin, self._block.stop, self._source.layout, out
-            )
+            count, self._position, has_large = self._parser.parse(self._block.buffer, begin, self._block.stop, out)
         except ParseFault as fault:
             raise self._located(fault, self._block.base) from fault
         if has_large:

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,14 @@ _PENDING = 256  # numbers that a scan may leave to Python before it must return
 _SHOWN = 40  # characters of a faulty text that a message shows
 _NUMBER = re.compile(rb"[+-]?(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|nan|inf|infinity)", re.IGNORECASE)
 
-FaultKind = Literal["fields", "text", "empty", "quote", "nul"]
+FaultKind = Literal["fields", "text", "empty", "quote", "nul", "gap", "kind", "label", "weight", "class"]
+_ENCODED = {
+    "kind": "expected a {kind}; correct the line, or say that it stands for nothing with --missing-values",
+    "gap": "but nothing was said about gaps; fill it in, remove the line, or add --missing",
+    "label": "but the training data has no such label; correct the line",
+    "weight": "expected a weight of 0 or more; correct the line",
+    "class": "but --class-weights has no such class; correct the line",
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,8 @@ class ParseFault(Exception):  # the caller adds file and line, and raises a Data
 
     `kind`: "fields" (too few or too many), "text" (no number where one is wanted), "empty" (nothing where a number is
     wanted), "quote" (a quote that never ends, or encloses anything but a whole number where one is wanted) or "nul"
-    (the line holds NUL bytes).
+    (the line holds NUL bytes); of encoded columns, "gap" (nothing where something is wanted), "kind" (nothing of
+    `kind_of_column`), "label", "class" (unknown ones) or "weight" (below 0, or no number).
     `offset`: where the row starts in the buffer, in bytes. `field`: the faulty field's number, counted from 0, or None
     when the row has the wrong number of fields, which is then `num_fields`. `text`: the field (or row), shortened.
     """
@@ -58,6 +66,7 @@ class ParseFault(Exception):  # the caller adds file and line, and raises a Data
         field: int | None,
         num_fields: int | None,
         expected_fields: int,
+        kind_of_column: str = "number",
     ) -> None:
         self.kind = kind
         self.offset = offset
@@ -65,6 +74,7 @@ class ParseFault(Exception):  # the caller adds file and line, and raises a Data
         self.field = field
         self.num_fields = num_fields
         self.expected_fields = expected_fields
+        self.kind_of_column = kind_of_column
         super().__init__(self.message)
 
     @property
@@ -85,6 +95,8 @@ class ParseFault(Exception):  # the caller adds file and line, and raises a Data
             return f"{holds}{comment or '; correct the line'}"
         is_named = names is not None and self.field < len(names)
         label = f"column '{names[self.field]}'" if is_named else f"field {self.field + 1}"  # type: ignore[index]
+        if self.kind in _ENCODED:
+            return f"{label} holds '{self.text}', {_ENCODED[self.kind].format(kind=self.kind_of_column)}"
         remedy = "correct the line or leave the column out with --features"
         if self.kind == "empty":
             remedy = "fill it in, remove the line, or leave the column out with --features"
@@ -124,9 +136,41 @@ def parse_rows(
         num_rows += written
         has_large |= is_large
         if status == field_scanner.FAULT:
-            raise _fault(buffer[start:stop].tobytes(), start, layout)
+            wanted = np.flatnonzero(layout.take >= 0).tolist()
+            raise find_fault(buffer[start:stop].tobytes(), start, layout.num_fields, layout.delimiter, wanted)
         if status == field_scanner.DONE:
             return num_rows, start, has_large
+
+
+class RowParser(Protocol):
+    """Parses rows of one file for one thread.
+
+    `num_columns` of a parsed row; `raw_take` int32 [fields] is not negative for fields whose numbers become float32 as
+    they are, which may lose digits.
+    """
+
+    num_columns: int
+    raw_take: npt.NDArray[np.int32]
+
+    def parse(
+        self, buffer: npt.NDArray[np.uint8], start: int, stop: int, out: npt.NDArray[np.float32]
+    ) -> tuple[int, int, bool]:
+        """Parses lines into the first rows of `out`, as `parse_rows` does."""
+
+
+class PlainParser:
+    """Parses rows of plain numbers."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self.num_columns = layout.num_columns
+        self.raw_take = layout.take
+
+    def parse(
+        self, buffer: npt.NDArray[np.uint8], start: int, stop: int, out: npt.NDArray[np.float32]
+    ) -> tuple[int, int, bool]:
+        """Parses lines into the first rows of `out`, as `parse_rows` does."""
+        return parse_rows(buffer, start, stop, self._layout, out)
 
 
 def compile_kernels() -> float:
@@ -143,23 +187,29 @@ def _settle(buffer: npt.NDArray[np.uint8], pending: npt.NDArray[np.int64], flat:
             flat[slot] = np.float64(float(buffer[first:stop].tobytes()))
 
 
-def _fault(rest: bytes, offset: int, layout: Layout) -> ParseFault:
-    """Returns what is wrong with the row that `rest` starts with, which the kernel refused."""
+def find_fault(rest: bytes, offset: int, num_fields: int, delimiter: int, numbers: Sequence[int]) -> ParseFault:
+    """Returns what is wrong with the row that `rest` starts with, which a kernel refused.
 
-    def fault(kind: FaultKind, text: bytes, field: int | None = None, num_fields: int | None = None) -> ParseFault:
-        return ParseFault(
-            kind, offset, _shorten(text), field=field, num_fields=num_fields, expected_fields=layout.num_fields
-        )
+    Args:
+        rest: bytes from the row's start on.
+        offset: where that is in the buffer.
+        num_fields: fields that a row must have.
+        delimiter: the byte between them.
+        numbers: the fields that must hold numbers.
+    """
+
+    def fault(kind: FaultKind, text: bytes, field: int | None = None, found: int | None = None) -> ParseFault:
+        return ParseFault(kind, offset, shorten(text), field=field, num_fields=found, expected_fields=num_fields)
 
     line = rest.partition(b"\n")[0]
     if b"\0" in line:
         return fault("nul", line.strip())
-    fields, whole = _fields_of(line, layout.delimiter)
+    fields, whole = fields_of(line, delimiter)
     if not whole:
         return fault("quote", fields[-1], field=len(fields) - 1)
-    if len(fields) != layout.num_fields:
-        return fault("fields", line.strip(), num_fields=len(fields))
-    for field in np.flatnonzero(layout.take >= 0).tolist():
+    if len(fields) != num_fields:
+        return fault("fields", line.strip(), found=len(fields))
+    for field in numbers:
         text = fields[field]
         quoted = len(text) > 1 and text[:1] == text[-1:] == b'"'
         number = text[1:-1].strip(b" \t") if quoted else text
@@ -170,7 +220,7 @@ def _fault(rest: bytes, offset: int, layout: Layout) -> ParseFault:
     return fault("text", line.strip(), field=0)
 
 
-def _fields_of(line: bytes, delimiter: int) -> tuple[list[bytes], bool]:
+def fields_of(line: bytes, delimiter: int) -> tuple[list[bytes], bool]:
     """Returns a line's fields without the blanks around them, and whether every quote that begins a field is closed.
 
     If one is not, its field is the last and holds the rest of the line.
@@ -190,7 +240,8 @@ def _fields_of(line: bytes, delimiter: int) -> tuple[list[bytes], bool]:
     return [*fields, line[position:].strip(pads)], False
 
 
-def _shorten(text: bytes) -> str:
+def shorten(text: bytes) -> str:
+    """Returns a text as a message shows it: printable, and not too long."""
     shown = text.decode("utf-8", "replace")
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown[: _SHOWN + 1])
     return shown if len(shown) <= _SHOWN else shown[: _SHOWN - 3] + "..."

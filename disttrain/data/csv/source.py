@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from disttrain.data.csv.columns import choose_columns, make_layout
+from disttrain.data.csv.encoded_parser import EncodedParser, Encoding
 from disttrain.data.csv.header import Header, HeaderMode, read_header
 from disttrain.data.csv.index import CHUNK_BYTES, Index, index_file, keep_beside, load_beside
 from disttrain.data.csv.parsed_rows import ParsedRows
-from disttrain.data.csv.parser import Layout
+from disttrain.data.csv.parser import Layout, PlainParser, RowParser
 from disttrain.data.digit_losses import DigitLosses
 from disttrain.data.ranges import Range
 from disttrain.data.row_source import Int64s
@@ -21,6 +22,9 @@ from disttrain.errors import DataError
 from disttrain.storage.base import FileInfo, Reader
 from disttrain.storage.open import check_unchanged, open_reader
 from disttrain.threads import DaemonPool
+
+if TYPE_CHECKING:
+    from disttrain.data.table.columns import Table
 
 INDEX_BLOCK_BYTES = CHUNK_BYTES + (64 << 10)
 
@@ -33,6 +37,7 @@ class OpenCsv:
     header: Header
     feature_names: tuple[str, ...]
     target_names: tuple[str, ...]
+    weight: str | None = None
 
     @classmethod
     def open(
@@ -41,6 +46,7 @@ class OpenCsv:
         *,
         features: Sequence[str] | None = None,
         targets: Sequence[str] | None = None,
+        weight: str | None = None,
         header: HeaderMode = "auto",
         delimiter: str = ",",
     ) -> OpenCsv:
@@ -48,10 +54,20 @@ class OpenCsv:
         reader = open_reader(url)
         try:
             found = read_header(reader, mode=header, delimiter=delimiter)
-            return cls(reader, found, *choose_columns(found, features, targets, where=url))
+            return cls(reader, found, *choose_columns(found, features, targets, weight, where=url), weight)
         except BaseException:
             reader.close()
             raise
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """The features, the targets, and the weight if there is one."""
+        return self.feature_names + self.target_names + (() if self.weight is None else (self.weight,))
+
+    @property
+    def layout(self) -> Layout:
+        """How the chosen columns are parsed as plain numbers."""
+        return make_layout(self.header, self.column_names)
 
     def indexed(self, index: Index, *, is_strict: bool = False) -> Source:
         """Returns the source with this index; DataError for a file without rows.
@@ -79,6 +95,7 @@ class Source:
     target_names: tuple[str, ...]
     layout: Layout
     digit_losses: DigitLosses
+    encoding: Encoding | None = None
 
     @classmethod
     def open(
@@ -134,8 +151,28 @@ class Source:
 
     @property
     def num_columns(self) -> int:
-        """Columns of a streamed row: features and targets."""
-        return self.layout.num_columns
+        """Columns of a streamed row: features, targets and, where rows have weights, the weight."""
+        return self.layout.num_columns if self.encoding is None else self.encoding.table.num_slots
+
+    @property
+    def table(self) -> Table | None:
+        """What is done to each column; None where all become float32 as they are."""
+        return None if self.encoding is None else self.encoding.table
+
+    @property
+    def chosen_features(self) -> tuple[str, ...]:
+        """The file's columns that the features are made of."""
+        return self.feature_names if self.table is None else tuple(one.name for one in self.table.features)
+
+    @property
+    def chosen_targets(self) -> tuple[str, ...]:
+        """The file's columns that the targets are made of."""
+        return self.target_names if self.table is None else tuple(one.name for one in self.table.targets)
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether a row's last column is its weight."""
+        return self.encoding is not None and self.encoding.table.is_weighted
 
     @property
     def block_bounds(self) -> Int64s:
@@ -166,15 +203,25 @@ class Source:
 
     def targets_only(self) -> Source:
         """Returns the same rows with the targets as their only columns."""
+        if self.encoding is not None:
+            return replace(self, feature_names=(), encoding=self.encoding.targets_only())
         return replace(self, feature_names=(), layout=make_layout(self.header, self.target_names))
 
     def how_read(self) -> Mapping[str, Any]:
-        """Tells where rows begin, what delimits fields, and which field becomes which column."""
-        return {
-            "rows_start": self.header.rows_start,
-            "delimiter": self.header.delimiter,
-            "take": self.layout.take.tolist(),
-        }
+        """Tells where rows begin, what delimits fields, which field becomes which column, and how."""
+        how = {"rows_start": self.header.rows_start, "delimiter": self.header.delimiter}
+        if self.encoding is None:
+            return {**how, "take": self.layout.take.tolist()}
+        return {**how, "take": self.encoding.take.tolist(), "encoding": self.encoding.table.digest}
+
+    def row_parser(self) -> RowParser:
+        """Returns what parses the rows, for one thread."""
+        return PlainParser(self.layout) if self.encoding is None else EncodedParser(self.encoding)
+
+    def encoded(self, table: Table) -> Source:
+        """Returns the same rows, encoded as a table says, whose columns the file has by name."""
+        encoding = Encoding.of(self.header, table)
+        return replace(self, feature_names=table.feature_slots, target_names=table.target_slots, encoding=encoding)
 
     def load_finding(self, cache_dir: Path, name: str) -> bytes | None:
         """Returns what was kept of this very file under a name, or None."""

@@ -1,0 +1,88 @@
+"""Statistics of a file's columns: gathered in parts, joined, and kept with the file's index."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from disttrain.data.csv.index import (
+    Counts,
+    Index,
+    index_from_counts,
+    join_counts,
+    keep_beside,
+    keep_index,
+    load_beside,
+    load_index,
+    num_chunks,
+)
+from disttrain.data.csv.source import OpenCsv
+from disttrain.data.csv.statistics_pass import Gathered, Wanted, gather, parts_of_rank
+from disttrain.data.table.decide import needs_texts
+from disttrain.data.table.gathering import Sketches
+from disttrain.data.table.requests import Requests
+from disttrain.data.table.statistics import Statistics, conclude
+from disttrain.data.table.values import GAP_WORDS
+
+Indexed = tuple[Index, Statistics]
+
+
+@dataclass(frozen=True)
+class StatisticsOf:
+    """The statistics of a file's chosen columns.
+
+    `as_text` names the columns whose numbers are texts; `gaps` are the words that stand for nothing.
+    """
+
+    opened: OpenCsv
+    as_text: Sequence[str]
+    gaps: Sequence[str]
+
+    def load(self, cache_dir: Path) -> Indexed | None:
+        """Returns index and statistics that were kept of this very file, or None."""
+        info, header = self.opened.reader.info, self.opened.header
+        index, kept = load_index(cache_dir, info, header), load_beside(cache_dir, info, header, self._key)
+        statistics = Statistics.from_json(kept) if kept is not None else None
+        return (index, statistics) if index is not None and statistics is not None else None
+
+    def gather(self, rank: int, world_size: int, num_threads: int) -> Gathered:
+        """Reads one worker's part of the file; DataError for a line that is no row."""
+        opened = self.opened
+        parts = parts_of_rank(num_chunks(opened.reader.info, opened.header), rank, world_size)
+        wanted = Wanted(opened.layout.take, [name in self.as_text for name in opened.column_names], self.gaps)
+        return gather(opened.reader, opened.header, wanted, parts.start, parts.stop, num_threads=num_threads)
+
+    def join(self, everyones: Sequence[Gathered]) -> Indexed:
+        """Returns index and statistics from what all workers gathered; FileChanged if the file changed meanwhile."""
+        opened = self.opened
+        counts = join_counts([Counts(one.counts.table) for one in everyones])
+        index = index_from_counts(opened.reader, opened.header, counts)
+        sketches = [one.sketches for one in everyones if one.sketches is not None]
+        names, parts = opened.column_names, [part for one in everyones for part in one.parts]
+        return index, conclude(names, parts, Sketches.join(sketches) if sketches else Sketches.nothing(len(names)))
+
+    def keep(self, cache_dir: Path, found: Indexed) -> None:
+        """Keeps them, where that is possible."""
+        info, header = self.opened.reader.info, self.opened.header
+        keep_index(cache_dir, info, header, found[0])
+        keep_beside(cache_dir, info, header, self._key, found[1].to_json())
+
+    @property
+    def _key(self) -> str:
+        asked = [self.opened.column_names, sorted(self.as_text), sorted(self.gaps)]
+        return "statistics-" + hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
+
+
+def statistics_of(opened: OpenCsv, requests: Requests, obtain: Callable[[StatisticsOf], Indexed]) -> Indexed:
+    """Returns a file's index and statistics, which `obtain` loads or makes.
+
+    Where numbers among texts turn out to be categories, the file is read again, for these numbers' texts.
+    """
+    gaps = (*GAP_WORDS, *requests.gaps)
+    as_text = [name for name, kind in requests.kinds.items() if kind.kind == "category"]
+    found = obtain(StatisticsOf(opened, as_text, gaps))
+    more = needs_texts(found[1], requests)
+    return obtain(StatisticsOf(opened, [*as_text, *more], gaps)) if more else found

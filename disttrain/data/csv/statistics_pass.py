@@ -1,0 +1,179 @@
+"""The pass that gathers statistics while it finds where rows start: the file's bytes are read once for both."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from disttrain.data.csv.header import Header
+from disttrain.data.csv.index import CHUNK_BYTES, Counts, num_chunks, scan
+from disttrain.data.csv.parser import ParseFault
+from disttrain.data.csv.value_reader import ValueReader
+from disttrain.data.ranges import Range
+from disttrain.data.sharding import shard_range
+from disttrain.data.table.gathering import Gatherer, Sketches, Sums
+from disttrain.errors import DataError
+from disttrain.storage.base import Reader
+
+MAX_PARTS = 256  # of a file: each part's sums are kept until all are joined
+MIN_PART_CHUNKS = 4
+_READ_BYTES = 1 << 16  # at a time, of a line that ends beyond a part
+
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """Which fields of a file to look at: `take` int32 [fields] is a field's column, or -1; `as_text` [columns].
+
+    `gaps` are the words that stand for nothing.
+    """
+
+    take: npt.NDArray[np.int32]
+    as_text: Sequence[bool]
+    gaps: Sequence[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """What one worker gathered: the counts of its chunks, the sums of its parts, and sketches."""
+
+    counts: Counts
+    parts: list[Sums]
+    sketches: Sketches | None
+
+
+def part_chunks(chunks: int) -> int:
+    """Returns how many chunks of a file form a part, whose rows are always summed up together."""
+    return max(-(-chunks // MAX_PARTS), MIN_PART_CHUNKS)
+
+
+def parts_of_rank(chunks: int, rank: int, world_size: int) -> Range:
+    """Returns the parts, of a file of so many chunks, that one worker gathers."""
+    return shard_range(-(-chunks // part_chunks(chunks)), world_size, rank)
+
+
+def gather(
+    reader: Reader, header: Header, wanted: Wanted, start_part: int, stop_part: int, *, num_threads: int = 1
+) -> Gathered:
+    """Gathers the parts `[start_part, stop_part)` of a file.
+
+    Raises:
+        DataError: for a line that is no row, with its number.
+    """
+    chunks = num_chunks(reader.info, header)
+    size = part_chunks(chunks)
+    start, stop = min(start_part * size, chunks), min(stop_part * size, chunks)
+    num_columns = len(wanted.as_text)
+    parts = [Sums.nothing(num_columns) for _ in range(start, stop, size)]
+    gatherers: list[Gatherer] = []
+    free: queue.SimpleQueue[tuple[Gatherer, ValueReader]] = queue.SimpleQueue()
+
+    @contextmanager
+    def observe(first_chunk: int) -> Iterator[_Part]:
+        try:
+            gatherer, values = free.get_nowait()
+        except queue.Empty:
+            gatherer = Gatherer(num_columns)
+            values = ValueReader(wanted.take, ord(header.delimiter), wanted.as_text, wanted.gaps)
+            gatherers.append(gatherer)
+        yield _Part(reader, parts[(first_chunk - start) // size], gatherer, values)
+        free.put((gatherer, values))
+
+    counts = scan(reader, header, start, stop, num_threads=num_threads, task_chunks=size, observe=observe)
+    sketches = Sketches.join([gatherer.sketches() for gatherer in gatherers]) if gatherers else None
+    return Gathered(counts, parts, sketches)
+
+
+class _Part:
+    """Sums up the rows that start in some adjacent chunks; an `Observer`."""
+
+    def __init__(self, reader: Reader, sums: Sums, gatherer: Gatherer, values: ValueReader) -> None:
+        self._reader = reader
+        self._sums = sums
+        self._gatherer = gatherer
+        self._values = values
+        self._begun = False  # whether a row has started
+        self._rest = b""  # the beginning of a line
+
+    def see(self, block: Bytes, offset: int, *, at_start: bool) -> None:
+        """Sums up the rows that end in the block."""
+        start, stop = 0, _after_last_feed(block)
+        if not self._begun:
+            if not at_start:
+                start = _after_first_feed(block)
+                if not start:
+                    return
+            self._begun = True
+        if self._rest:
+            end = _after_first_feed(block)
+            self._add(np.frombuffer(self._rest + block[:end].tobytes(), np.uint8), offset - len(self._rest), bool(end))
+            if not end:
+                return
+            start = end
+        self._rest = block[max(start, stop) :].tobytes()
+        if start < stop:
+            self._add_rows(block, start, stop, offset)
+
+    def finish(self, stop: int) -> None:
+        """Reads on to the end of the last row, which may be beyond the chunks."""
+        size_bytes = self._reader.info.size_bytes
+        start = stop - len(self._rest)
+        while self._rest and b"\n" not in self._rest[-_READ_BYTES:] and stop < size_bytes:
+            more = bytearray(min(_READ_BYTES, size_bytes - stop))
+            self._reader.read_into(stop, memoryview(more))
+            self._rest += bytes(more)
+            stop += len(more)
+        if self._rest:
+            line = np.frombuffer(self._rest, np.uint8)
+            self._add_rows(line, 0, _after_first_feed(line) or len(line), start)
+
+    def _add(self, line: Bytes, offset: int, is_whole: bool) -> None:
+        if is_whole:
+            self._add_rows(line, 0, len(line), offset)
+            self._rest = b""
+        else:
+            self._rest = line.tobytes()
+
+    def _add_rows(self, buffer: Bytes, start: int, stop: int, base: int) -> None:
+        while start < stop:
+            try:
+                num_rows, start = self._values.read(buffer, start, stop)
+            except ParseFault as fault:
+                line = 1 + _count_feeds(self._reader, base + fault.offset)
+                raise DataError(f"{self._reader.info.url}, line {line}: {fault.message}") from fault
+            self._gatherer.add(self._sums, buffer, self._values.values, num_rows, base)
+
+
+def _after_first_feed(block: Bytes) -> int:
+    """Returns the position after the first line feed, 0 if there is none."""
+    for start in range(0, len(block), _READ_BYTES):
+        found = block[start : start + _READ_BYTES].tobytes().find(b"\n")
+        if found >= 0:
+            return start + found + 1
+    return 0
+
+
+def _after_last_feed(block: Bytes) -> int:
+    """Returns the position after the last line feed, 0 if there is none."""
+    for stop in range(len(block), 0, -_READ_BYTES):
+        start = max(stop - _READ_BYTES, 0)
+        found = block[start:stop].tobytes().rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+    return 0
+
+
+def _count_feeds(reader: Reader, offset: int) -> int:
+    """Returns how many line feeds come before an offset; reads all of it."""
+    feeds = 0
+    for start in range(0, offset, CHUNK_BYTES):
+        block = bytearray(min(CHUNK_BYTES, offset - start))
+        reader.read_into(start, memoryview(block))
+        feeds += block.count(b"\n")
+    return feeds

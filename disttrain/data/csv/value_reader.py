@@ -1,0 +1,72 @@
+"""Reads rows of a CSV as typed values, and says what is wrong with lines that are no rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from disttrain.data.csv import value_scanner
+from disttrain.data.csv.fingerprint64 import fingerprint_of
+from disttrain.data.csv.header import Header
+from disttrain.data.csv.parser import fields_of, find_fault, shorten
+from disttrain.data.table.values import NUMBER, UNREAD, Values
+from disttrain.storage.base import Reader
+
+LINE_BYTES = 1 << 20  # of a row that a message quotes
+VALUES_AT_ONCE = 1 << 13  # these fit into a core's cache, with what is made of them
+
+
+class ValueReader:
+    """Reads the chosen fields of rows into `values`; one thread uses it at a time."""
+
+    def __init__(
+        self, take: npt.NDArray[np.int32], delimiter: int, as_text: Sequence[bool], gaps: Iterable[str]
+    ) -> None:
+        """
+        Args:
+            take: int32 [fields], the column of each field, or -1.
+            delimiter: the byte between two fields.
+            as_text: for each column, whether its numbers are texts too.
+            gaps: words that stand for nothing.
+        """
+        self._take = take
+        self._delimiter = delimiter
+        self._as_text = np.asarray(as_text, np.bool_)
+        self._gaps = np.array([fingerprint_of(word) for word in gaps], np.uint64)
+        num_columns = len(self._as_text)
+        self.values = Values.empty(num_columns, max(VALUES_AT_ONCE // num_columns, 16))
+        self._scratch = np.zeros(value_scanner.SCRATCH_BYTES, np.uint8)
+
+    def read(self, buffer: npt.NDArray[np.uint8], start: int, stop: int, most: int | None = None) -> tuple[int, int]:
+        """Reads the lines in `buffer[start:stop]` into `values` until that is full, or has `most` rows.
+
+        Returns:
+            How many rows there were, and the position after the last one.
+
+        Raises:
+            ParseFault: for a line that is no row.
+        """
+        values, capacity = self.values, len(self.values.row_starts)
+        status, num_rows, position = value_scanner.scan_values()(
+            buffer, start, stop, self._delimiter, self._take, self._as_text, self._gaps, values.values, values.tags,
+            values.bounds, values.row_starts, self._scratch, capacity if most is None else min(most, capacity),
+        )  # fmt: skip
+        if status == value_scanner.FAULT:
+            raise find_fault(buffer[position:stop].tobytes(), position, len(self._take), self._delimiter, ())
+        tags = values.tags[:, :num_rows]
+        if (unread := tags == UNREAD).any():
+            for column, row in np.argwhere(unread).tolist():
+                first, end = values.bounds[column, row].tolist()
+                values.values[column, row] = float(buffer[first:end].tobytes())
+                tags[column, row] = NUMBER
+        return num_rows, position
+
+
+def text_at(reader: Reader, header: Header, offset: int, name: str) -> str:
+    """Returns what a column holds in the row that starts at an offset, as a message shows it."""
+    buffer = bytearray(min(LINE_BYTES, reader.info.size_bytes - offset))
+    reader.read_into(offset, memoryview(buffer))
+    fields, _ = fields_of(bytes(buffer).partition(b"\n")[0], ord(header.delimiter))
+    return shorten(fields[header.names.index(name)])

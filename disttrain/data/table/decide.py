@@ -1,0 +1,397 @@
+"""Decides from the statistics what each column is and what is done to it; says so, and refuses what cannot be used."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from disttrain.data.table.columns import Column, LeftOut, Table
+from disttrain.data.table.requests import GAP_ACTIONS, Kind, Requests
+from disttrain.data.table.statistics import ColumnStatistics, Statistics
+from disttrain.data.table.values import GAP_WORDS
+from disttrain.errors import DataError, UsageError
+from disttrain.option_types import KindRequest
+
+# Texts among so many numbers are faults; so are one or two distinct ones among as many numbers.
+MOSTLY = 0.9
+FEW = 50  # distinct texts that are categories, however few rows there are
+REPEATED = 2  # a text column with fewer rows for each distinct text is no category
+MAX_NAMED = 8  # columns that a sentence names
+
+# The rule of `--scale auto`: a table is left as it is if all its numbers are of ordinary size. A column is, if no value
+# is larger than ORDINARY_SIZE, its standard deviation lies in ORDINARY_SPREAD and it is not far from 0. Measured by
+# `python -m benchmarks.scaling`.
+ORDINARY_SIZE = 10.0
+ORDINARY_SPREAD = (0.1, 4.0)
+ORDINARY_OFFSET = 4.0  # means are at most this many standard deviations from 0
+
+_CODE_NAME = re.compile(r"(?:^|_)(?:id|code|zip|zipcode|postcode|plz|sku|key)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class TargetUse:
+    """What the loss makes of targets: `takes_classes` of labels; `may_scale`, and `may_shift` without changing it."""
+
+    takes_classes: bool = False
+    may_scale: bool = False
+    may_shift: bool = False
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The table, and what the user should know about it, a sentence each."""
+
+    table: Table
+    remarks: tuple[str, ...]
+
+
+def is_ordinary(low: float, high: float, mean: float, std: float) -> bool:
+    """Returns whether numbers like these train as well as scaled ones."""
+    is_small = max(abs(low), abs(high)) <= ORDINARY_SIZE
+    return is_small and ORDINARY_SPREAD[0] <= std <= ORDINARY_SPREAD[1] and abs(mean) <= ORDINARY_OFFSET * std
+
+
+class Decider:
+    """Decides about the columns of one dataset."""
+
+    def __init__(
+        self,
+        statistics: Statistics,
+        requests: Requests,
+        where: str,
+        line_of: Callable[[int], int],
+        text_at: Callable[[int, str], str],
+        *,
+        is_explicit: bool,
+    ) -> None:
+        """
+        Args:
+            statistics: of all columns that are used.
+            requests: the user's.
+            where: the dataset, as messages name it.
+            line_of: returns the line of an offset in the file.
+            text_at: returns what a column holds in the row at an offset.
+            is_explicit: whether the user chose the features: then none is left out, unless asked for.
+        """
+        self._statistics = statistics
+        self._requests = requests
+        self._where = where
+        self._line_of = line_of
+        self._text_at = text_at
+        self._is_explicit = is_explicit
+        self._remarks: list[str] = []
+        self._gaps: list[ColumnStatistics] = []
+
+    def decide(self, features: Sequence[str], targets: Sequence[str], use: TargetUse) -> Decided:
+        """Returns the table, with what the user should know about it.
+
+        Raises:
+            DataError: for columns with gaps about which nothing was said, and for a column with texts among numbers.
+            UsageError: for a request that does not fit its column.
+        """
+        columns, left_out = [], []
+        for name in features:
+            column = self._feature(name)
+            if isinstance(column, Column):
+                columns.append(column)
+            else:
+                left_out.append(column)
+        columns += [self._target(name, use) for name in targets]
+        if self._requests.weight is not None:
+            columns.append(self._weight(self._requests.weight))
+        self._refuse_gaps()
+        if not any(column.role == "feature" for column in columns):
+            kept = [Column(column.name, "number") for column in left_out if self._statistics.of(column.name).numbers]
+            columns, left_out = [*kept, *columns], [column for column in left_out if column.kind != "constant"]
+        if not any(column.role == "feature" for column in columns):
+            why = "; ".join(f"'{column.name}' {column.why}" for column in left_out)
+            raise DataError(f"{self._where}: no feature column is left: {why}")
+        columns = self._scaled(columns, use)
+        weights = self._class_weights([column for column in columns if column.role == "target"])
+        is_weighted = self._requests.weight is not None or weights is not None or any(c.drops for c in columns)
+        table = Table(tuple(columns), tuple(left_out), (*GAP_WORDS, *self._requests.gaps), weights, is_weighted)
+        self._remark(table)
+        return Decided(table, tuple(self._remarks))
+
+    def _kind(self, own: ColumnStatistics) -> Kind:
+        """Returns a column's kind by what it holds."""
+        numbers = own.numbers + own.not_finite
+        if own.texts and numbers + own.times >= (MOSTLY if _num_texts(own) > 2 else 0.5) * own.count:
+            raise self._mixed(own)
+        if own.distinct <= 1 and own.is_exact and not own.not_finite:
+            return "constant"
+        if own.texts or (own.times and numbers):
+            is_category = own.values is not None and own.distinct <= max(FEW, own.count / REPEATED)
+            return "category" if is_category else "text"
+        return "time" if own.times else "number"
+
+    def _mixed(self, own: ColumnStatistics) -> DataError:
+        assert own.first_text is not None
+        return DataError(
+            f"{self._where}, line {self._line_of(own.first_text)}: column '{own.name}' holds "
+            f"'{self._text_at(own.first_text, own.name)}', expected a number, as in {own.numbers + own.times:,} of its "
+            f"{own.count:,} fields; correct the line, or say that the text stands for nothing with --missing-values, "
+            f"that all are categories with --kinds {own.name}=category, or leave the column out with --features"
+        )
+
+    def _feature(self, name: str) -> Column | LeftOut:
+        own, request = self._statistics.of(name), self._requests.kinds.get(name)
+        kind = request.kind if request is not None else self._kind(own)
+        if request is None and self._is_explicit and kind in ("constant", "text"):
+            kind = "category" if own.texts else "number"
+        if kind == "constant":
+            held = "holds nothing" if not own.count else "always holds the same"
+            return LeftOut(name, kind, f"{held}: left out")
+        if kind == "text":
+            return LeftOut(name, kind, self._why_text(own))
+        if kind == "category":
+            return self._category(own, request)
+        self._check_numbers(own, kind)
+        if request is None and _looks_like_code(own):
+            self._remarks.append(f"'{name}' was taken for numbers; if these are codes, add --kinds {name}=category")
+        return self._with_gaps(Column(name, kind, parts=request.parts if request else (), is_text=own.times > 0), own)
+
+    def _why_text(self, own: ColumnStatistics) -> str:
+        if own.values is None:
+            return f"has over a million different texts: left out; to use it, add --kinds {own.name}=hash:1000000"
+        return (
+            f"holds a different text in as good as every row ({own.distinct:,} in {own.count:,}): left out; "
+            f"to use it, add --kinds {own.name}=category"
+        )
+
+    def _category(self, own: ColumnStatistics, request: KindRequest | None) -> Column:
+        action = self._requests.missing.get(own.name)
+        drops = (action or self._requests.default_missing) == "drop" and own.missing > 0
+        if action is not None and action in GAP_ACTIONS and action not in ("error", "drop"):
+            raise UsageError(
+                f"--missing {own.name}={action}: the column is a category, whose gaps are a category of their own; "
+                "leave this out, or give drop or the category to take them for"
+            )
+        gap_as = action if action is not None and action not in GAP_ACTIONS else None
+        has_gaps = own.missing > 0 and not drops and gap_as is None
+        bins = request.bins if request is not None else 0
+        if bins:
+            return Column(own.name, "category", bins=bins, has_gaps=has_gaps, drops=drops, gap_as=gap_as)
+        if own.values is None:
+            raise DataError(
+                f"{self._where}: column '{own.name}' has over a million different values, too many to list; add "
+                f"--kinds {own.name}=hash:1000000"
+            )
+        texts = [str(text) for text, _ in own.values if isinstance(text, str)]
+        most = self._requests.max_categories
+        if len(texts) > most:
+            cut = sum(count for _, count in own.values[most:])
+            self._remarks.append(
+                f"'{own.name}' has {len(texts):,} categories, of which the {most:,} most frequent are kept; the rest, "
+                f"in {cut:,} rows, count as one (--max-categories)"
+            )
+        categories = tuple(texts[:most])
+        return Column(own.name, "category", categories=categories, has_gaps=has_gaps, drops=drops, gap_as=gap_as)
+
+    def _check_numbers(self, own: ColumnStatistics, kind: Kind) -> None:
+        """Raises DataError if a column that is asked to be numbers or times holds texts."""
+        if own.texts:
+            assert own.first_text is not None
+            raise DataError(
+                f"{self._where}, line {self._line_of(own.first_text)}: column '{own.name}' holds "
+                f"'{self._text_at(own.first_text, own.name)}', expected a {kind}; correct the line, or say that the "
+                "text stands for nothing with --missing-values"
+            )
+        if own.times and kind == "number":
+            raise UsageError(f"--kinds {own.name}=number: the column holds dates and times: leave it out")
+
+    def _with_gaps(self, column: Column, own: ColumnStatistics) -> Column:
+        """Returns a column of numbers with what is done about its gaps; notes gaps about which nothing was said."""
+        action = self._requests.missing.get(own.name, self._requests.default_missing)
+        if action == "drop":
+            return replace(column, drops=True)
+        if action in ("mean", "median", "indicator"):
+            value = own.median if action == "median" else own.mean
+            return replace(column, fill=0.0 if math.isnan(value) else value, has_indicator=action == "indicator")
+        if action == "error":
+            if own.missing:
+                self._gaps.append(own)
+            return column
+        try:
+            return replace(column, fill=float(action))
+        except ValueError:
+            if own.name not in self._requests.missing and not own.missing:
+                return column
+            raise UsageError(
+                f"--missing {own.name}={action}: the column holds numbers; give one of {', '.join(GAP_ACTIONS)}, or a "
+                "number"
+            ) from None
+
+    def _target(self, name: str, use: TargetUse) -> Column:
+        own, request = self._statistics.of(name), self._requests.kinds.get(name)
+        kind = request.kind if request is not None else self._kind(own)
+        if kind == "text" or (kind == "constant" and own.texts):
+            kind = "category"
+        action = self._requests.missing.get(name, self._requests.default_missing)
+        if own.missing and action != "drop":
+            self._gaps.append(own)
+        drops = action == "drop" and own.missing > 0
+        if kind != "category":
+            self._check_numbers(own, kind)
+            return Column(name, "time" if own.times else "number", "target", drops=drops)
+        if not use.takes_classes:
+            raise UsageError(
+                f"{self._where}: the target '{name}' holds texts; add --loss sparse_categorical_crossentropy, which "
+                "takes labels"
+            )
+        if own.values is None or own.distinct > 65_536:
+            raise DataError(f"{self._where}: the target '{name}' has {own.distinct:,} different labels, too many")
+        return Column(
+            name, "category", "target", categories=tuple(sorted(str(text) for text, _ in own.values)), drops=drops
+        )
+
+    def _weight(self, name: str) -> Column:
+        own = self._statistics.of(name)
+        if own.texts or own.times or own.not_finite or own.min < 0:
+            raise DataError(f"{self._where}: column '{name}' holds more than weights of 0 and more; choose another")
+        if own.missing and self._requests.missing.get(name, self._requests.default_missing) != "drop":
+            self._gaps.append(own)
+        return Column(name, "number", "weight", drops=own.missing > 0)
+
+    def _refuse_gaps(self) -> None:
+        """Raises DataError that names every column with gaps about which nothing was said."""
+        if not self._gaps:
+            return
+        shown = ", ".join(
+            f"'{own.name}' in {own.missing:,} rows (first in line {self._line_of(own.first_missing or 0)})"
+            for own in self._gaps[:MAX_NAMED]
+        )
+        more = f" and {len(self._gaps) - MAX_NAMED} more columns" if len(self._gaps) > MAX_NAMED else ""
+        targets = "" if len(self._gaps) > 1 else f" (or {self._gaps[0].name}=median for this column alone)"
+        raise DataError(
+            f"{self._where}: nothing stands in {shown}{more}; say what to do with --missing median{targets}, or mean, "
+            "indicator, drop or a value; a target's gaps can only be dropped"
+        )
+
+    def _scaled(self, columns: Sequence[Column], use: TargetUse) -> list[Column]:
+        """Returns the columns with their scales, and notes what was done."""
+        scale = self._requests.scale
+        numbers = [c for c in columns if c.kind in ("number", "time") and c.role != "weight" and not c.parts]
+        scalable = [c for c in numbers if c.role == "feature" or use.may_scale]
+        if scale == "auto":
+            own = [self._statistics.of(c.name) for c in scalable]
+            odd = [s for s in own if s.std and not is_ordinary(s.min, s.max, s.mean, s.std)]
+            if not odd:
+                return list(columns)
+            scale = "standard"
+            why = f"'{odd[0].name}' goes from {odd[0].min:.6g} to {odd[0].max:.6g}"
+            self._remarks.append(
+                f"Scaled to mean 0 and standard deviation 1, as {why}: {_listed([c.name for c in scalable])} "
+                "(--scale none leaves them as they are)"
+            )
+        if scale == "none":
+            return list(columns)
+        return [self._scale(c, scale, use) if c in scalable else c for c in columns]
+
+    def _scale(self, column: Column, how: str, use: TargetUse) -> Column:
+        own = self._statistics.of(column.name)
+        offset, size = (own.mean, own.std) if how == "standard" else (own.min, own.max - own.min)
+        offset, size = float(np.float32(offset)), float(np.float32(size))  # which any layer can hold exactly
+        if not size or not math.isfinite(size):
+            return column
+        if column.role == "feature":
+            return replace(column, offset=offset, scale=size)
+        return replace(column, offset=offset if use.may_shift else 0.0, unit=size)
+
+    def _class_weights(self, targets: Sequence[Column]) -> dict[float, float] | None:
+        asked = self._requests.class_weights
+        if asked is None:
+            return None
+        if len(targets) != 1:
+            raise UsageError("--class-weights needs a single target")
+        own = self._statistics.of(targets[0].name)
+        if own.values is None or own.distinct > len(own.values) or targets[0].unit != 1:
+            raise UsageError(f"--class-weights: the target '{own.name}' holds no classes")
+        counts = {str(key) if isinstance(key, str) else f"{key:g}": count for key, count in own.values}
+        if unknown := sorted(set(asked) - set(counts)):
+            raise UsageError(
+                f"--class-weights {unknown[0]}: the target '{own.name}' has no such class; it has "
+                f"{_listed(list(counts))}"
+            )
+        total = sum(counts.values())
+        balanced = {name: total / (len(counts) * count) for name, count in counts.items()}
+        weights = balanced if not asked else {name: asked.get(name, 1.0) for name in counts}
+        labels = targets[0].categories
+        return {float(labels.index(name)) if labels else float(name): weight for name, weight in weights.items()}
+
+    def _remark(self, table: Table) -> None:
+        """Notes what else the user should know."""
+        for column in table.left_out:
+            self._remarks.append(f"'{column.name}' {column.why}")
+        categories = [c for c in table.features if c.kind == "category"]
+        if categories:
+            shown = [
+                f"{c.name} ({f'hashed to {c.bins:,}' if c.bins else f'{len(c.categories):,}'})" for c in categories
+            ]
+            self._remarks.append(f"Categories: {_listed(shown)}")
+        if times := [c.name for c in table.features if c.kind == "time"]:
+            self._remarks.append(f"Times: {_listed(times)}")
+        filled = [c for c in table.features if c.fill is not None and self._statistics.of(c.name).missing]
+        if filled:
+            shown = [f"{c.name} by {c.fill:.6g}" for c in filled]
+            self._remarks.append(f"Gaps filled: {_listed(shown)}")
+        if dropped := [c for c in table.columns if c.drops]:
+            shown = [f"{c.name} ({self._statistics.of(c.name).missing:,})" for c in dropped]
+            self._remarks.append(f"Rows with gaps get the weight 0: {_listed(shown)}")
+
+
+def check_gaps(table: Table, statistics: Statistics, where: str, line_of: Callable[[int], int]) -> None:
+    """Raises DataError if another file has gaps where the table's file had none and nothing was said of them."""
+    for column in table.columns:
+        own = statistics.of(column.name)
+        is_filled = column.fill is not None or column.drops or (column.kind == "category" and column.role == "feature")
+        if own.missing and not is_filled:
+            raise DataError(
+                f"{where}: nothing stands in '{column.name}' in {own.missing:,} rows (first in line "
+                f"{line_of(own.first_missing or 0)}); say what to do with --missing, or correct the file"
+            )
+
+
+def sorted_warning(statistics: Statistics, targets: Sequence[str], where: str) -> str:
+    """Returns a warning that the rows are sorted by one of the targets, or an empty text."""
+    name = next((name for name in targets if statistics.of(name).order), None)
+    if name is None:
+        return ""
+    return (
+        f"Warning: {where} is sorted by its target '{name}': in the file's order, a batch's targets are much alike, "
+        "and the model learns the last ones; add --shuffle global"
+    )
+
+
+def needs_texts(statistics: Statistics, requests: Requests) -> list[str]:
+    """Returns the columns whose numbers are texts too, as they are categories, but were not counted as such."""
+    return [
+        own.name
+        for own in statistics.columns
+        if own.texts and (own.numbers or own.times or own.not_finite) and own.name not in requests.kinds
+        and own.numbers + own.times + own.not_finite < (MOSTLY if _num_texts(own) > 2 else 0.5) * own.count
+    ]  # fmt: skip
+
+
+def _num_texts(own: ColumnStatistics) -> int:
+    """Returns how many distinct texts a column has, as far as they are counted."""
+    return sum(isinstance(key, str) for key, _ in own.values) if own.values is not None else own.distinct
+
+
+def _looks_like_code(own: ColumnStatistics) -> bool:
+    """Returns whether whole numbers may be codes: by the column's name, or since all have as many digits."""
+    if not own.is_whole or own.min < 0:
+        return False
+    if _CODE_NAME.search(own.name):
+        return True
+    same_width = len(f"{own.min:.0f}") == len(f"{own.max:.0f}") >= 5
+    return same_width and own.distinct * 10 <= own.count
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more

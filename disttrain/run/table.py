@@ -1,0 +1,66 @@
+"""The table of a run: what is done to each column of its files, decided alike on all workers."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from disttrain.data.csv.index import Index
+from disttrain.data.csv.source import OpenCsv
+from disttrain.data.csv.value_reader import text_at
+from disttrain.data.table.columns import Table
+from disttrain.data.table.decide import Decided, Decider, check_gaps, sorted_warning
+from disttrain.distributed.backend import together
+from disttrain.errors import UsageError
+from disttrain.run.column_options import requests_of
+from disttrain.run.context import RunContext
+from disttrain.run.shared_statistics import shared_statistics
+from disttrain.training.heads import target_use
+from disttrain.training.model import takes_table
+
+
+def understand(context: RunContext, opened: OpenCsv, url: str, like: Table | None) -> tuple[Index, Table | None]:
+    """Reads a file for its index and statistics, and returns what is done to each column; a collective.
+
+    That is None if all become float32 as they are.
+
+    Args:
+        context: the run's.
+        opened: the file.
+        url: it, as the user named it.
+        like: the table of the training file, if this is the validation file, for which it holds too.
+    """
+    if like is None:
+        return _find_table(context, opened, url)
+    index, statistics = shared_statistics(context, opened)
+    line_of = partial(index.line_number, opened.reader)
+    together(context.backend, lambda: check_gaps(like, statistics, url, line_of))
+    return index, like
+
+
+def _find_table(context: RunContext, opened: OpenCsv, url: str) -> tuple[Index, Table | None]:
+    """Gathers the statistics of a file, decides about its columns, and says what was decided."""
+    config, backend = context.config, context.backend
+    requests = requests_of(config)
+    together(backend, lambda: requests.check_names(opened.header.names, url))
+    index, statistics = shared_statistics(context, opened)
+    line_of, text_of = partial(index.line_number, opened.reader), partial(text_at, opened.reader, opened.header)
+
+    def decide() -> Decided:
+        decider = Decider(statistics, requests, url, line_of, text_of, is_explicit=bool(config.features))
+        return decider.decide(opened.feature_names, opened.target_names, target_use(config))
+
+    decided = together(backend, decide)
+    for remark in decided.remarks:
+        context.console.print(remark)
+    warning = sorted_warning(statistics, opened.target_names, url)
+    if warning and config.shuffle != "global":
+        context.console.print(warning)
+    table, by_name = decided.table, takes_table(config)
+    categories = [column.name for column in table.features if column.kind == "category"]
+    if categories and config.model is not None and not by_name:
+        raise UsageError(
+            f"--model {config.model}: gets a matrix of numbers, but '{categories[0]}' holds texts; let the function "
+            "take `table`, and the model the columns by name, or leave the column out with --features"
+        )
+    is_plain = table.is_plain and not table.left_out and not by_name
+    return index, None if is_plain else table
