@@ -200,14 +200,19 @@ class Table:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the table as plain data for JSON."""
-        return {
-            "columns": [asdict(column) for column in self.columns],
-            "left_out": [asdict(column) for column in self.left_out],
-            "gaps": list(self.gaps),
-            "class_weights": sorted((self.class_weights or {}).items()),
-            "is_weighted": self.is_weighted,
-        }
+        """Returns the table as JSON gives it back: with lists for tuples."""
+        plain: dict[str, Any] = json.loads(
+            json.dumps(
+                {
+                    "columns": [asdict(column) for column in self.columns],
+                    "left_out": [asdict(column) for column in self.left_out],
+                    "gaps": list(self.gaps),
+                    "class_weights": sorted((self.class_weights or {}).items()),
+                    "is_weighted": self.is_weighted,
+                }
+            )
+        )
+        return plain
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from disttrain.data.table.columns import Column, LeftOut, Table
 from disttrain.data.table.requests import GAP_ACTIONS, Kind, Requests
 from disttrain.data.table.statistics import ColumnStatistics, Statistics
@@ -295,7 +293,6 @@ class Decider:
     def _scale(self, column: Column, how: str, use: TargetUse) -> Column:
         own = self._statistics.of(column.name)
         offset, size = (own.mean, own.std) if how == "standard" else (own.min, own.max - own.min)
-        offset, size = float(np.float32(offset)), float(np.float32(size))  # which any layer can hold exactly
         if not size or not math.isfinite(size):
             return column
         if column.role == "feature":
