@@ -11,8 +11,8 @@ from pathlib import Path
 
 from benchmarks.measure import ROOT
 
-LONG = ("launch_settings", "network", "checkpoint")  # a quarter of an hour each, or more
-SCRIPTS = ("parse", "index", "stream", "step", "allreduce", "memory", "end_to_end", *LONG)
+LONG = ("launch_settings", "network", "checkpoint", "tables")  # minutes to half an hour each
+SCRIPTS = ("parse", "columns", "index", "stream", "step", "allreduce", "memory", "end_to_end", *LONG)
 
 
 def main():

@@ -166,7 +166,7 @@ class TrainConfig(ColumnSettings):
     decay: Literal["auto", "cosine", "none"] = option(
         "model",
         "how the learning rate falls: cosine falls to 0 over all epochs (Loshchilov and Hutter 2017); auto is cosine "
-        "for the dense network where a column is scaled and there are no callbacks, else none",
+        "for the dense network where a column is scaled, with 1,000 steps an epoch and no callbacks, else none",
         "auto",
     )
     scale_lr: bool = option(

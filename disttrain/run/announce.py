@@ -34,6 +34,8 @@ def announce_start(
     features, targets = _columns(source.feature_names), _columns(source.target_names)
     console.print(f"{data}: {source.num_rows:,} rows, {features} -> {targets}")
     _announce_world(console, context.backend, sharding)
+    if config.decay == "cosine":
+        console.print(f"The learning rate falls to 0 over {config.epochs} epochs (--decay none keeps it)")
     if position is not None:
         console.print(f"Going on from the checkpoint of {show_position(position)}")
 

@@ -25,7 +25,10 @@ def requests_of(config: ColumnSettings) -> Requests:
     )
 
 
-def with_settings(config: TrainConfig, table: Table | None) -> TrainConfig:
+DECAY_STEPS = 1_000  # an epoch must have as many for the learning rate to fall by itself: fewer steps need all of it
+
+
+def with_settings(config: TrainConfig, table: Table | None, steps_per_epoch: int) -> TrainConfig:
     """Returns the options with the loss and the decay that suit the table, where they are left to it."""
     is_dense = config.model is None
     changes: dict[str, str] = {}
@@ -33,5 +36,6 @@ def with_settings(config: TrainConfig, table: Table | None) -> TrainConfig:
         changes["loss"] = "sparse_categorical_crossentropy"
     if config.decay == "auto":
         is_scaled = table is not None and any(not column.is_raw or column.unit != 1 for column in table.columns)
-        changes["decay"] = "cosine" if is_dense and is_scaled and config.callbacks is None else "none"
+        falls = is_dense and is_scaled and config.callbacks is None and steps_per_epoch >= DECAY_STEPS
+        changes["decay"] = "cosine" if falls else "none"
     return config.model_copy(update=changes) if changes else config

@@ -9,7 +9,7 @@ import keras
 
 from disttrain.data.table.columns import Column
 
-MAX_ONE_HOT = 10  # indices of a column; for more, an embedding is not wider
+MAX_ONE_HOT = 32  # indices of a column: among few rows, an embedding of as many learns more slowly
 MAX_WIDTH = 600
 
 

@@ -7,6 +7,7 @@ was trained on came out of `disttrain.data.table`; the operations here do the sa
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,7 +44,10 @@ def raw_model(core: keras.Model, table: Table, *, by_name: bool) -> keras.Model:
     else:
         numbers = [ops.cast(one, "float32") for one in encoded.values()]
         given = keras.layers.Concatenate(dtype="float32")(numbers) if len(numbers) > 1 else numbers[0]
-    return keras.Model(inputs, _answers(_named_core(core, given, names), table.targets))
+    answers = _answers(_named_core(core, given, names), table.targets)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "When providing `inputs` as a dict")  # a name that no layer may have
+        return keras.Model(inputs, answers)
 
 
 def _named_core(core: keras.Model, given: Any, taken: Sequence[str]) -> Any:

@@ -23,6 +23,8 @@ LEAST = {
     "launch_settings": ["--help"],
     "network": ["--help"],
     "parse": ["--megabytes", "1", "--turns", "1"],
+    "columns": ["--rows", "2000", "--repeats", "1"],
+    "tables": ["--help"],
     "stream": ["--rows", "2e3", "--columns", "2", "--repeats", "1"],
 }
 STEPS = {

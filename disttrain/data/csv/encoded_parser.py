@@ -64,7 +64,7 @@ class EncodedParser:
         self._encoding = encoding
         self._plan = table.plan(fingerprint_of)
         as_text = [column.kind == "category" for column in table.columns]
-        self._values = ValueReader(encoding.take, encoding.delimiter, as_text, table.gaps)
+        self._values = ValueReader(encoding.take, encoding.delimiter, as_text, table.gaps, keeps_bounds=False)
         self._raw = np.array([column.is_raw for column in table.columns])
         self.num_columns = table.num_slots
         self.raw_take = encoding.raw_take

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -22,7 +24,13 @@ class ValueReader:
     """Reads the chosen fields of rows into `values`; one thread uses it at a time."""
 
     def __init__(
-        self, take: npt.NDArray[np.int32], delimiter: int, as_text: Sequence[bool], gaps: Iterable[str]
+        self,
+        take: npt.NDArray[np.int32],
+        delimiter: int,
+        as_text: Sequence[bool],
+        gaps: Iterable[str],
+        *,
+        keeps_bounds: bool = True,
     ) -> None:
         """
         Args:
@@ -30,11 +38,14 @@ class ValueReader:
             delimiter: the byte between two fields.
             as_text: for each column, whether its numbers are texts too.
             gaps: words that stand for nothing.
+            keeps_bounds: whether `values` says where texts stand.
         """
         self._take = take
         self._delimiter = delimiter
         self._as_text = np.asarray(as_text, np.bool_)
-        self._gaps = np.array([fingerprint_of(word) for word in gaps], np.uint64)
+        keys = [fingerprint_of(word) for word in gaps]
+        self._gaps = np.array([functools.reduce(operator.or_, (1 << (key & 63) for key in keys), 0), *keys], np.uint64)
+        self._keeps_bounds = keeps_bounds
         num_columns = len(self._as_text)
         self.values = Values.empty(num_columns, max(VALUES_AT_ONCE // num_columns, 16))
         self._scratch = np.zeros(value_scanner.SCRATCH_BYTES, np.uint8)
@@ -52,6 +63,7 @@ class ValueReader:
         status, num_rows, position = value_scanner.scan_values()(
             buffer, start, stop, self._delimiter, self._take, self._as_text, self._gaps, values.values, values.tags,
             values.bounds, values.row_starts, self._scratch, capacity if most is None else min(most, capacity),
+            self._keeps_bounds,
         )  # fmt: skip
         if status == value_scanner.FAULT:
             raise find_fault(buffer[position:stop].tobytes(), position, len(self._take), self._delimiter, ())

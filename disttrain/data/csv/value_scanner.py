@@ -32,6 +32,7 @@ from disttrain.data.csv.decimals import (
     SETTLED,
     SPACE,
     TAB,
+    byte_or_lf,
     is_digit,
     skip_pads,
 )
@@ -40,14 +41,26 @@ from disttrain.data.csv.field_scanner import skip_blanks, skip_field
 from disttrain.data.csv.fingerprint64 import fingerprint
 from disttrain.data.csv.iso_times import iso_time
 from disttrain.data.table.values import GAP, NUMBER, TEXT, TIME, UNREAD
-from disttrain.native import address, byte_at, called, compiled, double_of_bits, inlined, prefetch
+from disttrain.native import (
+    address,
+    byte_at,
+    called,
+    compiled,
+    double_of_bits,
+    inlined,
+    prefetch,
+    trailing_zeros,
+    word_at,
+)
 
 DONE, FAULT = 0, 1  # how a scan ended
 SCRATCH_BYTES = 1 << 12  # longer texts that hold doubled quotes are cut
 _AHEAD = 4096
+_ONES, _FEEDS, _HIGH_BITS = np.uint64(0x0101010101010101), np.uint64(0x0A0A0A0A0A0A0A0A), np.uint64(0x8080808080808080)
+_U1, _U3, _LOW_6 = np.uint64(1), np.uint64(3), np.uint64(63)
 
 
-@called
+@inlined
 def _text_bounds(position: Any, end: Any) -> Any:
     """Returns (first byte, byte after the last) of a field's text, without pads and quotes, in `[position, end)`."""
     while end > position and byte_at(end - 1) in (SPACE, TAB, CR):
@@ -75,9 +88,28 @@ def _text_key(first: Any, end: Any, quoted: Any, scratch: Any) -> Any:
     return fingerprint(first, end - first)
 
 
-@called
+@inlined
+def _plain_end(position: Any, stop: Any, delimiter: Any) -> Any:
+    """Returns the position of the first delimiter or line feed, eight bytes at a time; the stop if there is none."""
+    delimiters = np.uint64(delimiter) * _ONES
+    while position + 8 <= stop:
+        word = word_at(position)
+        one, other = word ^ delimiters, word ^ _FEEDS
+        found = (((one - _ONES) & ~one) | ((other - _ONES) & ~other)) & _HIGH_BITS
+        if found:
+            return position + np.int64(trailing_zeros(found) >> _U3)
+        position += 8
+    while position < stop and byte_at(position) not in (delimiter, LF):
+        position += 1
+    return position
+
+
+@inlined
 def _is_gap(key: Any, gaps: Any) -> Any:
-    for gap in gaps:  # noqa: SIM110 - numba compiles no generator
+    """Returns whether a fingerprint is one of `gaps`, whose first number has a bit for the last six of each other."""
+    if not gaps[0] >> (key & _LOW_6) & _U1:
+        return False
+    for gap in gaps[1:]:  # noqa: SIM110 - numba compiles no generator
         if key == gap:
             return True
     return False
@@ -107,12 +139,13 @@ def _slow_value(first: Any, end: Any, is_text: Any, quoted: Any, gaps: Any, scra
 @inlined
 def _scan_values(
     buffer: Any, start: Any, stop: Any, delimiter: Any, take: Any, as_text: Any, gaps: Any, values: Any, tags: Any,
-    bounds: Any, row_starts: Any, scratch: Any, most: Any,
+    bounds: Any, row_starts: Any, scratch: Any, most: Any, keeps_bounds: Any,
 ) -> Any:  # fmt: skip
     """Reads up to `most` of the lines in `buffer[start:stop]` as rows: returns (how it ended, rows, position).
 
-    Of what was read, `bounds` [columns, rows, 2] has first byte and end of texts and of numbers that are UNREAD, which
-    Python has to settle; `row_starts` [rows] where each row starts. After a fault, the position is the faulty row's.
+    Of what was read, `bounds` [columns, rows, 2] has first byte and end of numbers that are UNREAD, which Python has to
+    settle, and of texts if it `keeps_bounds`; `row_starts` [rows] where each row starts. After a
+    fault, the position is the faulty row's.
     """
     num_fields = len(take)
     base = address(buffer)
@@ -137,16 +170,20 @@ def _scan_values(
                         position = end + 1
                         continue
             begin = skip_pads(position, stop, delimiter)
-            end = skip_field(begin, stop, delimiter)
+            is_quoted = byte_or_lf(begin, stop) == QUOTE
+            end = skip_field(begin, stop, delimiter) if is_quoted else _plain_end(begin, stop, delimiter)
             if end < 0 or (end == stop or byte_at(end) == LF) != last:
                 return FAULT, row, row_start - base
             if column >= 0:
                 first, after = _text_bounds(begin, end)
-                quoted = first != begin
-                tag, value = _slow_value(first, after, as_text[column], quoted, gaps, scratch)
+                if as_text[column] and first < after and not is_quoted:
+                    key = fingerprint(first, after - first)
+                    tag, value = GAP if _is_gap(key, gaps) else TEXT, double_of_bits(key)
+                else:
+                    tag, value = _slow_value(first, after, as_text[column], first != begin, gaps, scratch)
                 values[column, row] = value
                 tags[column, row] = tag
-                if tag in (TEXT, UNREAD):
+                if tag == UNREAD or (tag == TEXT and keeps_bounds):
                     bounds[column, row, 0] = first - base
                     bounds[column, row, 1] = after - base
             position = min(end + 1, stop)
@@ -158,11 +195,24 @@ def _scan_of(stamp: str) -> Callable[..., Any]:
 
     def scan(
         buffer: Any, start: Any, stop: Any, delimiter: Any, take: Any, as_text: Any, gaps: Any, values: Any,
-        tags: Any, bounds: Any, row_starts: Any, scratch: Any, most: Any,
+        tags: Any, bounds: Any, row_starts: Any, scratch: Any, most: Any, keeps_bounds: Any,
     ) -> Any:  # fmt: skip
         assert stamp
         return _scan_values(
-            buffer, start, stop, delimiter, take, as_text, gaps, values, tags, bounds, row_starts, scratch, most
+            buffer,
+            start,
+            stop,
+            delimiter,
+            take,
+            as_text,
+            gaps,
+            values,
+            tags,
+            bounds,
+            row_starts,
+            scratch,
+            most,
+            keeps_bounds,
         )
 
     return scan
@@ -181,7 +231,7 @@ def scan_values() -> Callable[..., tuple[int, int, int]]:
     arguments = (
         array(byte, 1, readonly=True), word, word, word, array(types.int32, 1, readonly=True),
         array(types.boolean, 1, readonly=True), array(types.uint64, 1, readonly=True), array(types.float64, 2),
-        array(byte, 2), array(word, 3), array(word, 1), array(byte, 1), word,
+        array(byte, 2), array(word, 3), array(word, 1), array(byte, 1), word, types.boolean,
     )  # fmt: skip
     results = types.Tuple((word, word, word))  # type: ignore[no-untyped-call]
     return compiled(_scan_of(stamp), results(*arguments), error_model="numpy")

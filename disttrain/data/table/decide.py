@@ -276,19 +276,32 @@ class Decider:
         numbers = [c for c in columns if c.kind in ("number", "time") and c.role != "weight" and not c.parts]
         scalable = [c for c in numbers if c.role == "feature" or use.may_scale]
         if scale == "auto":
-            own = [self._statistics.of(c.name) for c in scalable]
-            odd = [s for s in own if s.std and not is_ordinary(s.min, s.max, s.mean, s.std)]
-            if not odd:
-                return list(columns)
-            scale = "standard"
-            why = f"'{odd[0].name}' goes from {odd[0].min:.6g} to {odd[0].max:.6g}"
-            self._remarks.append(
-                f"Scaled to mean 0 and standard deviation 1, as {why}: {_listed([c.name for c in scalable])} "
-                "(--scale none leaves them as they are)"
-            )
+            scalable = self._needing_scale(scalable)
+            scale = "standard" if scalable else "none"
         if scale == "none":
             return list(columns)
         return [self._scale(c, scale, use) if c in scalable else c for c in columns]
+
+    def _needing_scale(self, columns: Sequence[Column]) -> list[Column]:
+        """Returns which of these have to be scaled: all features or none, and each target by itself; says so."""
+        odd = [c for c in columns if not self._is_ordinary(c)]
+        has_odd_feature = any(c.role == "feature" for c in odd)
+        found = [c for c in columns if c in odd or (c.role == "feature" and has_odd_feature)]
+        if found:
+            own = self._statistics.of(odd[0].name)
+            self._remarks.append(
+                f"Scaled to mean 0 and standard deviation 1, as '{own.name}' goes from {own.min:.6g} to {own.max:.6g}: "
+                f"{_listed([c.name for c in found])} (--scale none leaves them as they are)"
+            )
+        return found
+
+    def _is_ordinary(self, column: Column) -> bool:
+        own = self._statistics.of(column.name)
+        if not own.std:
+            return True
+        # A few large values of a target are no matter of its scale.
+        low, high = (own.min, own.max) if column.role == "feature" else (own.mean, own.mean)
+        return is_ordinary(low, high, own.mean, own.std)
 
     def _scale(self, column: Column, how: str, use: TargetUse) -> Column:
         own = self._statistics.of(column.name)

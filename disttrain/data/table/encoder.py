@@ -12,7 +12,7 @@ import numpy.typing as npt
 from numba.core import types
 
 from disttrain.data.table.values import GAP, NUMBER, TEXT, TIME, Values
-from disttrain.native import bits_of_double, called, compiled
+from disttrain.native import bits_of_double, called, compiled, inlined
 
 NUMBERS, VOCABULARY, HASH, PARTS, WEIGHT = range(5)  # how a column is encoded
 FAULT_GAP, FAULT_KIND, FAULT_LABEL, FAULT_WEIGHT, FAULT_CLASS = range(1, 6)
@@ -71,7 +71,7 @@ def hash_table(fingerprints: list[int], first: int) -> tuple[npt.NDArray[np.uint
     return keys, indices
 
 
-@called
+@inlined
 def _looked_up(key: Any, keys: Any, indices: Any, start: Any, mask: Any) -> Any:
     place = key & np.uint64(mask)
     while indices[np.uint64(start) + place] >= 0:
@@ -146,6 +146,13 @@ def _encode(
         if how == NUMBERS and indicator < 0 and _are(tag, num_rows, NUMBER) and allowed[column] & 1:
             for row in range(num_rows):
                 out[row, slot] = np.float32((own[row] - offset) / scale)
+            continue
+        if how == VOCABULARY and _are(tag, num_rows, TEXT):
+            for row in range(num_rows):
+                index = _looked_up(bits_of_double(own[row]), keys, indices, start, size)
+                if index < 0 and is_closed:
+                    return FAULT_LABEL, row, column
+                out[row, slot] = max(index, np.float32(0))
             continue
         for row in range(num_rows):
             if tag[row] == GAP:
