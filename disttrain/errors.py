@@ -18,8 +18,10 @@ Passwords, keys and signatures in URLs are left out of all that is raised, print
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
+MAX_LISTED = 50  # names in a message
 _WORDS = "key|token|secret|sig|signature|password|passwd|pwd|credential|auth|sas"
 _PATTERNS = (
     # user:password@ before a host; then, for HTTP and FTP, a name or token@ alone
@@ -125,3 +127,9 @@ def all_redacted(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [all_redacted(item) for item in value]
     return value
+
+
+def listed(names: Sequence[str], most: int = MAX_LISTED) -> str:
+    """Returns `a, b, c`; if there are more than `most`, the first ones and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -9,10 +9,11 @@ from rich.console import Console
 
 from disttrain.checkpoints.commits import Change
 from disttrain.checkpoints.file import Position
-from disttrain.data.csv.columns import listed, remarks
+from disttrain.data.csv.columns import remarks
 from disttrain.data.csv.source import Source
 from disttrain.data.sharding import Sharding
 from disttrain.distributed.backend import Backend, World
+from disttrain.errors import listed
 from disttrain.run.console import show_number, show_rate, show_values
 from disttrain.run.context import RunContext
 from disttrain.run.resume import show_position

@@ -10,6 +10,7 @@ from disttrain.checkpoints.commits import RunDefaults
 from disttrain.checkpoints.file import Checkpoint
 from disttrain.checkpoints.record import RunRecord
 from disttrain.data.csv.source import Source
+from disttrain.data.sharding import Sharding
 from disttrain.distributed.backend import together
 from disttrain.run.context import RunContext
 from disttrain.run.directory import default_directory
@@ -31,6 +32,10 @@ class Opened:
     checkpoint: Checkpoint | None
     resumed: RunRecord | None
     num_shards: int
+
+    def num_steps(self, batch_size: int) -> int:
+        """Returns the steps of an epoch."""
+        return Sharding(self.training.num_rows, self.num_shards, batch_size).num_steps
 
     @property
     def continues(self) -> bool:

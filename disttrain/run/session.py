@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from disttrain.activity import activity
 from disttrain.checkpoints.record import RunRecord
-from disttrain.data.sharding import Sharding
 from disttrain.distributed.backend import together
 from disttrain.errors import Stopped
 from disttrain.run.announce import announce_change, announce_result, announce_start
@@ -32,8 +31,8 @@ def train(context: RunContext) -> None:
         WorldChanged: where an elastic run is to go on in another world.
     """
     opened = open_run(context)
-    num_steps = Sharding(opened.training.num_rows, opened.num_shards, context.config.batch_size).num_steps
-    context = replace(context, config=with_settings(context.config, opened.training.table, num_steps))
+    steps = opened.num_steps(context.config.batch_size)
+    context = replace(context, config=with_settings(context.config, opened.training.table, steps))
     prepared = prepare(context, opened)
     record = record_of(context.config, prepared.training, opened.validation, prepared.engine.model, opened.paths)
     if _is_finished(context, opened, record):

@@ -10,9 +10,8 @@ import numpy as np
 
 from disttrain.data.csv.header import Header, HeaderMode
 from disttrain.data.csv.parser import Layout
-from disttrain.errors import DataError, UsageError
+from disttrain.errors import DataError, UsageError, listed
 
-MAX_LISTED = 50  # most columns that a message names
 DELIMITERS = (";", "\t", "|", ",", " ")  # candidates to suggest if the given one does not occur
 
 
@@ -77,12 +76,6 @@ def make_layout(header: Header, columns: Sequence[str]) -> Layout:
     column_of = {name: column for column, name in enumerate(columns)}
     take = np.array([column_of.get(name, -1) for name in header.names], np.int32)
     return Layout(len(header.names), take, len(columns), ord(header.delimiter))
-
-
-def listed(names: Sequence[str], most: int = MAX_LISTED) -> str:
-    """Returns `a, b, c`; if there are more than `most`, the first ones and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _close_name(name: str, names: Sequence[str]) -> str:

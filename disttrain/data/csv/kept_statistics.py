@@ -21,8 +21,8 @@ from disttrain.data.csv.index import (
 )
 from disttrain.data.csv.source import OpenCsv
 from disttrain.data.csv.statistics_pass import Gathered, Wanted, gather, parts_of_rank
-from disttrain.data.table.decide import needs_texts
 from disttrain.data.table.gathering import Sketches
+from disttrain.data.table.kinds import needs_texts
 from disttrain.data.table.requests import Requests
 from disttrain.data.table.statistics import Statistics, conclude
 from disttrain.data.table.values import GAP_WORDS

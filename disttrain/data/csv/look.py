@@ -11,7 +11,7 @@ import numpy.typing as npt
 from disttrain.data.csv.header import Header
 from disttrain.data.csv.parser import Layout, ParseFault, parse_rows
 from disttrain.data.row_source import Floats
-from disttrain.data.table.decide import is_ordinary
+from disttrain.data.table.scaling import is_ordinary
 from disttrain.storage.base import Reader
 
 WHOLE_BYTES = 16 << 20  # a file up to this size is looked at as a whole, in 40 ms

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from disttrain.data.table.columns import Column, LeftOut, Table
+from disttrain.data.table.kinds import has_odd_texts, kind_of, looks_like_code
 from disttrain.data.table.requests import GAP_ACTIONS, Kind, Requests
+from disttrain.data.table.scaling import is_ordinary
 from disttrain.data.table.statistics import ColumnStatistics, Statistics
 from disttrain.data.table.values import GAP_WORDS
-from disttrain.errors import DataError, UsageError
+from disttrain.errors import DataError, UsageError, listed
 from disttrain.option_types import KindRequest
 
-# Texts among so many numbers are faults; so are one or two distinct ones among as many numbers.
-MOSTLY = 0.9
-FEW = 50  # distinct texts that are categories, however few rows there are
-REPEATED = 2  # a text column with fewer rows for each distinct text is no category
 MAX_NAMED = 8  # columns that a sentence names
-
-# The rule of `--scale auto`: a table is left as it is if all its numbers are of ordinary size. A column is, if no value
-# is larger than ORDINARY_SIZE, its standard deviation lies in ORDINARY_SPREAD and it is not far from 0. Measured by
-# `python -m benchmarks.scaling`.
-ORDINARY_SIZE = 10.0
-ORDINARY_SPREAD = (0.1, 4.0)
-ORDINARY_OFFSET = 4.0  # means are at most this many standard deviations from 0
-
-_CODE_NAME = re.compile(r"(?:^|_)(?:id|code|zip|zipcode|postcode|plz|sku|key)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -45,12 +33,6 @@ class Decided:
 
     table: Table
     remarks: tuple[str, ...]
-
-
-def is_ordinary(low: float, high: float, mean: float, std: float) -> bool:
-    """Returns whether numbers like these train as well as scaled ones."""
-    is_small = max(abs(low), abs(high)) <= ORDINARY_SIZE
-    return is_small and ORDINARY_SPREAD[0] <= std <= ORDINARY_SPREAD[1] and abs(mean) <= ORDINARY_OFFSET * std
 
 
 class Decider:
@@ -116,16 +98,9 @@ class Decider:
         return Decided(table, tuple(self._remarks))
 
     def _kind(self, own: ColumnStatistics) -> Kind:
-        """Returns a column's kind by what it holds."""
-        numbers = own.numbers + own.not_finite
-        if own.texts and numbers + own.times >= (MOSTLY if _num_texts(own) > 2 else 0.5) * own.count:
+        if has_odd_texts(own):
             raise self._mixed(own)
-        if own.distinct <= 1 and own.is_exact and not own.not_finite:
-            return "constant"
-        if own.texts or (own.times and numbers):
-            is_category = own.values is not None and own.distinct <= max(FEW, own.count / REPEATED)
-            return "category" if is_category else "text"
-        return "time" if own.times else "number"
+        return kind_of(own)
 
     def _mixed(self, own: ColumnStatistics) -> DataError:
         assert own.first_text is not None
@@ -138,7 +113,7 @@ class Decider:
 
     def _feature(self, name: str) -> Column | LeftOut:
         own, request = self._statistics.of(name), self._requests.kinds.get(name)
-        kind = request.kind if request is not None else self._kind(own)
+        kind: Kind = request.kind if request is not None else self._kind(own)
         if request is None and self._is_explicit and kind in ("constant", "text"):
             kind = "category" if own.texts else "number"
         if kind == "constant":
@@ -149,7 +124,7 @@ class Decider:
         if kind == "category":
             return self._category(own, request)
         self._check_numbers(own, kind)
-        if request is None and _looks_like_code(own):
+        if request is None and looks_like_code(own):
             self._remarks.append(f"'{name}' was taken for numbers; if these are codes, add --kinds {name}=category")
         return self._with_gaps(Column(name, kind, parts=request.parts if request else (), is_text=own.times > 0), own)
 
@@ -226,7 +201,7 @@ class Decider:
 
     def _target(self, name: str, use: TargetUse) -> Column:
         own, request = self._statistics.of(name), self._requests.kinds.get(name)
-        kind = request.kind if request is not None else self._kind(own)
+        kind: Kind = request.kind if request is not None else self._kind(own)
         if kind == "text" or (kind == "constant" and own.texts):
             kind = "category"
         action = self._requests.missing.get(name, self._requests.default_missing)
@@ -291,7 +266,7 @@ class Decider:
             own = self._statistics.of(odd[0].name)
             self._remarks.append(
                 f"Scaled to mean 0 and standard deviation 1, as '{own.name}' goes from {own.min:.6g} to {own.max:.6g}: "
-                f"{_listed([c.name for c in found])} (--scale none leaves them as they are)"
+                f"{listed([c.name for c in found], MAX_NAMED)} (--scale none leaves them as they are)"
             )
         return found
 
@@ -325,7 +300,7 @@ class Decider:
         if unknown := sorted(set(asked) - set(counts)):
             raise UsageError(
                 f"--class-weights {unknown[0]}: the target '{own.name}' has no such class; it has "
-                f"{_listed(list(counts))}"
+                f"{listed(list(counts), MAX_NAMED)}"
             )
         total = sum(counts.values())
         balanced = {name: total / (len(counts) * count) for name, count in counts.items()}
@@ -342,16 +317,16 @@ class Decider:
             shown = [
                 f"{c.name} ({f'hashed to {c.bins:,}' if c.bins else f'{len(c.categories):,}'})" for c in categories
             ]
-            self._remarks.append(f"Categories: {_listed(shown)}")
+            self._remarks.append(f"Categories: {listed(shown, MAX_NAMED)}")
         if times := [c.name for c in table.features if c.kind == "time"]:
-            self._remarks.append(f"Times: {_listed(times)}")
+            self._remarks.append(f"Times: {listed(times, MAX_NAMED)}")
         filled = [c for c in table.features if c.fill is not None and self._statistics.of(c.name).missing]
         if filled:
             shown = [f"{c.name} by {c.fill:.6g}" for c in filled]
-            self._remarks.append(f"Gaps filled: {_listed(shown)}")
+            self._remarks.append(f"Gaps filled: {listed(shown, MAX_NAMED)}")
         if dropped := [c for c in table.columns if c.drops]:
             shown = [f"{c.name} ({self._statistics.of(c.name).missing:,})" for c in dropped]
-            self._remarks.append(f"Rows with gaps get the weight 0: {_listed(shown)}")
+            self._remarks.append(f"Rows with gaps get the weight 0: {listed(shown, MAX_NAMED)}")
 
 
 def check_gaps(table: Table, statistics: Statistics, where: str, line_of: Callable[[int], int]) -> None:
@@ -375,33 +350,3 @@ def sorted_warning(statistics: Statistics, targets: Sequence[str], where: str) -
         f"Warning: {where} is sorted by its target '{name}': in the file's order, a batch's targets are much alike, "
         "and the model learns the last ones; add --shuffle global"
     )
-
-
-def needs_texts(statistics: Statistics, requests: Requests) -> list[str]:
-    """Returns the columns whose numbers are texts too, as they are categories, but were not counted as such."""
-    return [
-        own.name
-        for own in statistics.columns
-        if own.texts and (own.numbers or own.times or own.not_finite) and own.name not in requests.kinds
-        and own.numbers + own.times + own.not_finite < (MOSTLY if _num_texts(own) > 2 else 0.5) * own.count
-    ]  # fmt: skip
-
-
-def _num_texts(own: ColumnStatistics) -> int:
-    """Returns how many distinct texts a column has, as far as they are counted."""
-    return sum(isinstance(key, str) for key, _ in own.values) if own.values is not None else own.distinct
-
-
-def _looks_like_code(own: ColumnStatistics) -> bool:
-    """Returns whether whole numbers may be codes: by the column's name, or since all have as many digits."""
-    if not own.is_whole or own.min < 0:
-        return False
-    if _CODE_NAME.search(own.name):
-        return True
-    same_width = len(f"{own.min:.0f}") == len(f"{own.max:.0f}") >= 5
-    return same_width and own.distinct * 10 <= own.count
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(names[:MAX_NAMED]) + more

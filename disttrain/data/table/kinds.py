@@ -1,0 +1,59 @@
+"""The kind of a column, by what it holds."""
+
+from __future__ import annotations
+
+import re
+
+from disttrain.data.table.requests import Kind, Requests
+from disttrain.data.table.statistics import ColumnStatistics, Statistics
+
+# Texts among so many numbers are faults; so are one or two distinct ones among as many numbers.
+MOSTLY = 0.9
+FEW = 50  # distinct texts that are categories, however few rows there are
+REPEATED = 2  # a text column with fewer rows for each distinct text is no category
+
+_CODE_NAME = re.compile(r"(?:^|_)(?:id|code|zip|zipcode|postcode|plz|sku|key)$", re.IGNORECASE)
+
+
+def has_odd_texts(own: ColumnStatistics) -> bool:
+    """Returns whether a column holds texts that are faults, as all but a few of its fields are numbers."""
+    others = own.numbers + own.times + own.not_finite
+    return own.texts > 0 and others >= (MOSTLY if _num_texts(own) > 2 else 0.5) * own.count
+
+
+def kind_of(own: ColumnStatistics) -> Kind:
+    """Returns a column's kind; it has no odd texts."""
+    numbers = own.numbers + own.not_finite
+    if own.distinct <= 1 and own.is_exact and not own.not_finite:
+        return "constant"
+    if own.texts or (own.times and numbers):
+        is_category = own.values is not None and own.distinct <= max(FEW, own.count / REPEATED)
+        return "category" if is_category else "text"
+    return "time" if own.times else "number"
+
+
+def needs_texts(statistics: Statistics, requests: Requests) -> list[str]:
+    """Returns the columns whose numbers are texts too, as they are categories, but were not counted as such."""
+    return [
+        own.name
+        for own in statistics.columns
+        if own.texts
+        and (own.numbers or own.times or own.not_finite)
+        and own.name not in requests.kinds
+        and not has_odd_texts(own)
+    ]
+
+
+def looks_like_code(own: ColumnStatistics) -> bool:
+    """Returns whether whole numbers may be codes: by the column's name, or since all have as many digits."""
+    if not own.is_whole or own.min < 0:
+        return False
+    if _CODE_NAME.search(own.name):
+        return True
+    same_width = len(f"{own.min:.0f}") == len(f"{own.max:.0f}") >= 5
+    return same_width and own.distinct * 10 <= own.count
+
+
+def _num_texts(own: ColumnStatistics) -> int:
+    """Returns how many distinct texts a column has, as far as they are counted."""
+    return sum(isinstance(key, str) for key, _ in own.values) if own.values is not None else own.distinct
