@@ -154,7 +154,8 @@ class TrainConfig(ColumnSettings):
 
     model: str | None = option(
         "model",
-        "your own Keras model, as package.module:function; the function may take num_features and num_targets. "
+        "your own Keras model, as package.module:function; the function may take num_features and num_targets, or "
+        "table for columns by name. "
         "Default: a dense network",
         None,
     )

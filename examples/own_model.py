@@ -23,3 +23,16 @@ def build(num_features: int, num_targets: int, width: int = 64, num_blocks: int 
     optimizer = keras.optimizers.AdamW(learning_rate=0.002, weight_decay=1e-4, global_clipnorm=1.0)
     model.compile(optimizer=optimizer, loss=keras.losses.Huber(), metrics=["mae"])
     return model
+
+
+def by_name(table):
+    """A model that takes columns by name, text among them: embeddings of categories beside the numbers."""
+    inputs, parts = {}, []
+    for column in table.features:
+        rows = inputs[column.name] = keras.Input((len(column.slots),), name=column.name)
+        is_category = column.kind == "category"
+        parts.append(
+            keras.layers.Flatten()(keras.layers.Embedding(column.num_tokens, 8)(rows)) if is_category else rows
+        )
+    hidden = keras.layers.Dense(32, activation="relu")(keras.layers.Concatenate()(parts))
+    return keras.Model(inputs, keras.layers.Dense(len(table.target_slots))(hidden))

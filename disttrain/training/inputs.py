@@ -43,7 +43,7 @@ class Inputs:
         found, start = {}, 0
         for column in self.by_name:
             stop = start + len(column.slots)
-            own = rows[:, start:stop]
+            own = tf.convert_to_tensor(rows[:, start:stop])
             found[column.name] = tf.cast(own, tf.int32) if column.kind == "category" else own
             start = stop
         return found

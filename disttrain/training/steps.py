@@ -155,7 +155,7 @@ class Steps:
             own_loss, own_gradients, predictions = self._no_gradients(share)
         if self._replicas.index():
             votes = tf.zeros_like(votes)  # each worker votes once
-        gradients, loss, summed = self._reduced(own_gradients, own_loss, votes, rows)
+        gradients, loss, summed = self._reduced(own_gradients, own_loss, votes, rows, share)
 
         def update() -> None:
             self._optimizer.apply(gradients)
@@ -173,7 +173,7 @@ class Steps:
         return loss, self._optimizer.accepts(gradients, loss), fault, summed, (update, leave_out)
 
     def _reduced(
-        self, gradients: list[tf.Tensor], loss: tf.Tensor, votes: tf.Tensor, rows: tf.Tensor
+        self, gradients: list[tf.Tensor], loss: tf.Tensor, votes: tf.Tensor, rows: tf.Tensor, share: tf.Tensor
     ) -> tuple[list[Any], tf.Tensor, tf.Tensor]:
         """Returns the global batch's gradients with their variables, its loss, and the summed votes.
 
@@ -181,7 +181,7 @@ class Steps:
         """
         others = [loss, votes]
         if self._reduces and self._averages_by_weight:
-            others.append(self._weight(rows))
+            others.append(self._weight(rows, share))
         pairs, others = self._optimizer.reduce(gradients, self.model.trainable_variables, *others)
         if len(others) == 2:
             return pairs, others[0], others[1]
@@ -189,9 +189,9 @@ class Steps:
         pairs = [(tf.math.divide_no_nan(g, tf.cast(weight, g.dtype)), v) for g, v in pairs]
         return pairs, tf.math.divide_no_nan(others[0], weight), others[1]
 
-    def _weight(self, rows: tf.Tensor) -> tf.Tensor:
-        """Returns the sum of the rows' weights."""
-        return tf.reduce_sum(rows[:, -1])
+    def _weight(self, rows: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
+        """Returns the sum of the rows' weights over the number of the global batch's rows."""
+        return tf.reduce_mean(rows[:, -1]) * share if rows.shape[0] else share
 
     def _add_metrics(self, rows: tf.Tensor, predictions: Any) -> None:
         x, y, weights = self._inputs.split(rows)
@@ -205,7 +205,7 @@ class Steps:
             if self._reduces:
                 if self._sums_over_rows and not self._is_leader and self._replicas.num_in_sync == 1:
                     loss = loss - sum(model.losses)  # regularization counts once: the leader has rows in every step
-                part = self._weight(rows) if self._averages_by_weight else share
+                part = self._weight(rows, share) if self._averages_by_weight else share
                 loss = loss * tf.cast(part, loss.dtype)
             objective = model.optimizer.scale_loss(loss if self._unit == 1 else loss / self._unit)
         unconnected = tf.UnconnectedGradients.ZERO if self._reduces else tf.UnconnectedGradients.NONE

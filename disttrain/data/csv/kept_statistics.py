@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from disttrain.data.csv.index import (
-    Counts,
     Index,
     index_from_counts,
     join_counts,
@@ -58,7 +57,7 @@ class StatisticsOf:
     def join(self, everyones: Sequence[Gathered]) -> Indexed:
         """Returns index and statistics from what all workers gathered; FileChanged if the file changed meanwhile."""
         opened = self.opened
-        counts = join_counts([Counts(one.counts.table) for one in everyones])
+        counts = join_counts([one.counts for one in everyones])
         index = index_from_counts(opened.reader, opened.header, counts)
         sketches = [one.sketches for one in everyones if one.sketches is not None]
         names, parts = opened.column_names, [part for one in everyones for part in one.parts]

@@ -83,7 +83,7 @@ class Decider:
         columns += [self._target(name, use) for name in targets]
         if self._requests.weight is not None:
             columns.append(self._weight(self._requests.weight))
-        self._refuse_gaps()
+        self._refuse_gaps(targets)
         if not any(column.role == "feature" for column in columns):
             kept = [Column(column.name, "number") for column in left_out if self._statistics.of(column.name).numbers]
             columns, left_out = [*kept, *columns], [column for column in left_out if column.kind != "constant"]
@@ -225,12 +225,12 @@ class Decider:
     def _weight(self, name: str) -> Column:
         own = self._statistics.of(name)
         if own.texts or own.times or own.not_finite or own.min < 0:
-            raise DataError(f"{self._where}: column '{name}' holds more than weights of 0 and more; choose another")
+            raise DataError(f"{self._where}: column '{name}' holds something else than weights, numbers of 0 or more")
         if own.missing and self._requests.missing.get(name, self._requests.default_missing) != "drop":
             self._gaps.append(own)
         return Column(name, "number", "weight", drops=own.missing > 0)
 
-    def _refuse_gaps(self) -> None:
+    def _refuse_gaps(self, targets: Sequence[str]) -> None:
         """Raises DataError that names every column with gaps about which nothing was said."""
         if not self._gaps:
             return
@@ -239,10 +239,12 @@ class Decider:
             for own in self._gaps[:MAX_NAMED]
         )
         more = f" and {len(self._gaps) - MAX_NAMED} more columns" if len(self._gaps) > MAX_NAMED else ""
-        targets = "" if len(self._gaps) > 1 else f" (or {self._gaps[0].name}=median for this column alone)"
+        dropped = [f"{own.name}=drop" for own in self._gaps if own.name in targets]
+        asked = ["median"] if len(dropped) < len(self._gaps) else []
+        others = ", or mean, indicator, drop or a value, also for one column alone (age=median)" if asked else ""
         raise DataError(
-            f"{self._where}: nothing stands in {shown}{more}; say what to do with --missing median{targets}, or mean, "
-            "indicator, drop or a value; a target's gaps can only be dropped"
+            f"{self._where}: nothing stands in {shown}{more}; say what to do with --missing "
+            f"{','.join([*asked, *dropped])}{others}"
         )
 
     def _scaled(self, columns: Sequence[Column], use: TargetUse) -> list[Column]:

@@ -14,6 +14,7 @@ from disttrain.data.table.values import Values, unquoted
 MAX_NUMBERS = 10_000  # distinct numbers of a column that are counted one by one; fewer where there are many columns
 MAX_ALL_NUMBERS = 1 << 20  # of all columns together
 MAX_TEXTS = 1_000_000  # likewise texts, which may become a vocabulary
+MAX_ALL_TEXTS = 4_000_000
 MAX_SAMPLE_ROWS = 1 << 14
 MAX_SAMPLE_VALUES = 1 << 22
 _ENTRIES = 1 << 12  # that a table begins with
@@ -21,9 +22,10 @@ _ENTRIES = 1 << 12  # that a table begins with
 Key = float | str
 
 
-def max_numbers(num_columns: int) -> int:
-    """Returns how many distinct numbers of a column are counted one by one."""
-    return max(min(MAX_NUMBERS, MAX_ALL_NUMBERS // num_columns), 64)
+def max_counted(num_columns: int) -> tuple[int, int]:
+    """Returns how many distinct numbers, and how many texts, of a column are counted one by one."""
+    numbers = max(min(MAX_NUMBERS, MAX_ALL_NUMBERS // num_columns), 64)
+    return numbers, max(min(MAX_TEXTS, MAX_ALL_TEXTS // num_columns), 1000)
 
 
 def sample_rows(num_columns: int) -> int:
@@ -99,7 +101,7 @@ class Sketches:
         num_columns = parts[0].sample.shape[1]
         joined: list[list[dict[Key, int] | None]] = []
         for column in range(num_columns):
-            limits = (max_numbers(num_columns), MAX_TEXTS)
+            limits = max_counted(num_columns)
             joined.append([_joined([part.counted[column][kind] for part in parts], limits[kind]) for kind in range(2)])
         hashes = np.concatenate([part.hashes for part in parts])
         order = np.argsort(hashes, kind="stable")[: sample_rows(num_columns)]
@@ -154,7 +156,7 @@ class Gatherer:
     def __post_init__(self) -> None:
         self._table = _empty_table(_ENTRIES)
         self._arena = np.empty(1 << 16, np.uint8)
-        self._room = np.tile(np.array([max_numbers(self.num_columns), MAX_TEXTS], np.int64), (self.num_columns, 1))
+        self._room = np.tile(np.array(max_counted(self.num_columns), np.int64), (self.num_columns, 1))
         self._registers = np.zeros((self.num_columns, sums.NUM_REGISTERS), np.uint8)
         self._limit = np.uint64(2**64 - 1)
         self._size = 0
