@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.measure import ROOT
 
-LONG = ("launch_settings", "network", "checkpoint", "tables")  # minutes to half an hour each
+LONG = ("launch_settings", "network", "checkpoint", "tables", "scaling")  # minutes to half an hour each
 SCRIPTS = ("parse", "columns", "index", "stream", "step", "allreduce", "memory", "end_to_end", *LONG)
 
 

@@ -50,11 +50,10 @@ def _find_table(context: RunContext, opened: OpenCsv, url: str) -> tuple[Index, 
         return decider.decide(opened.feature_names, opened.target_names, target_use(config))
 
     decided = together(backend, decide)
-    for remark in decided.remarks:
-        context.console.print(remark)
     warning = sorted_warning(statistics, opened.target_names, url)
-    if warning and config.shuffle != "global":
-        context.console.print(warning)
+    remarks = [*decided.remarks, *([warning] if warning and config.shuffle != "global" else [])]
+    for remark in remarks if context.continuity.change is None else ():  # else an elastic run has said it
+        context.console.print(remark)
     table, by_name = decided.table, takes_table(config)
     categories = [column.name for column in table.features if column.kind == "category"]
     if categories and config.model is not None and not by_name:
