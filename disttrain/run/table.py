@@ -43,6 +43,8 @@ def _find_table(context: RunContext, opened: OpenCsv, url: str) -> tuple[Index, 
     requests = requests_of(config)
     together(backend, lambda: requests.check_names(opened.header.names, url))
     index, statistics = shared_statistics(context, opened)
+    if not index.num_rows:
+        return index, None  # which is refused
     line_of, text_of = partial(index.line_number, opened.reader), partial(text_at, opened.reader, opened.header)
 
     def decide() -> Decided:

@@ -118,12 +118,12 @@ def top_learning_rate(config: TrainConfig, num_shards: int) -> float:
 
 
 def unit_of_loss(model: keras.Model, table: Table | None) -> float:
-    """Returns the loss of a model that is off by each target's unit; 1 if no target is scaled."""
+    """Returns the loss of a model that gives twice each target, where these are its units; 1 if no target is scaled."""
     units = [column.unit for column in table.targets] if table is not None else []
     if all(unit == 1 for unit in units):
         return 1.0
     targets = np.array([units], np.float32)
-    loss = float(model.compute_loss(None, np.zeros_like(targets), targets, None, training=False))
+    loss = float(model.compute_loss(None, targets, 2 * targets, None, training=False))
     return loss if np.isfinite(loss) and loss > 0 else 1.0
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from disttrain.data.csv.header import Header
 from disttrain.data.csv.index import CHUNK_BYTES, Counts, num_chunks, scan
 from disttrain.data.csv.parser import ParseFault
+from disttrain.data.csv.readahead import MAX_LINE_BYTES
 from disttrain.data.csv.value_reader import ValueReader
 from disttrain.data.ranges import Range
 from disttrain.data.sharding import shard_range
@@ -82,7 +83,7 @@ def gather(
             gatherer = Gatherer(num_columns)
             values = ValueReader(wanted.take, ord(header.delimiter), wanted.as_text, wanted.gaps)
             gatherers.append(gatherer)
-        yield _Part(reader, parts[(first_chunk - start) // size], gatherer, values)
+        yield _Part(reader, header.blanks, parts[(first_chunk - start) // size], gatherer, values)
         free.put((gatherer, values))
 
     counts = scan(reader, header, start, stop, num_threads=num_threads, task_chunks=size, observe=observe)
@@ -93,8 +94,9 @@ def gather(
 class _Part:
     """Sums up the rows that start in some adjacent chunks; an `Observer`."""
 
-    def __init__(self, reader: Reader, sums: Sums, gatherer: Gatherer, values: ValueReader) -> None:
+    def __init__(self, reader: Reader, blanks: bytes, sums: Sums, gatherer: Gatherer, values: ValueReader) -> None:
         self._reader = reader
+        self._blanks = blanks
         self._sums = sums
         self._gatherer = gatherer
         self._values = values
@@ -124,10 +126,12 @@ class _Part:
         """Reads on to the end of the last row, which may be beyond the chunks."""
         size_bytes = self._reader.info.size_bytes
         start = stop - len(self._rest)
+        if not self._rest.strip(self._blanks):
+            return  # a row that follows these blanks starts in the next part
         while self._rest and b"\n" not in self._rest[-_READ_BYTES:] and stop < size_bytes:
             more = bytearray(min(_READ_BYTES, size_bytes - stop))
             self._reader.read_into(stop, memoryview(more))
-            self._rest += bytes(more)
+            self._keep(self._rest + bytes(more))
             stop += len(more)
         if self._rest:
             line = np.frombuffer(self._rest, np.uint8)
@@ -138,7 +142,12 @@ class _Part:
             self._add_rows(line, 0, len(line), offset)
             self._rest = b""
         else:
-            self._rest = line.tobytes()
+            self._keep(line.tobytes())
+
+    def _keep(self, rest: bytes) -> None:
+        if len(rest) > MAX_LINE_BYTES:
+            raise DataError(f"{self._reader.info.url}: a line of more than {MAX_LINE_BYTES} bytes; expected rows")
+        self._rest = rest
 
     def _add_rows(self, buffer: Bytes, start: int, stop: int, base: int) -> None:
         while start < stop:

@@ -139,3 +139,15 @@ def test_a_line_that_is_no_row_is_named(tmp_path):
     (tmp_path / "a.csv").write_text(stream.getvalue())
     with pytest.raises(DataError, match="line 400002: the row has 1 field, expected 2"):
         gathered(tmp_path / "a.csv", workers=2)
+
+
+@pytest.mark.parametrize("blanks", [" ", "\n", " \n  ", "\t\t"])
+def test_a_row_counts_once_wherever_parts_meet_in_the_blanks_before_it(tmp_path, monkeypatch, blanks):
+    monkeypatch.setattr(index, "CHUNK_BYTES", 1 << 10)
+    monkeypatch.setattr(index, "_LOOK_BEHIND", 64)
+    monkeypatch.setattr(statistics_pass, "CHUNK_BYTES", 1 << 10)
+    monkeypatch.setattr(statistics_pass, "MIN_PART_CHUNKS", 1)
+    (tmp_path / "a.csv").write_text("x,y\n" + "".join(f"{blanks}{number},1\n" for number in range(4000)))
+    found, statistics = gathered(tmp_path / "a.csv", threads=2)
+    x = statistics.of("x")
+    assert (found.num_rows, x.numbers, x.mean, x.max) == (4000, 4000, 1999.5, 3999)
