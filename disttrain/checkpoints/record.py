@@ -70,7 +70,8 @@ class RunRecord:
     @classmethod
     def from_json(cls, kept: Mapping[str, Any]) -> RunRecord:
         """Reads what `to_json` returned, through JSON; ignores fields that this disttrain does not know."""
-        return cls(**{one.name: kept[one.name] for one in fields(cls) if one.name in kept})
+        known = {one.name: kept[one.name] for one in fields(cls) if one.name in kept}
+        return cls(**{"table": {}, **known})  # an older disttrain did nothing to columns
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> RunRecord:

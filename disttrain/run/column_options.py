@@ -35,7 +35,7 @@ def with_settings(config: TrainConfig, table: Table | None, steps_per_epoch: int
     if table is not None and is_dense and "loss" not in config.model_fields_set and table.targets[0].categories:
         changes["loss"] = "sparse_categorical_crossentropy"
     if config.decay == "auto":
-        is_scaled = table is not None and any(not column.is_raw or column.unit != 1 for column in table.columns)
+        is_scaled = table is not None and any(column.scale != 1 or column.unit != 1 for column in table.columns)
         falls = is_dense and is_scaled and config.callbacks is None and steps_per_epoch >= DECAY_STEPS
         changes["decay"] = "cosine" if falls else "none"
     return config.model_copy(update=changes) if changes else config

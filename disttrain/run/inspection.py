@@ -87,6 +87,8 @@ def _command(config: InspectConfig, extra: list[str]) -> str:
     words = ["python", "-m", "disttrain", "--data", redacted(config.data)]
     for name in sorted(config.model_fields_set - {"data", "json_", "cache_dir"}, key=list(config.model_fields).index):
         value = getattr(config, name)
+        if name == "missing" and "--missing" in extra:
+            value, extra = (*value, "median"), [word for word in extra if word not in ("--missing", "median")]
         words += [f"--{name.replace('_', '-')}", ",".join(value) if isinstance(value, tuple) else str(value)]
     return " ".join(map(shlex.quote, words + extra))
 

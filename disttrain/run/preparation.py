@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import keras
+
 from disttrain.data.row_source import RowSource
 from disttrain.data.shuffle import FILE_ORDER, EpochOrder
 from disttrain.data.superbatches import Feed
@@ -17,16 +19,20 @@ from disttrain.run.opening import Opened
 from disttrain.training.engine import Engine
 from disttrain.training.heads import Head, head_of, labels_of
 from disttrain.training.labels import check_shares, num_classes
-from disttrain.training.model import build_model, columns_by_name, unit_of_loss
+from disttrain.training.model import build_model, columns_by_name, saved_model, unit_of_loss
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A compiled model in its engine, and the rows that it is trained on and validated with."""
+    """A compiled model in its engine, and the rows that it is trained on and validated with.
+
+    `saved` is what is saved at the end: the model or, around it, one that takes the table's raw columns.
+    """
 
     engine: Engine
     training: Feed
     validation: Feed | None
+    saved: keras.Model
 
 
 def prepare(context: RunContext, opened: Opened) -> Prepared:
@@ -74,8 +80,9 @@ def _prepare(context: RunContext, opened: Opened, head: Head) -> Prepared:
             unit=unit_of_loss(model, source.table), rows_per_step=most_rows if training.full_shape else 0,
             skips_nonfinite=config.on_nonfinite == "skip", compresses=config.compression == "fp16",
         )  # fmt: skip
+        saved = saved_model(model, source.table, by_name=engine.inputs.by_name is not None)
     check_keep_best(config, metric_names(model, scalars=True))
-    return Prepared(engine, training, validation)
+    return Prepared(engine, training, validation, saved)
 
 
 def _check_shards(context: RunContext, opened: Opened) -> None:

@@ -17,7 +17,6 @@ from disttrain.run.opening import Opened, open_run
 from disttrain.run.preparation import Prepared, prepare
 from disttrain.run.resume import check_same_run, how_to_go_on, is_finished
 from disttrain.training.progress import EpochResult
-from disttrain.training.raw_model import raw_model
 
 LAST_CHECKPOINT_S = 300.0  # how long a stopped run waits for its last checkpoint
 
@@ -95,8 +94,5 @@ def _finish(context: RunContext, results: list[EpochResult], prepared: Prepared,
     if assembled.directory is None:
         return
     with activity("writing the model"):
-        model, source = prepared.engine.model, prepared.training.source
-        if source.table is not None:
-            model = raw_model(model, source.table, by_name=prepared.engine.inputs.by_name is not None)
-        model_path = assembled.directory.write_model(model)
+        model_path = assembled.directory.write_model(prepared.saved)
     announce_result(context.console, results, assembled.findings.constant, model_path)

@@ -8,7 +8,7 @@ from disttrain.data.csv.index import Index
 from disttrain.data.csv.source import OpenCsv
 from disttrain.data.csv.value_reader import text_at
 from disttrain.data.table.columns import Table
-from disttrain.data.table.decide import Decided, Decider, check_gaps, sorted_warning
+from disttrain.data.table.decide import Decided, Decider, check_fits, sorted_warning
 from disttrain.distributed.backend import together
 from disttrain.errors import UsageError
 from disttrain.run.column_options import requests_of
@@ -33,7 +33,7 @@ def understand(context: RunContext, opened: OpenCsv, url: str, like: Table | Non
         return _find_table(context, opened, url)
     index, statistics = shared_statistics(context, opened)
     line_of = partial(index.line_number, opened.reader)
-    together(context.backend, lambda: check_gaps(like, statistics, url, line_of))
+    together(context.backend, lambda: check_fits(like, statistics, url, line_of))
     return index, like
 
 
@@ -47,21 +47,23 @@ def _find_table(context: RunContext, opened: OpenCsv, url: str) -> tuple[Index, 
         return index, None  # which is refused
     line_of, text_of = partial(index.line_number, opened.reader), partial(text_at, opened.reader, opened.header)
 
-    def decide() -> Decided:
+    def decide() -> tuple[Decided, bool]:
         decider = Decider(statistics, requests, url, line_of, text_of, is_explicit=bool(config.features))
-        return decider.decide(opened.feature_names, opened.target_names, target_use(config))
+        decided = decider.decide(opened.feature_names, opened.target_names, target_use(config))
+        by_name = takes_table(config)
+        categories = [column.name for column in decided.table.features if column.kind == "category"]
+        if categories and config.model is not None and not by_name:
+            raise UsageError(
+                f"--model {config.model}: gets a matrix of numbers, but '{categories[0]}' holds texts; let the "
+                "function take `table`, and the model the columns by name, or leave the column out with --features"
+            )
+        return decided, by_name
 
-    decided = together(backend, decide)
+    decided, by_name = together(backend, decide)
     warning = sorted_warning(statistics, opened.target_names, url)
     remarks = [*decided.remarks, *([warning] if warning and config.shuffle != "global" else [])]
     for remark in remarks if context.continuity.change is None else ():  # else an elastic run has said it
         context.console.print(remark)
-    table, by_name = decided.table, takes_table(config)
-    categories = [column.name for column in table.features if column.kind == "category"]
-    if categories and config.model is not None and not by_name:
-        raise UsageError(
-            f"--model {config.model}: gets a matrix of numbers, but '{categories[0]}' holds texts; let the function "
-            "take `table`, and the model the columns by name, or leave the column out with --features"
-        )
+    table = decided.table
     is_plain = table.is_plain and not table.left_out and not by_name
     return index, None if is_plain else table

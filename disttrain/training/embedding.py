@@ -13,8 +13,14 @@ MAX_ONE_HOT = 32  # indices of a column: among few rows, an embedding of as many
 MAX_WIDTH = 600
 
 
-def embedding_width(num_tokens: int) -> int:
-    """Returns the numbers that a category becomes: min(600, 1.6 n^0.56), fastai's rule for tables (`emb_sz_rule`)."""
+def embedding_width(num_tokens: int, *, is_hashed: bool) -> int:
+    """Returns the numbers that a category becomes: min(600, 1.6 n^0.56), fastai's rule for tables (`emb_sz_rule`).
+
+    Of a hashed one, which has as many indices as the user likes, it is n^0.25 (Google Developers Blog, "Introducing
+    TensorFlow Feature Columns", 2017).
+    """
+    if is_hashed:
+        return int(num_tokens**0.25 + 0.5)
     return min(MAX_WIDTH, int(1.6 * num_tokens**0.56 + 0.5))
 
 
@@ -38,4 +44,6 @@ def _vector(indices: Any, column: Column) -> Any:
     size = column.num_tokens
     if size <= MAX_ONE_HOT:
         return keras.layers.CategoryEncoding(size, output_mode="one_hot")(keras.ops.cast(indices, "int32"))
-    return keras.layers.Embedding(size, embedding_width(size))(keras.ops.cast(indices, "int32"))
+    return keras.layers.Embedding(size, embedding_width(size, is_hashed=column.bins > 0))(
+        keras.ops.cast(indices, "int32")
+    )

@@ -267,13 +267,14 @@ class Engine:
             *_, states = run(tf.constant(start), tf.constant(start + int(np.flatnonzero(faults)[0])), *others)
         return losses, faults, summed.numpy(), states
 
-    def evaluate(self, rows: OnDevices) -> float:
+    def evaluate(self, rows: OnDevices, *, is_stopping: bool = False) -> float | None:
         """Returns the sum over a superbatch's batches of this worker's part of the loss times the global batch's rows.
 
-        A collective if the loss is divided by the rows' weights, of which each worker has a part.
+        Where it `averages_by_weight`, this is a collective, and None on all workers if any of them is to stop.
 
         Args:
             rows: what `copy_to_devices` gave.
+            is_stopping: whether this worker is to stop.
         """
         run = self._evaluate if rows.is_full else self._evaluate_short
         losses, weights, states = run(rows.batches, tf.constant(rows.stop))
@@ -282,10 +283,13 @@ class Engine:
         shares = self._shares(rows)
         if self.averages_by_weight:
             own_weights = [own.numpy()[: rows.stop].astype(np.float64) for own in self._replicas.results(weights)]
-            whole = self._backend.sum(np.sum(own_weights, axis=0))
-            shares = [np.divide(own, whole, out=np.zeros_like(whole), where=whole > 0) for own in own_weights]
+            *whole, num_stopping = self._backend.sum(np.append(np.sum(own_weights, axis=0), float(is_stopping)))
+            if num_stopping:
+                return None
+            shares = [own / np.where(np.array(whole) > 0, whole, 1.0) for own in own_weights]
         own_losses = [own.numpy()[: rows.stop].astype(np.float64) for own in self._replicas.results(losses)]
-        return sum(float(np.dot(own, share * rows.global_rows)) for own, share in zip(own_losses, shares, strict=True))
+        parts = zip(own_losses, shares, strict=True)
+        return sum((float(np.dot(own, share * rows.global_rows)) for own, share in parts), 0.0)
 
     @property
     def averages_by_weight(self) -> bool:

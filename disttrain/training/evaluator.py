@@ -61,12 +61,16 @@ class Evaluator:
         stream = self._feed.stream(copy=partial(self._engine.copy_to_devices, training=False))
         with stream as superbatches, activity("validating", waits_for_threads=True):
             for superbatch in superbatches:
-                if is_stopping():  # then all stop below
+                stops = is_stopping()
+                if stops and not self._engine.averages_by_weight:  # then all stop below
                     break
                 touch()
                 self._callbacks.on_test_batch_begin(superbatch.first_step)
                 num_rows += int(superbatch.global_rows.sum())
-                loss_sum += self._loss(superbatch)
+                loss = self._loss(superbatch, is_stopping=stops)
+                if loss is None:
+                    return None
+                loss_sum += loss
                 if self._tells:
                     values = self._values(loss_sum, num_rows, is_stopping())
                     if values is None:
@@ -77,14 +81,14 @@ class Evaluator:
             self._callbacks.on_test_end(as_logs(values))
         return values
 
-    def _loss(self, superbatch: Superbatch) -> float:
-        """Returns the sum of the losses of a superbatch's rows."""
+    def _loss(self, superbatch: Superbatch, *, is_stopping: bool) -> float | None:
+        """Returns the sum of the losses of a superbatch's rows; None on all workers if they are to stop."""
         if not superbatch.data.shape[1] and not self._engine.averages_by_weight:
             return 0.0
         engine = self._engine
         with refusals_located(self._feed.source, self._feed.plan, superbatch, engine.model, engine.inputs):
-            loss = engine.evaluate(superbatch.on_devices)
-            if engine.looks_up and not np.isfinite(loss):
+            loss = engine.evaluate(superbatch.on_devices, is_stopping=is_stopping)
+            if loss is not None and engine.looks_up and not np.isfinite(loss):
                 raise tf.errors.InvalidArgumentError(None, None, "an index out of range")
         return loss
 

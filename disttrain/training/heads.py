@@ -69,7 +69,8 @@ def target_use(config: TrainConfig) -> TargetUse:
     name = _full_name(config.loss)
     takes_classes = labels_of(config.loss) in ("classes", "shares") or "loss" not in config.model_fields_set
     may_shift = _SCALED.get(name, False) and all(metric in _SHIFTED_METRICS for metric in config.metrics)
-    return TargetUse(takes_classes, may_scale=name in _SCALED, may_shift=may_shift)
+    max_labels = 2 if labels_of(config.loss) == "shares" else 65_536
+    return TargetUse(takes_classes, max_labels, may_scale=name in _SCALED, may_shift=may_shift)
 
 
 def head_of(loss: str, num_targets: int, num_classes: int = 0) -> Head:
@@ -144,5 +145,5 @@ def _full_name(loss: str) -> str:
         found = keras.losses.get(loss)
     except (ValueError, TypeError):
         return loss
-    name = found.name if isinstance(found, keras.losses.Loss) else getattr(found, "__name__", loss)
-    return str(name)
+    function = getattr(found, "fn", found)
+    return str(getattr(function, "__name__", None) or getattr(found, "name", loss))

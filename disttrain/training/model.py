@@ -14,6 +14,7 @@ from disttrain.data.table.columns import Column, Table
 from disttrain.errors import UsageError
 from disttrain.training.embedding import embedded
 from disttrain.training.heads import Head, check_loss, check_metrics
+from disttrain.training.raw_model import raw_model
 from disttrain.training.user_code import call_user_function, takes_argument
 
 COMPILE_OPTIONS = ("loss", "metrics", "learning_rate", "scale_lr")
@@ -109,6 +110,11 @@ def columns_by_name(config: TrainConfig, table: Table | None) -> Sequence[Column
     return table.features if table is not None and takes_table(config) else None
 
 
+def saved_model(model: keras.Model, table: Table | None, *, by_name: bool) -> keras.Model:
+    """Returns what is saved of a trained model: itself or, around it, one that takes the table's raw columns."""
+    return model if table is None else raw_model(model, table, by_name=by_name)
+
+
 def top_learning_rate(config: TrainConfig, num_shards: int) -> float:
     """Returns the learning rate after any warm-up: under `--scale-lr` the given one times the number of shards.
 
@@ -160,7 +166,7 @@ def _weighted(loss: str) -> keras.losses.Loss:
     found = keras.losses.get(loss)
     if not isinstance(found, keras.losses.Loss):
         classes = [one for one in vars(keras.losses).values() if isinstance(one, type) and one is not keras.losses.Loss]
-        found = next(made for made in (one() for one in classes) if made.name == found.__name__)
+        found = next(made for made in (one() for one in classes) if getattr(made, "fn", None) is found)
     found.reduction = "mean_with_sample_weight"
     return found
 

@@ -15,9 +15,16 @@ import keras
 from keras import ops
 
 from disttrain.data.table.columns import Column, Table
+from disttrain.data.table.values import numbers_of
 from disttrain.training.raw_times import parts_of_time, seconds_of
 
 CORE = "core"  # the name of the trained model in the wrapped one
+# What Keras calls the operations and layers here by itself; an input of that name gets another.
+_TAKEN = re.compile(
+    "(subtract|true_divide|divide|multiply|add|cast|where|isnan|full_like|zeros_like|floor|sin|cos|greater|greater_equal"
+    "|less_equal|equal|logical_and|logical_or|get_item|concatenate|arg_?max|string_lookup|hashing|text_vectorization)"
+    r"(_\d+)?"
+)
 LABEL, PROBABILITIES = "label", "probabilities"
 
 
@@ -61,7 +68,7 @@ def _layer_names(names: Sequence[str]) -> list[str]:
     found: list[str] = []
     for name in names:
         plain = re.sub(r"[^\w .:()%$#+-]", "_", name) or "_"
-        while plain in found:
+        while plain in found or _TAKEN.fullmatch(plain):
             plain += "_"
         found.append(plain)
     return found
@@ -76,6 +83,8 @@ def _encoded(raw: Any, column: Column, gaps: Sequence[str]) -> Any:
         numbers = seconds_of(raw)
     else:
         is_gap = ops.isnan(raw)
+        for number in numbers_of(gaps):
+            is_gap = ops.logical_or(is_gap, ops.equal(raw, number))
         numbers = raw
     if column.parts:
         parts = parts_of_time(numbers, column.parts)
@@ -97,7 +106,7 @@ def _index(raw: Any, column: Column, gaps: Sequence[str]) -> Any:
         return ops.cast(index, "int32")
     known = list(column.categories)
     treated = column.has_gaps or column.gap_as is not None
-    words = [word for word in ("", *gaps) if word not in known] if treated else []
+    words = [word for word in dict.fromkeys(["", *gaps]) if word not in known] if treated else []
     index = _lookup([*known, *words])(raw)
     if treated:
         index = ops.where(index > len(known), ops.full_like(index, column.gap_index), index)
@@ -110,17 +119,25 @@ def _is_gap(raw: Any, gaps: Sequence[str]) -> Any:
 
 def _lookup(words: list[str]) -> keras.layers.StringLookup:
     """Returns a layer that gives 1 for the first of these words, and 0 for any other text."""
+    words = words or ["\0"]  # a vocabulary may not be empty
+    return keras.layers.StringLookup(vocabulary=words, oov_token=_unknown(words), mask_token=None)
+
+
+def _unknown(words: Sequence[str]) -> str:
+    """Returns a name for what is not in a vocabulary that is none of its words."""
     unknown = "[UNK]"
     while unknown in words:
         unknown = f"[{unknown}]"
-    return keras.layers.StringLookup(vocabulary=words, oov_token=unknown, mask_token=None)
+    return unknown
 
 
 def _answers(output: Any, targets: Sequence[Column]) -> Any:
     """Returns the outputs in the targets' own units, or the labels and their probabilities."""
     if labels := targets[0].categories:
         index = ops.argmax(output, axis=-1) if output.shape[-1] > 1 else ops.cast(output[:, 0] > 0.5, "int64")
-        words = keras.layers.StringLookup(vocabulary=list(labels), num_oov_indices=0, mask_token=None, invert=True)
+        words = keras.layers.StringLookup(
+            vocabulary=list(labels), num_oov_indices=0, oov_token=_unknown(labels), mask_token=None, invert=True
+        )
         return {LABEL: words(index), PROBABILITIES: output}
     if any(target.offset for target in targets):
         offsets = [target.offset for target in targets]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from disttrain.data.digit_losses import WHOLE_TO
 from disttrain.data.row_source import Floats
 from disttrain.data.table import encoder
 from disttrain.data.table.columns import Table
+from disttrain.data.table.encoder import Plan
 
 _KINDS: dict[int, FaultKind] = {
     encoder.FAULT_GAP: "gap",
@@ -41,6 +43,11 @@ class Encoding:
         take = np.array([place.get(name, -1) for name in header.names], np.int32)
         return cls(table, take, ord(header.delimiter))
 
+    @functools.cached_property
+    def plan(self) -> Plan:
+        """Tells how typed values are encoded."""
+        return self.table.plan(fingerprint_of)
+
     @property
     def raw_take(self) -> npt.NDArray[np.int32]:
         """`take` with -1 for all columns whose numbers do not become float32 as they are."""
@@ -62,7 +69,7 @@ class EncodedParser:
     def __init__(self, encoding: Encoding) -> None:
         table = encoding.table
         self._encoding = encoding
-        self._plan = table.plan(fingerprint_of)
+        self._plan = encoding.plan
         as_text = [column.kind == "category" for column in table.columns]
         self._values = ValueReader(encoding.take, encoding.delimiter, as_text, table.gaps, keeps_bounds=False)
         self._raw = np.array([column.is_raw for column in table.columns])

@@ -21,10 +21,9 @@ from disttrain.data.csv.index import (
 from disttrain.data.csv.source import OpenCsv
 from disttrain.data.csv.statistics_pass import Gathered, Wanted, gather, parts_of_rank
 from disttrain.data.table.gathering import Sketches
-from disttrain.data.table.kinds import needs_texts
+from disttrain.data.table.kinds import gap_words, needs_texts
 from disttrain.data.table.requests import Requests
 from disttrain.data.table.statistics import Statistics, conclude
-from disttrain.data.table.values import GAP_WORDS
 
 Indexed = tuple[Index, Statistics]
 
@@ -80,7 +79,7 @@ def statistics_of(opened: OpenCsv, requests: Requests, obtain: Callable[[Statist
 
     Where numbers among texts turn out to be categories, the file is read again, for these numbers' texts.
     """
-    gaps = (*GAP_WORDS, *requests.gaps)
+    gaps = gap_words(requests)
     as_text = [name for name, kind in requests.kinds.items() if kind.kind == "category"]
     found = obtain(StatisticsOf(opened, as_text, gaps))
     more = needs_texts(found[1], requests)

@@ -114,7 +114,11 @@ class _Part:
             self._begun = True
         if self._rest:
             end = _after_first_feed(block)
-            self._add(np.frombuffer(self._rest + block[:end].tobytes(), np.uint8), offset - len(self._rest), bool(end))
+            self._add(
+                np.frombuffer(self._rest + block[: end or len(block)].tobytes(), np.uint8),
+                offset - len(self._rest),
+                bool(end),
+            )
             if not end:
                 return
             start = end

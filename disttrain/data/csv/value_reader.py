@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from disttrain.data.csv import value_scanner
 from disttrain.data.csv.fingerprint64 import fingerprint_of
 from disttrain.data.csv.header import Header
 from disttrain.data.csv.parser import fields_of, find_fault, shorten
-from disttrain.data.table.values import NUMBER, UNREAD, Values
+from disttrain.data.table.values import NUMBER, UNREAD, Values, numbers_of
 from disttrain.storage.base import Reader
 
 LINE_BYTES = 1 << 20  # of a row that a message quotes
@@ -28,7 +28,7 @@ class ValueReader:
         take: npt.NDArray[np.int32],
         delimiter: int,
         as_text: Sequence[bool],
-        gaps: Iterable[str],
+        gaps: Sequence[str],
         *,
         keeps_bounds: bool = True,
     ) -> None:
@@ -45,6 +45,7 @@ class ValueReader:
         self._as_text = np.asarray(as_text, np.bool_)
         keys = [fingerprint_of(word) for word in gaps]
         self._gaps = np.array([functools.reduce(operator.or_, (1 << (key & 63) for key in keys), 0), *keys], np.uint64)
+        self._gap_numbers = np.array(numbers_of(gaps), np.float64)
         self._keeps_bounds = keeps_bounds
         num_columns = len(self._as_text)
         self.values = Values.empty(num_columns, max(VALUES_AT_ONCE // num_columns, 16))
@@ -61,9 +62,9 @@ class ValueReader:
         """
         values, capacity = self.values, len(self.values.row_starts)
         status, num_rows, position = value_scanner.scan_values()(
-            buffer, start, stop, self._delimiter, self._take, self._as_text, self._gaps, values.values, values.tags,
-            values.bounds, values.row_starts, self._scratch, capacity if most is None else min(most, capacity),
-            self._keeps_bounds,
+            buffer, start, stop, self._delimiter, self._take, self._as_text, self._gaps, self._gap_numbers,
+            values.values, values.tags, values.bounds, values.row_starts, self._scratch,
+            capacity if most is None else min(most, capacity), self._keeps_bounds,
         )  # fmt: skip
         if status == value_scanner.FAULT:
             raise find_fault(buffer[position:stop].tobytes(), position, len(self._take), self._delimiter, ())
@@ -81,4 +82,5 @@ def text_at(reader: Reader, header: Header, offset: int, name: str) -> str:
     buffer = bytearray(min(LINE_BYTES, reader.info.size_bytes - offset))
     reader.read_into(offset, memoryview(buffer))
     fields, _ = fields_of(bytes(buffer).partition(b"\n")[0], ord(header.delimiter))
-    return shorten(fields[header.names.index(name)])
+    column = header.names.index(name)
+    return shorten(fields[column]) if column < len(fields) else ""

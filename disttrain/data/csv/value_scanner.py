@@ -105,6 +105,14 @@ def _plain_end(position: Any, stop: Any, delimiter: Any) -> Any:
 
 
 @inlined
+def _is_gap_number(value: Any, gap_numbers: Any) -> Any:
+    for number in gap_numbers:  # noqa: SIM110 - numba compiles no generator
+        if value == number:
+            return True
+    return False
+
+
+@inlined
 def _is_gap(key: Any, gaps: Any) -> Any:
     """Returns whether a fingerprint is one of `gaps`, whose first number has a bit for the last six of each other."""
     if not gaps[0] >> (key & _LOW_6) & _U1:
@@ -116,7 +124,7 @@ def _is_gap(key: Any, gaps: Any) -> Any:
 
 
 @called
-def _slow_value(first: Any, end: Any, is_text: Any, quoted: Any, gaps: Any, scratch: Any) -> Any:
+def _slow_value(first: Any, end: Any, is_text: Any, quoted: Any, gaps: Any, gap_numbers: Any, scratch: Any) -> Any:
     """Reads the text `[first, end)` of any field: returns (tag, value); a text's value is its fingerprint's bits."""
     if first == end:
         return GAP, 0.0
@@ -126,7 +134,7 @@ def _slow_value(first: Any, end: Any, is_text: Any, quoted: Any, gaps: Any, scra
         status, value, after = any_double(start, end)
         if status != BAD and skip_pads(after, end, -1) == end:
             is_named_gap = status == SETTLED and value != value and _is_gap(fingerprint(first, end - first), gaps)
-            if is_named_gap:
+            if is_named_gap or (status == SETTLED and _is_gap_number(value, gap_numbers)):
                 return GAP, 0.0
             return NUMBER if status == SETTLED else UNREAD, value
         value, after = iso_time(first, end)
@@ -138,8 +146,8 @@ def _slow_value(first: Any, end: Any, is_text: Any, quoted: Any, gaps: Any, scra
 
 @inlined
 def _scan_values(
-    buffer: Any, start: Any, stop: Any, delimiter: Any, take: Any, as_text: Any, gaps: Any, values: Any, tags: Any,
-    bounds: Any, row_starts: Any, scratch: Any, most: Any, keeps_bounds: Any,
+    buffer: Any, start: Any, stop: Any, delimiter: Any, take: Any, as_text: Any, gaps: Any, gap_numbers: Any,
+    values: Any, tags: Any, bounds: Any, row_starts: Any, scratch: Any, most: Any, keeps_bounds: Any,
 ) -> Any:  # fmt: skip
     """Reads up to `most` of the lines in `buffer[start:stop]` as rows: returns (how it ended, rows, position).
 
@@ -166,7 +174,7 @@ def _scan_values(
                     byte = byte_at(end)
                     if byte == (LF if last else delimiter):
                         values[column, row] = value
-                        tags[column, row] = NUMBER
+                        tags[column, row] = GAP if _is_gap_number(value, gap_numbers) else NUMBER
                         position = end + 1
                         continue
             begin = skip_pads(position, stop, delimiter)
@@ -180,7 +188,7 @@ def _scan_values(
                     key = fingerprint(first, after - first)
                     tag, value = GAP if _is_gap(key, gaps) else TEXT, double_of_bits(key)
                 else:
-                    tag, value = _slow_value(first, after, as_text[column], first != begin, gaps, scratch)
+                    tag, value = _slow_value(first, after, as_text[column], first != begin, gaps, gap_numbers, scratch)
                 values[column, row] = value
                 tags[column, row] = tag
                 if tag == UNREAD or (tag == TEXT and keeps_bounds):
@@ -194,26 +202,14 @@ def _scan_of(stamp: str) -> Callable[..., Any]:
     """Returns a function to compile, with the stamp of what it inlines in its closure (see field_scanner.py)."""
 
     def scan(
-        buffer: Any, start: Any, stop: Any, delimiter: Any, take: Any, as_text: Any, gaps: Any, values: Any,
-        tags: Any, bounds: Any, row_starts: Any, scratch: Any, most: Any, keeps_bounds: Any,
+        buffer: Any, start: Any, stop: Any, delimiter: Any, take: Any, as_text: Any, gaps: Any, gap_numbers: Any,
+        values: Any, tags: Any, bounds: Any, row_starts: Any, scratch: Any, most: Any, keeps_bounds: Any,
     ) -> Any:  # fmt: skip
         assert stamp
         return _scan_values(
-            buffer,
-            start,
-            stop,
-            delimiter,
-            take,
-            as_text,
-            gaps,
-            values,
-            tags,
-            bounds,
-            row_starts,
-            scratch,
-            most,
-            keeps_bounds,
-        )
+            buffer, start, stop, delimiter, take, as_text, gaps, gap_numbers, values, tags, bounds, row_starts, scratch,
+            most, keeps_bounds,
+        )  # fmt: skip
 
     return scan
 
@@ -230,7 +226,8 @@ def scan_values() -> Callable[..., tuple[int, int, int]]:
     word, byte = types.int64, types.uint8
     arguments = (
         array(byte, 1, readonly=True), word, word, word, array(types.int32, 1, readonly=True),
-        array(types.boolean, 1, readonly=True), array(types.uint64, 1, readonly=True), array(types.float64, 2),
+        array(types.boolean, 1, readonly=True), array(types.uint64, 1, readonly=True), array(types.float64, 1),
+        array(types.float64, 2),
         array(byte, 2), array(word, 3), array(word, 1), array(byte, 1), word, types.boolean,
     )  # fmt: skip
     results = types.Tuple((word, word, word))  # type: ignore[no-untyped-call]

@@ -63,7 +63,8 @@ class Column:
     @property
     def is_raw(self) -> bool:
         """Whether its numbers become float32 as they are."""
-        return self.kind == "number" and self.offset == 0 and self.scale == 1
+        is_number = self.kind == "number" or (self.kind == "time" and not self.is_text and not self.parts)
+        return is_number and self.offset == 0 and self.scale == 1
 
     @property
     def num_tokens(self) -> int:
@@ -149,7 +150,7 @@ class Table:
     @property
     def is_plain(self) -> bool:
         """Whether all columns become float32 as they are, so that nothing needs to be known of them."""
-        is_plain = all(column.is_raw and column.fill is None and not column.drops for column in self.columns)
+        is_plain = all(c.is_raw and c.unit == 1 and c.fill is None and not c.drops for c in self.columns)
         return is_plain and not self.is_weighted
 
     @property

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from disttrain.data.table.columns import Column, LeftOut, Table
-from disttrain.data.table.kinds import has_odd_texts, kind_of, looks_like_code
+from disttrain.data.table.gathering import Key
+from disttrain.data.table.kinds import gap_words, has_odd_texts, kind_of, looks_like_code
 from disttrain.data.table.requests import GAP_ACTIONS, Kind, Requests
 from disttrain.data.table.scaling import is_ordinary
 from disttrain.data.table.statistics import ColumnStatistics, Statistics
-from disttrain.data.table.values import GAP_WORDS
 from disttrain.errors import DataError, UsageError, listed
 from disttrain.option_types import KindRequest
 
@@ -20,9 +20,13 @@ MAX_NAMED = 8  # columns that a sentence names
 
 @dataclass(frozen=True)
 class TargetUse:
-    """What the loss makes of targets: `takes_classes` of labels; `may_scale`, and `may_shift` without changing it."""
+    """What the loss makes of targets.
+
+    It takes up to `max_labels` labels if it `takes_classes`; `may_scale` and `may_shift` say what it does not notice.
+    """
 
     takes_classes: bool = False
+    max_labels: int = 65_536
     may_scale: bool = False
     may_shift: bool = False
 
@@ -81,21 +85,29 @@ class Decider:
             else:
                 left_out.append(column)
         columns += [self._target(name, use) for name in targets]
+        if len(targets) > 1 and (labels := [c.name for c in columns if c.role == "target" and c.kind == "category"]):
+            raise UsageError(f"{self._where}: the target '{labels[0]}' holds labels, and can only be the single target")
         if self._requests.weight is not None:
             columns.append(self._weight(self._requests.weight))
         self._refuse_gaps(targets)
         if not any(column.role == "feature" for column in columns):
-            kept = [Column(column.name, "number") for column in left_out if self._statistics.of(column.name).numbers]
-            columns, left_out = [*kept, *columns], [column for column in left_out if column.kind != "constant"]
+            constants = [column.name for column in left_out if self._is_number(column)]
+            columns = [*(Column(name, "number") for name in constants), *columns]
+            left_out = [column for column in left_out if column.name not in constants]
         if not any(column.role == "feature" for column in columns):
             why = "; ".join(f"'{column.name}' {column.why}" for column in left_out)
             raise DataError(f"{self._where}: no feature column is left: {why}")
         columns = self._scaled(columns, use)
         weights = self._class_weights([column for column in columns if column.role == "target"])
-        is_weighted = self._requests.weight is not None or weights is not None or any(c.drops for c in columns)
-        table = Table(tuple(columns), tuple(left_out), (*GAP_WORDS, *self._requests.gaps), weights, is_weighted)
+        drops = any(column.drops for column in columns)
+        is_weighted = self._requests.weight is not None or weights is not None or drops
+        table = Table(tuple(columns), tuple(left_out), gap_words(self._requests), weights, is_weighted)
         self._remark(table)
         return Decided(table, tuple(self._remarks))
+
+    def _is_number(self, column: LeftOut) -> bool:
+        """Returns whether a column that is left out always holds the same number."""
+        return column.kind == "constant" and self._statistics.of(column.name).numbers > 0
 
     def _kind(self, own: ColumnStatistics) -> Kind:
         if has_odd_texts(own):
@@ -115,7 +127,7 @@ class Decider:
         own, request = self._statistics.of(name), self._requests.kinds.get(name)
         kind: Kind = request.kind if request is not None else self._kind(own)
         if request is None and self._is_explicit and kind in ("constant", "text"):
-            kind = "category" if own.texts else "number"
+            kind = "category" if own.texts else "time" if own.times else "number"
         if kind == "constant":
             held = "holds nothing" if not own.count else "always holds the same"
             return LeftOut(name, kind, f"{held}: left out")
@@ -130,7 +142,7 @@ class Decider:
 
     def _why_text(self, own: ColumnStatistics) -> str:
         if own.values is None:
-            return f"has over a million different texts: left out; to use it, add --kinds {own.name}=hash:1000000"
+            return f"has some {own.distinct:,} different texts: left out; to use it, add --kinds {own.name}=hash:10000"
         return (
             f"holds a different text in as good as every row ({own.distinct:,} in {own.count:,}): left out; "
             f"to use it, add --kinds {own.name}=category"
@@ -138,7 +150,7 @@ class Decider:
 
     def _category(self, own: ColumnStatistics, request: KindRequest | None) -> Column:
         action = self._requests.missing.get(own.name)
-        drops = (action or self._requests.default_missing) == "drop" and own.missing > 0
+        drops = (action or self._requests.default_missing) == "drop"
         if action is not None and action in GAP_ACTIONS and action not in ("error", "drop"):
             raise UsageError(
                 f"--missing {own.name}={action}: the column is a category, whose gaps are a category of their own; "
@@ -147,14 +159,19 @@ class Decider:
         gap_as = action if action is not None and action not in GAP_ACTIONS else None
         has_gaps = own.missing > 0 and not drops and gap_as is None
         bins = request.bins if request is not None else 0
+        if bins and gap_as is not None:
+            raise UsageError(f"--missing {own.name}={action}: a hashed category has no words; give drop, or nothing")
         if bins:
-            return Column(own.name, "category", bins=bins, has_gaps=has_gaps, drops=drops, gap_as=gap_as)
+            return Column(own.name, "category", bins=bins, has_gaps=not drops, drops=drops)
         if own.values is None:
             raise DataError(
-                f"{self._where}: column '{own.name}' has over a million different values, too many to list; add "
-                f"--kinds {own.name}=hash:1000000"
+                f"{self._where}: column '{own.name}' has some {own.distinct:,} different values, too many to list; add "
+                f"--kinds {own.name}=hash:10000"
             )
         texts = [str(text) for text, _ in own.values if isinstance(text, str)]
+        self._check_utf_8(own.name, texts)
+        if gap_as is not None and gap_as not in texts:
+            raise UsageError(f"--missing {own.name}={action}: the column has no such category")
         most = self._requests.max_categories
         if len(texts) > most:
             cut = sum(count for _, count in own.values[most:])
@@ -164,6 +181,15 @@ class Decider:
             )
         categories = tuple(texts[:most])
         return Column(own.name, "category", categories=categories, has_gaps=has_gaps, drops=drops, gap_as=gap_as)
+
+    def _check_utf_8(self, name: str, texts: Sequence[str]) -> None:
+        """Raises DataError for a text that is not UTF-8."""
+        for text in texts:
+            if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
+                shown = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+                raise DataError(
+                    f"{self._where}: column '{name}' holds '{shown}', which is not UTF-8; save the file as UTF-8"
+                )
 
     def _check_numbers(self, own: ColumnStatistics, kind: Kind) -> None:
         """Raises DataError if a column that is asked to be numbers or times holds texts."""
@@ -182,6 +208,8 @@ class Decider:
         action = self._requests.missing.get(own.name, self._requests.default_missing)
         if action == "drop":
             return replace(column, drops=True)
+        if column.parts and action != "error":  # a gap has neither sine nor cosine
+            return replace(column, fill=0.0, has_indicator=action == "indicator")
         if action in ("mean", "median", "indicator"):
             value = own.median if action == "median" else own.mean
             return replace(column, fill=0.0 if math.isnan(value) else value, has_indicator=action == "indicator")
@@ -207,7 +235,7 @@ class Decider:
         action = self._requests.missing.get(name, self._requests.default_missing)
         if own.missing and action != "drop":
             self._gaps.append(own)
-        drops = action == "drop" and own.missing > 0
+        drops = action == "drop"
         if kind != "category":
             self._check_numbers(own, kind)
             return Column(name, "time" if own.times else "number", "target", drops=drops)
@@ -216,8 +244,12 @@ class Decider:
                 f"{self._where}: the target '{name}' holds texts; add --loss sparse_categorical_crossentropy, which "
                 "takes labels"
             )
-        if own.values is None or own.distinct > 65_536:
-            raise DataError(f"{self._where}: the target '{name}' has {own.distinct:,} different labels, too many")
+        if own.values is None or own.distinct > use.max_labels:
+            raise DataError(
+                f"{self._where}: the target '{name}' has {own.distinct:,} different labels, and the loss takes up to "
+                f"{use.max_labels:,}; choose another with --loss"
+            )
+        self._check_utf_8(name, [str(text) for text, _ in own.values])
         return Column(
             name, "category", "target", categories=tuple(sorted(str(text) for text, _ in own.values)), drops=drops
         )
@@ -228,7 +260,7 @@ class Decider:
             raise DataError(f"{self._where}: column '{name}' holds something else than weights, numbers of 0 or more")
         if own.missing and self._requests.missing.get(name, self._requests.default_missing) != "drop":
             self._gaps.append(own)
-        return Column(name, "number", "weight", drops=own.missing > 0)
+        return Column(name, "number", "weight", drops=True)
 
     def _refuse_gaps(self, targets: Sequence[str]) -> None:
         """Raises DataError that names every column with gaps about which nothing was said."""
@@ -239,7 +271,7 @@ class Decider:
             for own in self._gaps[:MAX_NAMED]
         )
         more = f" and {len(self._gaps) - MAX_NAMED} more columns" if len(self._gaps) > MAX_NAMED else ""
-        dropped = [f"{own.name}=drop" for own in self._gaps if own.name in targets]
+        dropped = [f"{own.name}=drop" for own in self._gaps if own.name in (*targets, self._requests.weight)]
         asked = ["median"] if len(dropped) < len(self._gaps) else []
         others = ", or mean, indicator, drop or a value, also for one column alone (age=median)" if asked else ""
         raise DataError(
@@ -274,7 +306,7 @@ class Decider:
 
     def _is_ordinary(self, column: Column) -> bool:
         own = self._statistics.of(column.name)
-        if not own.std:
+        if not own.std or math.isnan(own.std):
             return True
         # A few large values of a target are no matter of its scale.
         low, high = (own.min, own.max) if column.role == "feature" else (own.mean, own.mean)
@@ -296,9 +328,9 @@ class Decider:
         if len(targets) != 1:
             raise UsageError("--class-weights needs a single target")
         own = self._statistics.of(targets[0].name)
-        if own.values is None or own.distinct > len(own.values) or targets[0].unit != 1:
+        if own.values is None or own.distinct > len(own.values) or targets[0].unit != 1 or targets[0].offset:
             raise UsageError(f"--class-weights: the target '{own.name}' holds no classes")
-        counts = {str(key) if isinstance(key, str) else f"{key:g}": count for key, count in own.values}
+        counts = {_shown(key): count for key, count in own.values}
         if unknown := sorted(set(asked) - set(counts)):
             raise UsageError(
                 f"--class-weights {unknown[0]}: the target '{own.name}' has no such class; it has "
@@ -326,15 +358,29 @@ class Decider:
         if filled:
             shown = [f"{c.name} by {c.fill:.6g}" for c in filled]
             self._remarks.append(f"Gaps filled: {listed(shown, MAX_NAMED)}")
-        if dropped := [c for c in table.columns if c.drops]:
+        if dropped := [c for c in table.columns if c.drops and self._statistics.of(c.name).missing]:
             shown = [f"{c.name} ({self._statistics.of(c.name).missing:,})" for c in dropped]
             self._remarks.append(f"Rows with gaps get the weight 0: {listed(shown, MAX_NAMED)}")
 
 
-def check_gaps(table: Table, statistics: Statistics, where: str, line_of: Callable[[int], int]) -> None:
-    """Raises DataError if another file has gaps where the table's file had none and nothing was said of them."""
+def _shown(key: Key) -> str:
+    """Returns a class as a user writes it."""
+    if isinstance(key, str):
+        return key
+    return str(int(key)) if key.is_integer() else repr(key)
+
+
+def check_fits(table: Table, statistics: Statistics, where: str, line_of: Callable[[int], int]) -> None:
+    """Raises DataError if another file has gaps, texts or labels that the table does not provide for."""
     for column in table.columns:
         own = statistics.of(column.name)
+        if column.kind != "category" and own.first_text is not None:
+            line = line_of(own.first_text)
+            raise DataError(f"{where}, line {line}: column '{column.name}' holds a text, expected a {column.kind}")
+        if column.kind == "category" and column.role == "target":
+            unknown = [text for text, _ in own.values or () if text not in column.categories]
+            if unknown:
+                raise DataError(f"{where}: the target '{column.name}' has the unknown label '{unknown[0]}'")
         is_filled = column.fill is not None or column.drops or (column.kind == "category" and column.role == "feature")
         if own.missing and not is_filled:
             raise DataError(

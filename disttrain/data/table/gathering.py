@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from disttrain.data.table import sums
-from disttrain.data.table.values import Values, unquoted
+from disttrain.data.table.values import Values, text_of
 
 MAX_NUMBERS = 10_000  # distinct numbers of a column that are counted one by one; fewer where there are many columns
 MAX_ALL_NUMBERS = 1 << 20  # of all columns together
 MAX_TEXTS = 1_000_000  # likewise texts, which may become a vocabulary
 MAX_ALL_TEXTS = 4_000_000
+MAX_TEXT_BYTES = 64 << 20  # of a column's distinct texts
+MAX_ALL_TEXT_BYTES = 256 << 20
 MAX_SAMPLE_ROWS = 1 << 14
 MAX_SAMPLE_VALUES = 1 << 22
 _ENTRIES = 1 << 12  # that a table begins with
@@ -22,10 +24,11 @@ _ENTRIES = 1 << 12  # that a table begins with
 Key = float | str
 
 
-def max_counted(num_columns: int) -> tuple[int, int]:
-    """Returns how many distinct numbers, and how many texts, of a column are counted one by one."""
+def max_counted(num_columns: int) -> tuple[int, int, int]:
+    """Returns how many distinct numbers, texts, and bytes of these, of a column are counted one by one."""
     numbers = max(min(MAX_NUMBERS, MAX_ALL_NUMBERS // num_columns), 64)
-    return numbers, max(min(MAX_TEXTS, MAX_ALL_TEXTS // num_columns), 1000)
+    num_bytes = max(min(MAX_TEXT_BYTES, MAX_ALL_TEXT_BYTES // num_columns), 1 << 20)
+    return numbers, min(MAX_TEXTS, max(MAX_ALL_TEXTS // num_columns, 10_000)), num_bytes
 
 
 def sample_rows(num_columns: int) -> int:
@@ -100,9 +103,10 @@ class Sketches:
         """Joins the sketches of several threads or workers."""
         num_columns = parts[0].sample.shape[1]
         joined: list[list[dict[Key, int] | None]] = []
+        max_numbers, max_texts, max_bytes = max_counted(num_columns)
         for column in range(num_columns):
-            limits = max_counted(num_columns)
-            joined.append([_joined([part.counted[column][kind] for part in parts], limits[kind]) for kind in range(2)])
+            numbers, texts = ([part.counted[column][kind] for part in parts] for kind in range(2))
+            joined.append([_joined(numbers, max_numbers), _joined(texts, max_texts, max_bytes)])
         hashes = np.concatenate([part.hashes for part in parts])
         order = np.argsort(hashes, kind="stable")[: sample_rows(num_columns)]
         sample = np.concatenate([part.sample for part in parts])[order]
@@ -126,7 +130,8 @@ class Sketches:
         return found
 
 
-def _joined(parts: list[dict[Key, int] | None], limit: int) -> dict[Key, int] | None:
+def _joined(parts: list[dict[Key, int] | None], limit: int, max_bytes: int = 1 << 62) -> dict[Key, int] | None:
+    """Returns the counts of all parts together; None if any is unknown, or there are more values or bytes."""
     whole: dict[Key, int] = {}
     for part in parts:
         if part is None:
@@ -135,7 +140,9 @@ def _joined(parts: list[dict[Key, int] | None], limit: int) -> dict[Key, int] | 
             whole[key] = whole.get(key, 0) + count
         if len(whole) > limit:
             return None
-    return whole
+    texts = [key for key in whole if isinstance(key, str)]
+    num_bytes = sum(len(text.encode("utf-8", "surrogateescape")) + text.count('"') for text in texts)
+    return whole if num_bytes <= max_bytes else None
 
 
 def _estimate(registers: npt.NDArray[np.uint8]) -> int:
@@ -179,19 +186,22 @@ class Gatherer:
         registers = self._registers.copy()
         sums.note_table()(keys, columns, registers)
         counted: list[list[dict[Key, int] | None]] = [
-            [{} if room >= 0 else None for room in rooms] for rooms in self._room.tolist()
+            [{} if room >= 0 else None for room in rooms] for rooms in self._room[:, :2].tolist()
         ]
         for place in np.flatnonzero(columns >= 0).tolist():
             kind = int(is_text[place])
-            entries = counted[int(columns[place])][kind]
+            entries = counted[int(columns[place])][min(kind, 1)]
             if entries is not None:
-                key = self._text(*places[place].tolist()) if kind else float(places[place, :1].view(np.float64)[0])
+                key = self._key(places[place], kind)
                 entries[key] = entries.get(key, 0) + int(counts[place])
         order = np.argsort(self._hashes[: self._size], kind="stable")[: sample_rows(self.num_columns)]
         return Sketches(counted, registers, self._hashes[order], self._sample[order])
 
-    def _text(self, first: int, length: int) -> str:
-        return unquoted(self._arena[first : first + length].tobytes())
+    def _key(self, place: npt.NDArray[np.int64], kind: int) -> Key:
+        if not kind:
+            return float(place[:1].view(np.float64)[0])
+        first, length = place.tolist()
+        return text_of(self._arena[first : first + length].tobytes(), is_quoted=kind == sums.QUOTED)
 
     def _make_room(self, buffer: npt.NDArray[np.uint8], values: Values, num_rows: int) -> None:
         size = len(self._table[0])

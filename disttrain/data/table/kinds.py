@@ -6,6 +6,7 @@ import re
 
 from disttrain.data.table.requests import Kind, Requests
 from disttrain.data.table.statistics import ColumnStatistics, Statistics
+from disttrain.data.table.values import GAP_WORDS
 
 # Texts among so many numbers are faults; so are one or two distinct ones among as many numbers.
 MOSTLY = 0.9
@@ -24,7 +25,7 @@ def has_odd_texts(own: ColumnStatistics) -> bool:
 def kind_of(own: ColumnStatistics) -> Kind:
     """Returns a column's kind; it has no odd texts."""
     numbers = own.numbers + own.not_finite
-    if own.distinct <= 1 and own.is_exact and not own.not_finite:
+    if own.distinct <= 1 and own.is_exact and not own.not_finite and not (own.missing and own.count):
         return "constant"
     if own.texts or (own.times and numbers):
         is_category = own.values is not None and own.distinct <= max(FEW, own.count / REPEATED)
@@ -32,13 +33,19 @@ def kind_of(own: ColumnStatistics) -> Kind:
     return "time" if own.times else "number"
 
 
+def gap_words(requests: Requests) -> tuple[str, ...]:
+    """Returns the words that stand for nothing; where gaps are filled, these include the nan of NumPy and Python."""
+    fills = requests.default_missing != "error" or bool(requests.missing)
+    return (*GAP_WORDS, *requests.gaps, *(("nan",) if fills else ()))
+
+
 def needs_texts(statistics: Statistics, requests: Requests) -> list[str]:
     """Returns the columns whose numbers are texts too, as they are categories, but were not counted as such."""
     return [
         own.name
         for own in statistics.columns
-        if own.texts
-        and (own.numbers or own.times or own.not_finite)
+        if (own.texts or own.times)
+        and (own.numbers or own.not_finite or (own.texts and own.times))
         and own.name not in requests.kinds
         and not has_odd_texts(own)
     ]

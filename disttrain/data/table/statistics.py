@@ -13,7 +13,7 @@ from disttrain.data.table import sums
 from disttrain.data.table.gathering import Key, Sketches, Sums
 
 FORMAT = 1
-MOST_FREQUENT = 20  # numbers of a column that are kept with their counts
+MOST_FREQUENT = 256  # numbers of a column that are kept with their counts
 
 
 @dataclass(frozen=True)

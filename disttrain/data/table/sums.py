@@ -30,6 +30,10 @@ NOWHERE = np.int64(2**62)  # an offset of nothing
 HASH_BITS = 12  # 4,096 registers: a standard error of 1.6%
 NUM_REGISTERS = 1 << HASH_BITS
 
+QUOTE = 34
+QUOTED = 2  # of an entry: a text that stood in quotes
+BYTES = 2  # the column of `room` for bytes
+
 _U0, _U1, _U12, _U30, _U27, _U31, _U52 = (np.uint64(n) for n in (0, 1, 12, 30, 27, 31, 52))
 _GOLDEN, _MIX_1, _MIX_2 = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
@@ -189,8 +193,9 @@ def _add_distinct(
 ) -> None:  # fmt: skip
     """Counts the values of the first `num_rows` rows in the table, which has room for them all.
 
-    `room` int64 [columns, 2] is how many more distinct numbers and texts of a column the table takes; below 0, it has
-    overflowed. `used` int64 [2]: entries of the table and bytes of the arena in use. `places` int64 [entries, 2]: where
+    `room` int64 [columns, 3] is how many more distinct numbers, texts and bytes of texts of a column the table takes;
+    below 0, it has overflowed. `used` int64 [2]: entries of the table and bytes of the arena in use. `places`
+    int64 [entries, 2]: where
     a text begins in the arena and its length.
     """
     for column in range(values.shape[0]):
@@ -226,6 +231,11 @@ def _add_distinct(
             used[0] += 1
             if text:
                 first, length = bounds[column, row, 0], bounds[column, row, 1] - bounds[column, row, 0]
+                if first > 0 and buffer[first - 1] == QUOTE:
+                    is_text[place] = QUOTED
+                room[column, BYTES] -= length
+                if room[column, BYTES] < 0:
+                    room[column, text] = -1
                 arena[used[1] : used[1] + length] = buffer[first : first + length]
                 places[place, 0], places[place, 1] = used[1], length
                 used[1] += length

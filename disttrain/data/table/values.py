@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +44,15 @@ class Values:
         )
 
 
-def unquoted(text: bytes) -> str:
-    """Returns the text that stands inside a field's quotes; plain text is the same without any doubled quote."""
-    return text.replace(b'""', b'"').decode("utf-8", "replace")
+def numbers_of(words: Iterable[str]) -> list[float]:
+    """Returns the numbers among words that stand for nothing, such as -999."""
+    found = []
+    for word in words:
+        with suppress(ValueError):
+            found.append(float(word))
+    return [number for number in found if not math.isnan(number)]
+
+
+def text_of(content: bytes, *, is_quoted: bool) -> str:
+    """Returns the text of a field, without its quotes; bytes that are not UTF-8 become lone surrogates."""
+    return (content.replace(b'""', b'"') if is_quoted else content).decode("utf-8", "surrogateescape")

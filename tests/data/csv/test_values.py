@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from disttrain.data.csv.fingerprint64 import fingerprint_of
 from disttrain.data.csv.parser import ParseFault
 from disttrain.data.csv.value_reader import ValueReader
-from disttrain.data.table.values import GAP, GAP_WORDS, NUMBER, TEXT, TIME, unquoted
+from disttrain.data.table.values import GAP, GAP_WORDS, NUMBER, TEXT, TIME, text_of
 
 
 def read(text, num_fields=1, *, as_text=None, gaps=GAP_WORDS, delimiter=","):
@@ -34,7 +34,7 @@ def read(text, num_fields=1, *, as_text=None, gaps=GAP_WORDS, delimiter=","):
                 tag, value = int(own.tags[column, row]), float(own.values[column, row])
                 if tag == TEXT:
                     first, end = own.bounds[column, row].tolist()
-                    value = unquoted(buffer[first:end].tobytes())
+                    value = text_of(buffer[first:end].tobytes(), is_quoted=bytes(buffer[first - 1 : first]) == b'"')
                     key = int(own.values[column, row : row + 1].view(np.uint64)[0])
                     assert key == fingerprint_of(value)
                 fields.append((tag, value))
