@@ -38,14 +38,15 @@ def make_table(num_rows: int, seed: int = 0) -> polars.DataFrame:
     seconds = 1_600_000_000 + draw.integers(0, 40_000_000, num_rows)
     price = city + age / 30 + np.log(income) / 5 + np.sin(2 * np.pi * seconds / 86_400)
     names = np.array(["Rome", "Paris, France", 'Oslo "N"', "Kyoto", "Lima", "Ulm"])
-    gaps = draw.random((2, num_rows)) < 0.05
+    gaps = draw.random((3, num_rows)) < 0.05
+    times = polars.from_epoch(polars.Series(seconds), "s").dt.to_string("%Y-%m-%dT%H:%M:%S")
     return polars.DataFrame(
         {
             "city": [None if gone else names[one] for one, gone in zip(city, gaps[0], strict=True)],
             "zip": [f"0{1000 + one % 40}" for one in age],
             "age": [None if gone else int(one) for one, gone in zip(age, gaps[1], strict=True)],
             "income": income,
-            "when": polars.from_epoch(polars.Series(seconds), "s").dt.to_string("%Y-%m-%dT%H:%M:%S"),
+            "when": [None if gone else one for one, gone in zip(times, gaps[2], strict=True)],
             "unit": [7] * num_rows,
             "note": [f"note {draw.integers(1 << 40)}" for _ in range(num_rows)],
             "weight": draw.random(num_rows).round(3),

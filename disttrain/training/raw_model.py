@@ -6,12 +6,14 @@ was trained on came out of `disttrain.data.table`; the operations here do the sa
 
 from __future__ import annotations
 
+import itertools
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from disttrain.data.table.columns import Column, Table
@@ -41,20 +43,56 @@ def raw_model(core: keras.Model, table: Table, *, by_name: bool) -> keras.Model:
         by_name: whether the core takes columns by name.
     """
     names = _layer_names([column.name for column in table.features])
-    inputs, encoded = {}, {}
+    inputs = {}
     for column, name in zip(table.features, names, strict=True):
         is_text = column.kind == "category" or column.is_text
         inputs[column.name] = keras.Input((1,), name=name, dtype="string" if is_text else "float64")
-        encoded[column.name] = _encoded(inputs[column.name], column, table.gaps)
     if by_name:
-        given: Any = encoded
+        given: Any = {column.name: _encoded(inputs[column.name], column, table.gaps) for column in table.features}
     else:
-        numbers = [ops.cast(one, "float32") for one in encoded.values()]
-        given = keras.layers.Concatenate(dtype="float32")(numbers) if len(numbers) > 1 else numbers[0]
+        given = _joined(_encoded_columns(inputs, table), "float32")
     answers = _answers(_named_core(core, given, names), table.targets)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "When providing `inputs` as a dict")  # a name that no layer may have
         return keras.Model(inputs, answers)
+
+
+def _encoded_columns(inputs: Mapping[str, Any], table: Table) -> list[Any]:
+    """Returns what the columns become, float32 [rows, numbers] each; adjacent plain numbers are encoded together."""
+    parts = []
+    for are_numbers, found in itertools.groupby(table.features, _is_one_number):
+        columns = list(found)
+        if are_numbers:
+            parts.append(_numbers(_joined([inputs[column.name] for column in columns], "float64"), columns, table.gaps))
+        else:
+            parts += [ops.cast(_encoded(inputs[column.name], column, table.gaps), "float32") for column in columns]
+    return parts
+
+
+def _joined(parts: list[Any], dtype: str) -> Any:
+    return keras.layers.Concatenate(dtype=dtype)(parts) if len(parts) > 1 else parts[0]
+
+
+def _is_one_number(column: Column) -> bool:
+    """Returns whether a column is a number in the file, and becomes one."""
+    return column.kind != "category" and not (column.is_text or column.parts or column.has_indicator)
+
+
+def _numbers(raw: Any, columns: Sequence[Column], gaps: Sequence[str]) -> Any:
+    """Returns columns of numbers [rows, columns] filled and scaled, float32."""
+    offsets, scales = (np.array([getattr(one, what) for one in columns]) for what in ("offset", "scale"))
+    if any(one.fill is not None for one in columns):
+        fills = np.array([np.nan if one.fill is None else one.fill for one in columns])
+        raw = ops.where(_are_gaps(raw, gaps), fills, raw)
+    return ops.cast((raw - offsets) / scales, "float32")
+
+
+def _are_gaps(raw: Any, gaps: Sequence[str]) -> Any:
+    """Returns whether numbers are NaN, or stand for nothing."""
+    found = ops.isnan(raw)
+    for number in numbers_of(gaps):
+        found = ops.logical_or(found, ops.equal(raw, number))
+    return found
 
 
 def _named_core(core: keras.Model, given: Any, taken: Sequence[str]) -> Any:
@@ -82,9 +120,7 @@ def _encoded(raw: Any, column: Column, gaps: Sequence[str]) -> Any:
         is_gap = _is_gap(raw, gaps)
         numbers = seconds_of(raw)
     else:
-        is_gap = ops.isnan(raw)
-        for number in numbers_of(gaps):
-            is_gap = ops.logical_or(is_gap, ops.equal(raw, number))
+        is_gap = _are_gaps(raw, gaps)
         numbers = raw
     if column.parts:
         parts = parts_of_time(numbers, column.parts)

@@ -57,7 +57,8 @@ def keras_columns(frame):
     when = frame["when"].str.to_datetime("%Y-%m-%dT%H:%M:%S").dt.epoch("s").cast(polars.Float64)
     age = frame["age"].fill_null(frame["age"].median()).cast(polars.Float64)
     for name, values, known in (
-        ("age", age, frame["age"].drop_nulls()), ("income", frame["income"], frame["income"]), ("when", when, when),
+        ("age", age, frame["age"].drop_nulls()), ("income", frame["income"], frame["income"]),
+        ("when", when.fill_null(when.median()), when.drop_nulls()),
     ):  # fmt: skip
         mean, variance = known.mean(), known.std(ddof=0) ** 2
         layer = keras.layers.Normalization(mean=np.float64(mean), variance=np.float64(variance), dtype="float64")
@@ -109,8 +110,17 @@ def test_any_number_of_workers_computes_what_plain_keras_does_with_its_own_layer
     "asked",
     [
         ("--missing", "median,age=indicator", "--kinds", "when=time:hour,weekday,month,zip=hash:50,city=hash:9"),
-        ("--missing", "error,age=41", "--kinds", "zip=category", "--scale", "minmax", "--max-categories", "3"),
-        ("--missing", "drop,city=Rome", "--metrics", "mape,mae", "--hidden", "5"),
+        (
+            "--missing",
+            "error,age=41,when=mean",
+            "--kinds",
+            "zip=category",
+            "--scale",
+            "minmax",
+            "--max-categories",
+            "3",
+        ),
+        ("--missing", "drop,city=Rome", "--loss", "huber", "--metrics", "mape,mae", "--hidden", "5"),
     ],
 )
 def test_the_saved_model_computes_the_validation_loss_from_raw_columns(place, asked):
@@ -122,8 +132,10 @@ def test_the_saved_model_computes_the_validation_loss_from_raw_columns(place, as
     answers = np.asarray(model(raw_inputs(model, frame)))[:, 0]
     weight = frame["weight"].to_numpy()
     if asked[1].startswith("drop"):
-        weight = np.where(frame["age"].is_null(), 0, weight)
+        weight = np.where(frame["age"].is_null() | frame["when"].is_null(), 0, weight)
     errors = np.nan_to_num(np.abs(answers - frame["price"].to_numpy()))
+    if "huber" in asked:
+        errors = np.where(errors <= 1, errors**2 / 2, errors - 0.5)
     batches = [slice(start, start + 250) for start in range(0, len(frame), 250)]
     means = [np.average(errors[rows], weights=weight[rows]) * len(errors[rows]) for rows in batches]
     assert history(run)["val_loss"][-1] == pytest.approx(sum(means) / len(frame), rel=1e-5)

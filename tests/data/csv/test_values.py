@@ -109,6 +109,11 @@ def test_gaps_are_empty_fields_and_words(word):
     assert [[tag for tag, _ in row] for row in found] == [[GAP, NUMBER]] * 2
 
 
+def test_a_word_for_a_gap_may_be_a_number():
+    found = read("-999,x\n-999.0,1\n", 2, gaps=("-999",))
+    assert [[tag for tag, _ in row] for row in found] == [[GAP, TEXT], [GAP, NUMBER]]
+
+
 def test_nan_in_small_letters_is_a_number_unless_it_is_named_a_gap():
     ((tag, value),) = read("nan\n")[0]
     assert tag == NUMBER

@@ -96,6 +96,7 @@ def test_a_target_is_shifted_only_where_no_loss_and_metric_notices(decide):
     (_, shifted), _ = decide(columns, scale="auto")[0].table.columns, None
     kept = decide(columns, scale="auto", use=TargetUse(may_scale=True))[0].table.columns[1]
     assert (shifted.offset, kept.offset) == (pytest.approx(1500), 0)
+    assert not decide(columns, scale="auto", use=TargetUse(may_scale=True))[0].table.is_plain
     assert shifted.unit == kept.unit == pytest.approx(291.6, abs=0.1)
 
 

@@ -141,6 +141,14 @@ def test_a_line_that_is_no_row_is_named(tmp_path):
         gathered(tmp_path / "a.csv", workers=2)
 
 
+def test_a_line_may_be_longer_than_what_is_read_at_a_time(tmp_path):
+    texts = ["a" * 3_000_000, "b", "c" * 1_500_000]
+    (tmp_path / "a.csv").write_text("x,y\n" + "".join(f"{text},{number}\n" for number, text in enumerate(texts)))
+    found, statistics = gathered(tmp_path / "a.csv")
+    assert (found.num_rows, statistics.of("x").texts, statistics.of("y").max) == (3, 3, 2.0)
+    assert {text for text, _ in statistics.of("x").values} == set(texts)
+
+
 @pytest.mark.parametrize("blanks", [" ", "\n", " \n  ", "\t\t"])
 def test_a_row_counts_once_wherever_parts_meet_in_the_blanks_before_it(tmp_path, monkeypatch, blanks):
     monkeypatch.setattr(index, "CHUNK_BYTES", 1 << 10)
