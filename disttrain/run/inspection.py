@@ -13,8 +13,9 @@ from disttrain.config import InspectConfig, default_cache_dir
 from disttrain.data.csv.kept_statistics import Indexed, StatisticsOf, statistics_of
 from disttrain.data.csv.source import OpenCsv
 from disttrain.data.csv.value_reader import text_at
+from disttrain.data.table.checks import sorted_warning
 from disttrain.data.table.columns import Table
-from disttrain.data.table.decide import Decider, TargetUse, sorted_warning
+from disttrain.data.table.decide import Decider, TargetUse
 from disttrain.data.table.statistics import Statistics
 from disttrain.errors import DataError, redacted
 from disttrain.run.column_options import requests_of

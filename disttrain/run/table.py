@@ -7,8 +7,9 @@ from functools import partial
 from disttrain.data.csv.index import Index
 from disttrain.data.csv.source import OpenCsv
 from disttrain.data.csv.value_reader import text_at
+from disttrain.data.table.checks import check_fits, sorted_warning
 from disttrain.data.table.columns import Table
-from disttrain.data.table.decide import Decided, Decider, check_fits, sorted_warning
+from disttrain.data.table.decide import Decided, Decider
 from disttrain.distributed.backend import together
 from disttrain.errors import UsageError
 from disttrain.run.column_options import requests_of

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from disttrain.data.table.checks import show_rows
 from disttrain.data.table.columns import Column, LeftOut, Table
 from disttrain.data.table.gathering import Key
 from disttrain.data.table.kinds import gap_words, has_odd_texts, kind_of, looks_like_code
@@ -266,17 +267,19 @@ class Decider:
         """Raises DataError that names every column with gaps about which nothing was said."""
         if not self._gaps:
             return
-        shown = ", ".join(
-            f"'{own.name}' in {own.missing:,} rows (first in line {self._line_of(own.first_missing or 0)})"
-            for own in self._gaps[:MAX_NAMED]
-        )
+        lines = [self._line_of(own.first_missing or 0) for own in self._gaps[:MAX_NAMED]]
+        others = [
+            f", nor in '{own.name}' ({show_rows(own.missing)}, first in line {line})"
+            for own, line in zip(self._gaps[1:MAX_NAMED], lines[1:], strict=True)
+        ]
         more = f" and {len(self._gaps) - MAX_NAMED} more columns" if len(self._gaps) > MAX_NAMED else ""
         dropped = [f"{own.name}=drop" for own in self._gaps if own.name in (*targets, self._requests.weight)]
         asked = ["median"] if len(dropped) < len(self._gaps) else []
-        others = ", or mean, indicator, drop or a value, also for one column alone (age=median)" if asked else ""
+        or_else = ", or mean, indicator, drop or a value, also for one column alone (age=median)" if asked else ""
+        first = self._gaps[0]
         raise DataError(
-            f"{self._where}: nothing stands in {shown}{more}; say what to do with --missing "
-            f"{','.join([*asked, *dropped])}{others}"
+            f"{self._where}, line {lines[0]}: nothing stands in '{first.name}' ({show_rows(first.missing)})"
+            f"{''.join(others)}{more}; say what to do with --missing {','.join([*asked, *dropped])}{or_else}"
         )
 
     def _scaled(self, columns: Sequence[Column], use: TargetUse) -> list[Column]:
@@ -368,33 +371,3 @@ def _shown(key: Key) -> str:
     if isinstance(key, str):
         return key
     return str(int(key)) if key.is_integer() else repr(key)
-
-
-def check_fits(table: Table, statistics: Statistics, where: str, line_of: Callable[[int], int]) -> None:
-    """Raises DataError if another file has gaps, texts or labels that the table does not provide for."""
-    for column in table.columns:
-        own = statistics.of(column.name)
-        if column.kind != "category" and own.first_text is not None:
-            line = line_of(own.first_text)
-            raise DataError(f"{where}, line {line}: column '{column.name}' holds a text, expected a {column.kind}")
-        if column.kind == "category" and column.role == "target":
-            unknown = [text for text, _ in own.values or () if text not in column.categories]
-            if unknown:
-                raise DataError(f"{where}: the target '{column.name}' has the unknown label '{unknown[0]}'")
-        is_filled = column.fill is not None or column.drops or (column.kind == "category" and column.role == "feature")
-        if own.missing and not is_filled:
-            raise DataError(
-                f"{where}: nothing stands in '{column.name}' in {own.missing:,} rows (first in line "
-                f"{line_of(own.first_missing or 0)}); say what to do with --missing, or correct the file"
-            )
-
-
-def sorted_warning(statistics: Statistics, targets: Sequence[str], where: str) -> str:
-    """Returns a warning that the rows are sorted by one of the targets, or an empty text."""
-    name = next((name for name in targets if statistics.of(name).order), None)
-    if name is None:
-        return ""
-    return (
-        f"Warning: {where} is sorted by its target '{name}': in the file's order, a batch's targets are much alike, "
-        "and the model learns the last ones; add --shuffle global"
-    )

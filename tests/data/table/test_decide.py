@@ -6,7 +6,8 @@ from disttrain.data.csv.kept_statistics import statistics_of
 from disttrain.data.csv.look import looks_plain
 from disttrain.data.csv.source import OpenCsv
 from disttrain.data.csv.value_reader import text_at
-from disttrain.data.table.decide import Decider, TargetUse, sorted_warning
+from disttrain.data.table.checks import sorted_warning
+from disttrain.data.table.decide import Decider, TargetUse
 from disttrain.data.table.requests import Requests
 from disttrain.errors import DataError, UsageError
 from disttrain.option_types import read_class_weights, read_kinds, read_missing
@@ -102,8 +103,8 @@ def test_a_target_is_shifted_only_where_no_loss_and_metric_notices(decide):
 
 REFUSED = {
     "a text among numbers": ({"x": [1, "oops", *range(98)]}, {}, DataError, ["line 3", "'x'", "'oops'", "as in 99 of"]),
-    "gaps": ({"x": ["", *range(98), "NA"]}, {}, DataError, ["'x' in 2 rows (first in line 2)", "--missing median"]),
-    "gaps in the target": ({"x": range(3), "y": [1, "", 2]}, {}, DataError, ["'y' in 1 rows", "--missing y=drop"]),
+    "gaps": ({"x": ["", *range(98), "NA"]}, {}, DataError, ["line 2: nothing stands in 'x' (2 rows)", "median"]),
+    "gaps in the target": ({"x": range(3), "y": [1, "", 2]}, {}, DataError, ["line 3: nothing", "'y' (1 row)", "y=drop"]),
     "an unknown column": ({"x": range(3)}, {"kinds": ("z=category",)}, UsageError, ["--kinds z", "no such column"]),
     "a word for a number": ({"x": [1, "", 3]}, {"missing": ("x=Rome",)}, UsageError, ["x=Rome", "holds numbers"]),
     "a mean of texts": ({"x": list("aba")}, {"missing": ("x=mean",)}, UsageError, ["a category", "of their own"]),
