@@ -104,7 +104,7 @@ def test_a_target_is_shifted_only_where_no_loss_and_metric_notices(decide):
 REFUSED = {
     "a text among numbers": ({"x": [1, "oops", *range(98)]}, {}, DataError, ["line 3", "'x'", "'oops'", "as in 99 of"]),
     "gaps": ({"x": ["", *range(98), "NA"]}, {}, DataError, ["line 2: nothing stands in 'x' (2 rows)", "median"]),
-    "gaps in the target": ({"x": range(3), "y": [1, "", 2]}, {}, DataError, ["line 3: nothing", "'y' (1 row)", "y=drop"]),
+    "gaps in the target": ({"x": range(3), "y": [1, "", 2]}, {}, DataError, ["line 3", "'y' (1 row)", "y=drop"]),
     "an unknown column": ({"x": range(3)}, {"kinds": ("z=category",)}, UsageError, ["--kinds z", "no such column"]),
     "a word for a number": ({"x": [1, "", 3]}, {"missing": ("x=Rome",)}, UsageError, ["x=Rome", "holds numbers"]),
     "a mean of texts": ({"x": list("aba")}, {"missing": ("x=mean",)}, UsageError, ["a category", "of their own"]),
