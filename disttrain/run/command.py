@@ -24,7 +24,8 @@ Exit codes: 2 usage, 3 data, 4 storage, 5 non-finite loss, 6 another worker fail
 7 a worker hung, 75 stopped by a signal with a checkpoint written (the same command
 goes on from there), 130 interrupted, 143 terminated.
 
-disttrain make-data FILE writes data to train on; see disttrain make-data --help."""
+disttrain inspect FILE says what its columns hold and what a training does to each;
+disttrain make-data FILE writes data to train on. Both have a --help of their own."""
 
 
 def train(config: TrainConfig, environ: Mapping[str, str]) -> None:

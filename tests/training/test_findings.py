@@ -86,8 +86,8 @@ def run(place, *arguments, **options):
 
 
 @pytest.mark.slow
-def test_the_job_as_its_users_write_it_says_that_it_learns_nothing(place):
-    done = run(place, "--data", "literal.csv", "--epochs", 2)
+def test_the_job_as_its_users_write_it_learns_nothing_unscaled_and_says_so(place):
+    done = run(place, "--data", "literal.csv", "--epochs", 2, "--scale", "none")
     assert done.returncode == 0, done.stderr
     for said in (
         "Warning: Layer 'dense_1': none of its units is active for any of 250 rows; scale the columns",
@@ -261,20 +261,20 @@ def test_a_label_that_the_loss_does_not_take_is_not_the_learning_rates_fault(tmp
 @pytest.mark.slow
 def test_whole_numbers_that_float32_cannot_hold_are_warned_of_once_a_column_or_refused(tmp_path):
     (tmp_path / "a.csv").write_text("id,t,y\n" + "".join(f"{16777217 + n},{1700000001 + n},1\n" for n in range(100)))
-    done = run(tmp_path, "--data", "a.csv", "--epochs", 2)
+    done = run(tmp_path, "--data", "a.csv", "--epochs", 2, "--scale", "none")
     for said in (
         "a.csv, line 2: column 'id' holds 16777217, which float32 rounds to 16777216",
         "a.csv, line 2: column 't' holds 1700000001, which float32 rounds to 1700000000",
     ):
         assert done.stdout.count(said) == 1, done.stdout
-    done = run(tmp_path, "--data", "a.csv", "--strict")
+    done = run(tmp_path, "--data", "a.csv", "--strict", "--scale", "none", "--missing", "mean")
     assert (done.returncode, "column 'id' holds 16777217" in done.stderr) == (3, True)
 
 
 @pytest.mark.slow
 def test_what_another_worker_noticed_is_told_by_the_leader(tmp_path):
     (tmp_path / "a.csv").write_text("id,y\n" + "1,1\n" * 900 + "16777217,1\n" * 100)
-    done = run(tmp_path, "--data", "a.csv", "--epochs", 2, processes=2)
+    done = run(tmp_path, "--data", "a.csv", "--epochs", 2, "--scale", "none", processes=2)
     assert done.stdout.count("a.csv, line 902: column 'id' holds 16777217") == 1, done.stdout
 
 
