@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 # The rule of `--scale auto`: a table is left as it is if all its numbers are of ordinary size. A column is, if no value
-# is larger than ORDINARY_SIZE, its standard deviation lies in ORDINARY_SPREAD and it is not far from 0. Measured by
-# `python -m benchmarks.scaling`.
+# is larger than ORDINARY_SIZE, its standard deviation lies in ORDINARY_SPREAD and it is not far from 0.
+# `python -m benchmarks.scaling` compares both ways around these bounds.
 ORDINARY_SIZE = 10.0
 ORDINARY_SPREAD = (0.1, 4.0)
 ORDINARY_OFFSET = 4.0  # means are at most this many standard deviations from 0
