@@ -25,8 +25,7 @@ def check_fits(table: Table, statistics: Statistics, where: str, line_of: Callab
             unknown = [text for text, _ in own.values or () if text not in column.categories]
             if unknown:
                 raise DataError(f"{where}: the target '{column.name}' has the unknown label '{unknown[0]}'")
-        is_filled = column.fill is not None or column.drops or (column.kind == "category" and column.role == "feature")
-        if own.missing and not is_filled:
+        if own.missing and not (column.drops or column.fills_gaps):
             raise DataError(
                 f"{where}, line {line_of(own.first_missing or 0)}: nothing stands in '{column.name}' "
                 f"({show_rows(own.missing)}); say what to do with --missing, or correct the file"

@@ -67,6 +67,11 @@ class Column:
         return is_number and self.offset == 0 and self.scale == 1
 
     @property
+    def fills_gaps(self) -> bool:
+        """Whether something stands for its gaps: a number, or an index."""
+        return self.fill is not None or (self.kind == "category" and self.role == "feature")
+
+    @property
     def num_tokens(self) -> int:
         """Indices that a category may have: what an Embedding needs as its `input_dim`; 0 for numbers."""
         if self.kind != "category":
@@ -236,8 +241,7 @@ class _Words:
         elif column.parts:
             how, size = encoder.PARTS, 2 * len(column.parts)
         indicator = self.slot + len(column.slots) - 1 if column.has_indicator else -1
-        is_filled = column.fill is not None or (column.kind == "category" and column.role == "feature")
-        on_gap = 2 if column.drops else int(is_filled)
+        on_gap = 2 if column.drops else int(column.fills_gaps)
         parts = sum(1 << PARTS.index(part) for part in column.parts)
         return (how, self.slot, indicator, on_gap, self.start, size, parts, int(column.role == "target"))
 
