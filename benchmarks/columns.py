@@ -16,8 +16,10 @@ import numpy as np
 
 from benchmarks.measure import median_s, write_json
 from disttrain.data.csv.encoded_parser import compile_encoder
+from disttrain.data.csv.headers import read_text
 from disttrain.data.csv.kept_statistics import StatisticsOf
-from disttrain.data.csv.source import OpenCsv, Source
+from disttrain.data.csv.open_csv import OpenCsv
+from disttrain.data.csv.source import Source
 from disttrain.data.ranges import Range
 from disttrain.data.table.columns import Column, Table
 from disttrain.data.table.gathering import compile_sums
@@ -51,8 +53,7 @@ def measure(place: Path, num_rows: int, repeats: int) -> list[dict[str, object]]
     cores = num_cores(1)
 
     def gather(path: Path, threads: int) -> None:
-        opened = OpenCsv.open(str(path))
-        with opened.reader:
+        with OpenCsv.choose(read_text([str(path)])) as opened:
             wanted = StatisticsOf(opened, (), GAP_WORDS)
             wanted.join([wanted.gather(0, 1, threads)])
 

@@ -20,6 +20,7 @@ from benchmarks.measure import median_s, print_table, write_json
 from disttrain.data.csv.header import read_header
 from disttrain.data.csv.index import build_index
 from disttrain.data.csv.row_scanner import count_rows, find_row
+from disttrain.data.csv.text import CsvText
 from disttrain.storage.open import open_reader
 
 FILES = {"two columns": (2, "\n"), "two columns, CRLF": (2, "\r\n"), "30 columns": (30, "\n")}
@@ -69,7 +70,7 @@ def write_csv(path, num_columns, end, num_bytes):
 
 def index(path, num_threads):
     with open_reader(str(path)) as reader:
-        return build_index(reader, read_header(reader), num_threads=num_threads)
+        return build_index(CsvText.of_one(reader, read_header(reader)), num_threads=num_threads)
 
 
 def count_with_wc(path):

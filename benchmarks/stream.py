@@ -72,7 +72,7 @@ def measured(source, kept, options):
             with open_cache(kept, source) if uses_cache else nullcontext() as cache:
                 used = one_epoch(source, EpochOrder(mode, 0, repeat), cache, options)
             best[name] = min(best.get(name, used), used)
-    of_file = {"columns": source.num_columns, "rows": source.num_rows, "csv_bytes": source.info.size_bytes}
+    of_file = {"columns": source.num_columns, "rows": source.num_rows, "csv_bytes": source.text.info.size_bytes}
     return [{"how": name, **of_file, "wall_s": best[name][0], "cpu_s": best[name][1]} for name, *_ in CONTENDERS]
 
 

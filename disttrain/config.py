@@ -20,6 +20,7 @@ from disttrain.option_types import (
     Directory,
     Every,
     Location,
+    Places,
     Seconds,
     Widths,
     Words,
@@ -63,11 +64,11 @@ class Settings(BaseModel):
 class ColumnSettings(Settings):
     """The options about a file's columns, and what is done to each."""
 
-    data: str | None = option(
+    data: Places = option(
         "data",
-        "CSV to train on: a path or any URL that fsspec opens (s3://, gs://, az://, http://). "
-        "Default: the built-in sample, y = x, 1,000,000 rows",
-        None,
+        "CSV files to train on, as one dataset: paths, URLs that fsspec opens (s3://, gs://, az://, http://), patterns "
+        "('parts/*.csv') or directories, each sorted by name. Default: the built-in sample, y = x, 1,000,000 rows",
+        (),
     )
     features: Words = option("data", "feature columns. Default: every column that is not a target", ())
     targets: Words = option("data", "target columns. Default: the last column", ())
@@ -75,6 +76,9 @@ class ColumnSettings(Settings):
         "data", "whether the first line is a header; without one the columns are called 0, 1, …", "auto"
     )
     delimiter: Delimiter = option("data", "the character between two fields; \\t for a tab", ",")
+    by_name: bool = option(
+        "data", "let files have their columns in other orders than the first one, and more of them", False
+    )
     kinds: Words = option(
         "columns",
         "what columns hold, if not what they seem to: zip=category, user=hash:1000000 (that many bins), when=time, "
@@ -135,7 +139,7 @@ class ColumnSettings(Settings):
 class TrainConfig(ColumnSettings):
     """The options of a training run."""
 
-    validation_data: str | None = option("data", "second CSV, evaluated after every epoch. Default: none", None)
+    validation_data: Places = option("data", "other CSV files, evaluated after every epoch. Default: none", ())
     strict: bool = option(
         "data", "end the run, instead of warning, at a whole number that float32 rounds to another", False
     )
@@ -343,8 +347,10 @@ class TrainConfig(ColumnSettings):
 class InspectConfig(ColumnSettings):
     """The options of `disttrain inspect`."""
 
-    data: str = Field(
-        description="CSV to look at: a path or any URL that fsspec opens", json_schema_extra={"positional": True}
+    data: Places = Field(
+        description="CSV files to look at, as one dataset: paths, URLs that fsspec opens, patterns or directories",
+        json_schema_extra={"positional": True},
+        min_length=1,
     )
     json_: bool = option("output", "print everything as JSON, the statistics too", False)
     cache_dir: Directory | None = option(

@@ -21,6 +21,11 @@ def split_commas(value: Any) -> Any:
     return value
 
 
+def split_lines(value: Any) -> Any:
+    """Returns a text's lines as a list, as an environment variable names several files; anything else as it is."""
+    return [line.strip() for line in value.splitlines() if line.strip()] if isinstance(value, str) else value
+
+
 def whole_number(value: Any) -> Any:
     """Returns `"500e6"` and `5e8` as 500000000; anything else as it is, for pydantic to check."""
     if isinstance(value, int) or (isinstance(value, str) and value.strip().isdecimal()):
@@ -170,6 +175,9 @@ def _pairs(words: Sequence[str], continuing: Sequence[str], form: str) -> list[t
 
 
 Words = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
+
+
+Places = Annotated[tuple[str, ...], BeforeValidator(split_lines)]  # paths, URLs, patterns, directories
 
 
 Widths = Annotated[tuple[Annotated[int, Field(ge=1, lt=2**31)], ...], BeforeValidator(split_commas)]

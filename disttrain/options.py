@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from disttrain import __version__
 from disttrain.config import Settings
 from disttrain.errors import UsageError
-from disttrain.option_types import from_home
+from disttrain.option_types import from_home, split_lines
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -113,7 +113,9 @@ def build_parser(settings: type[Settings], prog: str, description: str, epilog: 
         extra = field.json_schema_extra
         assert isinstance(extra, dict)
         if extra.get("positional"):
-            parser.add_argument(name, metavar=name.upper(), help=field.description)
+            parser.add_argument(
+                name, metavar="FILE", nargs="+" if _takes_places(field) else None, help=field.description
+            )
             continue
         title = str(extra["group"])
         group = groups.setdefault(title, parser.add_argument_group(title) if title not in groups else groups[title])
@@ -163,6 +165,8 @@ def _presentation(name: str, field: FieldInfo) -> dict[str, Any]:
     if field.default is False:
         return {"action": "store_true", "help": text}
     default = field.default
+    if _takes_places(field):
+        return {"metavar": "FILE", "help": text, "nargs": "+", "action": "extend"}
     if isinstance(default, tuple):
         shown = ",".join(str(item) for item in default)
         text += f" [{shown}]" if shown else ""
@@ -173,6 +177,11 @@ def _presentation(name: str, field: FieldInfo) -> dict[str, Any]:
     if choices and all(isinstance(choice, str) for choice in choices):
         return {"choices": choices, "help": text}
     return {"metavar": name.upper(), "help": text}
+
+
+def _takes_places(field: FieldInfo) -> bool:
+    """Returns whether an option takes several words, as a shell makes them of a pattern."""
+    return any(getattr(rule, "func", None) is split_lines for rule in field.metadata)
 
 
 def _from_environment(settings: type[Settings], environ: Mapping[str, str]) -> dict[str, str]:
@@ -203,7 +212,7 @@ def _hint(settings: type[Settings], unknown: Sequence[str]) -> str:
     word = unknown[0].partition("=")[0]
     if not word.startswith("-"):
         is_path = "data" in settings.model_fields and ("." in word or "/" in word)
-        return f"--data {word}, with one file into which you join the others" if is_path else ""
+        return f"--data {' '.join(unknown)}" if is_path else ""
     name = word.lstrip("-").replace("-", "_")
     close = OTHER_NAMES.get(name) or next(iter(difflib.get_close_matches(name, settings.model_fields, n=1)), None)
     return _flag(close) if close in settings.model_fields else ""

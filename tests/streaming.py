@@ -83,9 +83,9 @@ def epoch_rows(source, cache, *, num_shards=1, world_size=1, batch_size=100, **o
     """Returns all ranks' rows of one epoch, and the number of bytes of the CSV that were read for it."""
     rows, read_bytes = [], 0
     for rank in range(world_size):
-        with RecordingReader(source.info) as reader:
+        with RecordingReader(source.text.info) as reader:
             shards = shards_of_rank(num_shards, world_size, rank)
-            recorded = replace(source, reader=reader)
+            recorded = replace(source, text=replace(source.text, reader=reader))
             options_here = {"shards": shards, "num_shards": num_shards, "batch_size": batch_size, **options}
             rows += steps_of(recorded, cache=cache, **options_here)
             read_bytes += sum(stop - start for start, stop in reader.ranges)

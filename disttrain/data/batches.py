@@ -29,7 +29,7 @@ Batch = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 
 def batches(
-    path: str | Path,
+    path: str | Path | Sequence[str | Path],
     batch_size: int,
     *,
     features: str | Sequence[str] | None = None,
@@ -47,7 +47,8 @@ def batches(
 ) -> Iterator[Batch]:
     """Yields `(x [batch_size, num_features], y [batch_size, num_targets])`, float32, each row once per epoch.
 
-    `path` is a path or any URL that fsspec opens. The default target is the last column, the default features are all
+    `path` is a path or any URL that fsspec opens, a pattern or a directory (see `disttrain.storage.listing`), or
+    several of them. The default target is the last column, the default features are all
     others. It yields part `shard` of `num_shards` equal, contiguous parts of the rows; only an epoch's last batch may
     be shorter. It makes `epochs` passes over the rows, or passes without end if that is None. It is a plain generator,
     from which Keras keeps drawing across epochs, so ask for as many epochs as are trained, and take the number of steps
@@ -84,7 +85,7 @@ def batches(
 
 
 def num_batches(
-    path: str | Path,
+    path: str | Path | Sequence[str | Path],
     batch_size: int,
     *,
     shard: int = 0,
@@ -112,14 +113,14 @@ def _epoch(
     with superbatches(source, plan, cache=cache) as stream:
         for superbatch in stream:
             for loss in source.digit_losses.mark_reported(source.digit_losses.unreported()):
-                warnings.warn(loss.describe(source.url), stacklevel=3)
+                warnings.warn(loss.describe(), stacklevel=3)
             for rows in superbatch.data:  # [rows, columns]
                 if len(rows):
                     yield rows[:, :num_features].copy(), rows[:, num_features:].copy()
 
 
 def _open(
-    path: str | Path,
+    path: str | Path | Sequence[str | Path],
     features: str | Sequence[str] | None,
     target: str | Sequence[str] | None,
     header: HeaderMode,
@@ -129,7 +130,7 @@ def _open(
     strict: bool = False,
 ) -> Source:
     return Source.open(
-        str(path),
+        str(path) if isinstance(path, (str, Path)) else [str(one) for one in path],
         features=[features] if isinstance(features, str) else features,
         targets=[target] if isinstance(target, str) else target,
         header=header,

@@ -7,23 +7,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from disttrain.errors import redacted
+from disttrain.data.place import Place
 
 WHOLE_TO = 1 << 24  # float32 holds every whole number up to this one
 
 
 @dataclass(frozen=True)
 class DigitLoss:
-    """A number that float32 rounds to another one, with its column and its line in the file."""
+    """A number that float32 rounds to another one: its column, its byte in the dataset's text, and where that is."""
 
     column: str
-    line: int
+    offset: int
+    place: Place
     text: str
 
-    def describe(self, url: str) -> str:
+    def describe(self) -> str:
         """Returns where the number is, what it is rounded to and what to do, as a sentence without its full stop."""
         return (
-            f"{redacted(url)}, line {self.line}: column '{self.column}' holds {self.text}, which float32 rounds to "
+            f"{self.place}: column '{self.column}' holds {self.text}, which float32 rounds to "
             f"{_rounded(self.text)}: whole numbers above {WHOLE_TO:,} lose their last digits; subtract an offset "
             "from the column, scale it, or leave it out"
         )
@@ -36,7 +37,7 @@ def _rounded(text: str) -> int | float:
 
 
 class DigitLosses:
-    """The digit losses that any thread found in one file: for each column, the one with the lowest line number.
+    """The digit losses that any thread found in one dataset: for each column, the first one.
 
     With `is_strict`, the thread that finds one raises an error instead.
     """
@@ -51,21 +52,21 @@ class DigitLosses:
         """Keeps a loss, unless one on an earlier line of its column is known."""
         with self._lock:
             known = self._noted.get(loss.column)
-            if known is None or loss.line < known.line:
+            if known is None or loss.offset < known.offset:
                 self._noted[loss.column] = loss
 
     def unreported(self) -> list[DigitLoss]:
-        """Returns the loss of each column for which none has been reported yet, in the order of their lines."""
+        """Returns the loss of each column for which none has been reported yet, in the order of their places."""
         with self._lock:
             return sorted(
-                (loss for name, loss in self._noted.items() if name not in self._reported), key=lambda loss: loss.line
+                (loss for name, loss in self._noted.items() if name not in self._reported), key=lambda loss: loss.offset
             )
 
     def mark_reported(self, losses: list[DigitLoss]) -> list[DigitLoss]:
         """Returns the first of these for each column not reported yet, and marks those columns as reported."""
         with self._lock:
             news = []
-            for loss in sorted(losses, key=lambda loss: (loss.line, loss.column)):
+            for loss in sorted(losses, key=lambda loss: (loss.offset, loss.column)):
                 if loss.column not in self._reported:
                     self._reported.add(loss.column)
                     news.append(loss)

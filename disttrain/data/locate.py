@@ -7,6 +7,7 @@ import numpy as np
 from disttrain.data.epoch import EpochPlan
 from disttrain.data.row_source import Floats, Int64s, RowSource
 from disttrain.data.shuffle import permutation
+from disttrain.errors import redacted
 
 MOST_NAMED = 3  # values that are not finite
 
@@ -41,26 +42,28 @@ def describe_batch(source: RowSource, plan: EpochPlan, step: int, batch: Floats)
     if not len(numbers):
         return ""
     names = (*source.feature_names, *source.target_names)
+    first = source.place_of(int(numbers.min()))
     odd = [
-        f"line {source.line_of(int(numbers[row]))} holds {batch[row, column]} in column '{names[column]}'"
+        f"; {source.place_of(int(numbers[row])).within(first)} holds {batch[row, column]} in column '{names[column]}'"
         for row, column in np.argwhere(~np.isfinite(batch))[:MOST_NAMED]
     ]
-    return (
-        f"; the batch is of {source.url}, {_line_ranges(source, plan, numbers)}{''.join(f'; {text}' for text in odd)}"
-    )
+    return f"; the batch is {_line_ranges(source, plan, numbers)}{''.join(odd)}"
 
 
 def _line_ranges(source: RowSource, plan: EpochPlan, numbers: Int64s) -> str:
-    """Gives `lines 2 to 251 and 1002 to 1251`, or the first and last line where rows come from all over the file."""
+    """Gives `of FILE, lines 2 to 251 and 1002 to 1251`; the first and last line of rows from all over the files."""
     ordered = np.sort(numbers)
     breaks = np.flatnonzero(np.diff(ordered) > 1)
     if len(breaks) >= MOST_NAMED:
         breaks = breaks[:0]
     starts = [0, *(breaks + 1)]
     stops = [*breaks, len(ordered) - 1]
-    parts = [
-        f"{source.line_of(int(ordered[first]))} to {source.line_of(int(ordered[last]))}"
+    places = [
+        (source.place_of(int(ordered[first])), source.place_of(int(ordered[last])))
         for first, last in zip(starts, stops, strict=True)
     ]
     drawn = "" if plan.order.mode == "none" else "drawn from "
-    return f"{drawn}lines {' and '.join(parts)}"
+    if len({place.url for bounds in places for place in bounds}) > 1:
+        return f"of {drawn}{' and '.join(f'{first} to {last.within(first)}' for first, last in places)}"
+    lines = " and ".join(f"{first.line} to {last.line}" for first, last in places)
+    return f"of {redacted(places[0][0].url)}, {drawn}lines {lines}"

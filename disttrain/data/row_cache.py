@@ -298,11 +298,11 @@ def _write_about(path: Path, identity: dict[str, Any], planned_bytes: int) -> No
 
 def _identity(source: RowSource) -> dict[str, Any]:
     """Returns everything that the cached rows depend on."""
-    path = local_path(source.url)
+    files = [file.url if (path := local_path(file.url)) is None else os.path.abspath(path) for file in source.files]
     return {
         "format": FORMAT,
         "byte_order": sys.byteorder,
-        "file": source.url if path is None else os.path.abspath(path),
+        "file": files[0] if len(files) == 1 else files,
         "fingerprint": source.fingerprint,
         "columns": [*source.feature_names, *source.target_names, *(["weight"] if source.is_weighted else [])],
         "num_rows": source.num_rows,

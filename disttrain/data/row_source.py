@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from disttrain.data.digit_losses import DigitLosses
+from disttrain.data.place import Place
 from disttrain.data.ranges import Range
 from disttrain.data.table.columns import Table
 from disttrain.storage.base import FileInfo
@@ -93,8 +94,8 @@ class RowSource(Protocol):
     def rows(self, ranges: Iterable[Range], readers: DaemonPool, *, block_bytes: int, num_ahead: int = 1) -> Rows:
         """Returns the rows of some ranges in turn, read ahead by `readers` in blocks of `block_bytes`."""
 
-    def line_of(self, row: int) -> int:
-        """Returns the line of its file, from 1, on which a row stands."""
+    def place_of(self, row: int) -> Place:
+        """Returns the file and the line of it, from 1, on which a row stands."""
 
     def check_unchanged(self) -> None:
         """Raises FileChanged if a file is no longer as it was when it was opened."""

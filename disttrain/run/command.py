@@ -10,6 +10,7 @@ from disttrain.activity import activity
 from disttrain.config import TrainConfig
 from disttrain.distributed.launched import launched_by, launched_elastic, launched_rank
 from disttrain.options import Command
+from disttrain.storage.listing import list_files
 from disttrain.storage.local import local_path
 from disttrain.storage.open import stat
 from disttrain.terminal import native_messages_held
@@ -31,9 +32,9 @@ disttrain make-data FILE writes data to train on. Both have a --help of their ow
 def train(config: TrainConfig, environ: Mapping[str, str]) -> None:
     """Trains as `config` says; raises what `run_training` raises."""
     if launched_rank(environ) is None:  # several workers check the files together, later
-        for url in filter(None, (config.data, config.validation_data)):
-            if local_path(url) is not None:
-                stat(url)
+        for place in (*config.data, *config.validation_data):
+            if local_path(place) is not None:
+                stat(list_files([place])[0])
     with _start_timer(config, environ) as timer:
         held = native_messages_held("TF_CPP_MIN_LOG_LEVEL" in environ)
         with held, _gc_frozen(), activity("importing TensorFlow"):

@@ -31,7 +31,7 @@ RESULTS = (MODEL, "config.json", HISTORY, METRICS)
 def default_directory(data: str) -> Path:
     """Returns `runs/NAME-TIME`, named after the data file and the local time."""
     name = data.split("?")[0] if "://" in data else data  # a URL's query may be a signature
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", re.sub(r"\.\w+$", "", name.rsplit("/", 1)[-1])).strip("-")
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", re.sub(r"\.\w+$", "", name.rstrip("/").rsplit("/", 1)[-1])).strip("-")
     first = Path("runs") / f"{stem or 'data'}-{time.strftime('%Y%m%d-%H%M%S')}"
     others = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
     return next(path for path in itertools.chain([first], others) if not path.exists())

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from disttrain.data.csv.source import OpenCsv, Source
+from disttrain.data.csv.open_csv import OpenCsv
+from disttrain.data.csv.source import Source
 from disttrain.data.ranges import Range
 from disttrain.data.row_source import RowSource
 from disttrain.data.sharding import shard_range
@@ -13,9 +16,13 @@ from disttrain.run.compiling import compile_readers
 from disttrain.run.context import RunContext
 from disttrain.run.first_look import needs_statistics
 from disttrain.run.shared_index import shared_index
+from disttrain.run.shared_text import shared_text
 from disttrain.run.table import understand
 from disttrain.synthetic.regression import SAMPLE_ROWS, make_sample
 from disttrain.threads import DaemonPool
+
+if TYPE_CHECKING:
+    from disttrain.data.csv.text import CsvText
 
 SLOW_INDEX_S = 2.0
 FIRST_BLOCK_BYTES = 1 << 16
@@ -29,19 +36,21 @@ class Files:
         self._context = context
         self._backend = context.backend
 
-    def training_data(self) -> str:
-        """Returns the file to train on; if none is named, the sample, which one worker of each machine makes."""
-        if self._context.config.data is not None:
+    def training_data(self) -> tuple[str, ...]:
+        """Returns the files to train on; if none is named, the sample, which one worker of each machine makes."""
+        if self._context.config.data:
             return self._context.config.data
         is_maker = self._backend.world.local_rank == 0
         made = together(self._backend, lambda: make_sample(self._context.cache_dir) if is_maker else None)
         sample = made or make_sample(self._context.cache_dir)
         self._context.console.print(f"No --data: training on the built-in sample, y = x, {SAMPLE_ROWS:,} rows")
-        return str(sample)
+        return (str(sample),)
 
-    def open(self, url: str, like: Source | None = None) -> Source:
-        """Opens and indexes a file; a validation file must have the columns of the training file."""
-        opened = together(self._backend, lambda: self._open(url, like))
+    def open(self, places: Sequence[str], like: Source | None = None) -> Source:
+        """Opens and indexes a dataset; one to validate with must have the columns of the training data."""
+        text = shared_text(self._context, places)
+        opened = together(self._backend, lambda: self._choose(text, like))
+        url = text.info.url
         known = like.table if like is not None else None
         encodes = needs_statistics(self._context, opened) if like is None else known is not None
         compile_readers(self._context, encodes=encodes)
@@ -49,10 +58,10 @@ class Files:
         if encodes:
             index, table = understand(self._context, opened, url, known)
         else:
-            index, table = shared_index(self._backend, opened.reader, opened.header, self._context.cache_dir), None
+            index, table = shared_index(self._backend, text, self._context.cache_dir), None
 
         def finish() -> Source:
-            source = opened.indexed(index, is_strict=self._context.config.strict)
+            source = Source.of(opened, index, is_strict=self._context.config.strict)
             return source if table is None else source.encoded(table)
 
         source = together(self._backend, finish)
@@ -74,15 +83,11 @@ class Files:
         finally:
             pool.close()
 
-    def _open(self, url: str, like: Source | None) -> OpenCsv:
+    def _choose(self, text: CsvText, like: Source | None) -> OpenCsv:
         config = self._context.config
-        opened = OpenCsv.open(
-            url,
+        return OpenCsv.choose(
+            text,
             features=like.chosen_features if like else config.features or None,
             targets=like.chosen_targets if like else config.targets or None,
             weight=config.weight,
-            header=config.header,
-            delimiter=config.delimiter,
         )
-        self._context.stack.enter_context(opened.reader)
-        return opened

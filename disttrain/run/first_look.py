@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from disttrain.activity import activity
 from disttrain.data.csv.look import looks_plain
-from disttrain.data.csv.source import OpenCsv
+from disttrain.data.csv.open_csv import OpenCsv
 from disttrain.distributed.backend import together
 from disttrain.run.column_options import requests_of
 from disttrain.run.context import RunContext
@@ -27,8 +27,8 @@ def needs_statistics(context: RunContext, opened: OpenCsv) -> bool:
     def look() -> bool:
         if not backend.world.is_leader:
             return False
-        with activity("looking at {}", opened.reader.info.url):
+        with activity("looking at {}", opened.text.info.url):
             any_size = requests.scale == "none"
-            return looks_plain(opened.reader, opened.header, opened.layout, any_size=any_size)
+            return looks_plain(opened.text, opened.layout, any_size=any_size)
 
     return not backend.gather(together(backend, look))[0]

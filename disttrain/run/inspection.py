@@ -10,8 +10,9 @@ from functools import partial
 from typing import Any
 
 from disttrain.config import InspectConfig, default_cache_dir
+from disttrain.data.csv.headers import read_text
 from disttrain.data.csv.kept_statistics import Indexed, StatisticsOf, statistics_of
-from disttrain.data.csv.source import OpenCsv
+from disttrain.data.csv.open_csv import OpenCsv
 from disttrain.data.csv.value_reader import text_at
 from disttrain.data.table.checks import sorted_warning
 from disttrain.data.table.columns import Table
@@ -42,15 +43,9 @@ class Inspected:
 def look_at(config: InspectConfig, environ: Mapping[str, str]) -> Inspected:
     """Gathers the statistics and decides about the columns, as a training does; raises what that raises."""
     cache_dir = config.cache_dir or default_cache_dir(environ)
-    opened = OpenCsv.open(
-        config.data,
-        features=config.features or None,
-        targets=config.targets or None,
-        weight=config.weight,
-        header=config.header,
-        delimiter=config.delimiter,
-    )
-    with opened.reader:
+    text = read_text(config.data, mode=config.header, delimiter=config.delimiter, by_name=config.by_name)
+    url, features, targets = text.info.url, config.features or None, config.targets or None
+    with OpenCsv.choose(text, features=features, targets=targets, weight=config.weight) as opened:
 
         def obtain(wanted: StatisticsOf) -> Indexed:
             kept = wanted.load(cache_dir)
@@ -61,14 +56,15 @@ def look_at(config: InspectConfig, environ: Mapping[str, str]) -> Inspected:
             return found
 
         requests = requests_of(config)
-        requests.check_names(opened.header.names, config.data)
-        index, statistics = statistics_of(opened, requests, obtain)
-        line_of, text_of = partial(index.line_number, opened.reader), partial(text_at, opened.reader, opened.header)
+        requests.check_names(opened.header.names, url)
+        indexed = statistics_of(opened, requests, obtain)
+        statistics = indexed.statistics
+        place_of, text_of = partial(opened.place_of, indexed.index), partial(text_at, text)
         table: Table | None = None
         remarks: tuple[str, ...] = ()
         problem, extra = "", []
         for trial in (requests, replace(requests, default_missing="median")):
-            decider = Decider(statistics, trial, config.data, line_of, text_of, is_explicit=bool(config.features))
+            decider = Decider(statistics, trial, url, place_of, text_of, is_explicit=bool(config.features))
             try:
                 decided = decider.decide(opened.feature_names, opened.target_names, _AS_ALL_LOSSES)
             except DataError as error:
@@ -77,20 +73,22 @@ def look_at(config: InspectConfig, environ: Mapping[str, str]) -> Inspected:
             table, remarks = decided.table, decided.remarks
             extra = ["--missing", "median"] if problem else []
             break
-    if warning := sorted_warning(statistics, opened.target_names, config.data):
+    if warning := sorted_warning(statistics, opened.target_names, url):
         remarks += (warning,)
         extra += ["--shuffle", "global"]
-    return Inspected(config.data, statistics, table, remarks, problem, _command(config, extra))
+    return Inspected(url, statistics, table, remarks, problem, _command(config, extra))
 
 
 def _command(config: InspectConfig, extra: list[str]) -> str:
     """Returns the command that trains on the file with these options."""
-    words = ["python", "-m", "disttrain", "--data", redacted(config.data)]
+    words = ["python", "-m", "disttrain", "--data", *map(redacted, config.data)]
     for name in sorted(config.model_fields_set - {"data", "json_", "cache_dir"}, key=list(config.model_fields).index):
         value = getattr(config, name)
         if name == "missing" and "--missing" in extra:
             value, extra = (*value, "median"), [word for word in extra if word not in ("--missing", "median")]
-        words += [f"--{name.replace('_', '-')}", ",".join(value) if isinstance(value, tuple) else str(value)]
+        words.append(f"--{name.replace('_', '-')}")
+        if value is not True:
+            words.append(",".join(value) if isinstance(value, tuple) else str(value))
     return " ".join(map(shlex.quote, words + extra))
 
 

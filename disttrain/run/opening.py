@@ -56,7 +56,7 @@ def open_run(context: RunContext) -> Opened:
     """
     config, backend, files = context.config, context.backend, Files(context)
     data = files.training_data()
-    own = RunDefaults(str(default_directory(data)), backend.world.num_replicas)
+    own = RunDefaults(str(default_directory(data[0])), backend.world.num_replicas)
     defaults = context.continuity.settle(own, backend)
     named = RunPaths.of(config, Path(defaults.output))
     together(backend, lambda: _hold(context, named))
@@ -66,7 +66,7 @@ def open_run(context: RunContext) -> Opened:
     validation = files.open(config.validation_data, like=training) if config.validation_data else None
     kept = resumed.num_shards if resumed is not None else None
     num_shards = config.num_shards or kept or defaults.num_shards
-    return Opened(data, training, validation, paths, checkpoint, resumed, num_shards)
+    return Opened(training.url, training, validation, paths, checkpoint, resumed, num_shards)
 
 
 def _hold(context: RunContext, paths: RunPaths) -> None:

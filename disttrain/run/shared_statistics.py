@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from disttrain.data.csv.kept_statistics import Indexed, StatisticsOf, statistics_of
-from disttrain.data.csv.source import OpenCsv
+from disttrain.data.csv.open_csv import OpenCsv
 from disttrain.distributed.backend import together
 from disttrain.run.column_options import requests_of
 from disttrain.run.context import RunContext
@@ -21,7 +21,7 @@ def shared_statistics(context: RunContext, opened: OpenCsv) -> Indexed:
     """
     backend, cache_dir = context.backend, context.cache_dir
     world = backend.world
-    check_same_size(backend, opened.reader)
+    check_same_size(backend, opened.text)
 
     def obtain(wanted: StatisticsOf) -> Indexed:
         kept = together(backend, lambda: wanted.load(cache_dir))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from disttrain.data.csv.index import Index
-from disttrain.data.csv.source import OpenCsv
+from disttrain.data.csv.open_csv import OpenCsv
 from disttrain.data.csv.value_reader import text_at
 from disttrain.data.table.checks import check_fits, sorted_warning
 from disttrain.data.table.columns import Table
@@ -32,10 +32,10 @@ def understand(context: RunContext, opened: OpenCsv, url: str, like: Table | Non
     """
     if like is None:
         return _find_table(context, opened, url)
-    index, statistics = shared_statistics(context, opened)
-    line_of = partial(index.line_number, opened.reader)
-    together(context.backend, lambda: check_fits(like, statistics, url, line_of))
-    return index, like
+    found = shared_statistics(context, opened)
+    place_of = partial(opened.place_of, found.index)
+    together(context.backend, lambda: check_fits(like, found.statistics, url, place_of))
+    return found.index, like
 
 
 def _find_table(context: RunContext, opened: OpenCsv, url: str) -> tuple[Index, Table | None]:
@@ -43,13 +43,14 @@ def _find_table(context: RunContext, opened: OpenCsv, url: str) -> tuple[Index, 
     config, backend = context.config, context.backend
     requests = requests_of(config)
     together(backend, lambda: requests.check_names(opened.header.names, url))
-    index, statistics = shared_statistics(context, opened)
+    found = shared_statistics(context, opened)
+    index, statistics = found.index, found.statistics
     if not index.num_rows:
         return index, None  # which is refused
-    line_of, text_of = partial(index.line_number, opened.reader), partial(text_at, opened.reader, opened.header)
+    place_of, text_of = partial(opened.place_of, index), partial(text_at, opened.text)
 
     def decide() -> tuple[Decided, bool]:
-        decider = Decider(statistics, requests, url, line_of, text_of, is_explicit=bool(config.features))
+        decider = Decider(statistics, requests, url, place_of, text_of, is_explicit=bool(config.features))
         decided = decider.decide(opened.feature_names, opened.target_names, target_use(config))
         by_name = takes_table(config)
         categories = [column.name for column in decided.table.features if column.kind == "category"]

@@ -36,11 +36,6 @@ PATIENCE = Patience()
 PATIENCE_AGAIN = Patience(attempts=1000)  # with a store that has answered this process before
 
 
-def hint_of_pattern(url: str) -> str:
-    """Returns what to add to "no such file" if the path is a pattern such as `*.csv`, else an empty text."""
-    return "; patterns are not expanded: name one file, into which you join the others" if set("*?[") & set(url) else ""
-
-
 class Reader(Protocol):
     """An open file whose ranges any thread may read; a context manager, whose `close` may be called twice."""
 

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from disttrain.errors import FileChanged, StorageError, UsageError
-from disttrain.storage.base import FileInfo, hint_of_pattern
+from disttrain.storage.base import FileInfo
 
 LOCAL_BLOCK_BYTES = 1 << 20  # stays in a core's cache between the read and the parse
 FULL = (errno.ENOSPC, errno.EDQUOT)  # the errors of a full disk and of a used-up quota
@@ -145,7 +145,7 @@ def local_info(url: str, path: Path) -> FileInfo:
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UsageError(f"{url}: no such file{hint_of_pattern(url)}") from error
+        raise UsageError(f"{url}: no such file") from error
     except PermissionError as error:
         raise UsageError(f"{url}: permission denied; make it readable for this user") from error
     except (OSError, ValueError) as error:

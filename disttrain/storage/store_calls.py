@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from disttrain.activity import activity
 from disttrain.errors import DisttrainError, FileChanged, StorageError, UsageError
-from disttrain.storage.base import Patience, hint_of_pattern
+from disttrain.storage.base import Patience
 
 T = TypeVar("T")
 
@@ -112,7 +112,7 @@ class StoreCalls:
         if status in MISSING_STATUSES or (status is None and _is_missing(error)):
             if self.has_answered:
                 raise FileChanged(f"{self.url}: is no longer there; put it back or name another file") from error
-            raise UsageError(f"{self.url}: no such file{hint_of_pattern(self.url)}") from error
+            raise UsageError(f"{self.url}: no such file") from error
         if status in FORBIDDEN_STATUSES or isinstance(error, PermissionError):
             raise UsageError(f"{self.url}: permission denied ({_describe(error)}); check the credentials") from error
         if status in CHANGED_STATUSES and self.has_answered:

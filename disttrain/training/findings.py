@@ -129,7 +129,7 @@ class Findings:
     def _tell_digits(self, found: list[list[DigitLoss]]) -> None:
         for source, losses in zip(self._sources, found, strict=True):
             for loss in source.digit_losses.mark_reported(losses):
-                self._say(f"Warning: {loss.describe(source.url)}")
+                self._say(f"Warning: {loss.describe()}")
 
     def _judge_layers(self) -> None:
         """Checks each layer's output for some rows; whatever follows a dead layer is the same for all rows."""

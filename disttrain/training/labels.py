@@ -68,7 +68,7 @@ def check_shares(backend: Backend, source: RowSource, cache_dir: Path, loss: str
 def _refused(source: RowSource, found: tuple[int, int, float], what: str) -> DataError:
     row, target, value = found
     column = source.target_names[target]
-    return DataError(f"{source.url}, line {source.line_of(row)}: column '{column}' holds {value:.9g}, {what}")
+    return DataError(f"{source.place_of(row)}: column '{column}' holds {value:.9g}, {what}")
 
 
 def _labels(backend: Backend, source: RowSource, cache_dir: Path) -> Labels:

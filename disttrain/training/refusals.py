@@ -43,7 +43,7 @@ def refuse_row(
         row = int(step_rows(source, plan, step)[refusal.row])
         names = (*source.feature_names, *source.target_names)
         column = "" if refusal.column is None else f"column '{names[refusal.column]}' "
-        raise DataError(f"{source.url}, line {source.line_of(row)}: {column}{refusal.what}")
+        raise DataError(f"{source.place_of(row)}: {column}{refusal.what}")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from streaming import FILES, assert_same_bits, epoch_rows, steps_of, stream_of, table
 
 from disttrain.data.cache_eviction import ABOUT, RECORDS, ROWS, entries
-from disttrain.data.csv import index
+from disttrain.data.csv import index, text
 from disttrain.data.csv.source import Source
 from disttrain.data.ranges import Range, RangeSet
 from disttrain.data.row_cache import open_cache
@@ -39,7 +39,7 @@ def values():
 @pytest.fixture
 def source(open_csv, values, monkeypatch):
     """A file with some 30 index blocks."""
-    monkeypatch.setattr(index, "CHUNK_BYTES", 2048)
+    monkeypatch.setattr(text, "CHUNK_BYTES", 2048)
     monkeypatch.setattr(index, "SEEK_BYTES", 512)
     return open_csv(FILES["header"](values))
 
@@ -101,7 +101,7 @@ def test_an_epoch_that_ended_early_is_completed(source, kept, values):
         assert 200 <= there < NUM_ROWS
         rows, read_bytes = epoch_rows(source, cache)
         assert_same_bits(rows, values)
-        assert read_bytes < source.info.size_bytes * (1 - there / NUM_ROWS) * 1.05 + 4096
+        assert read_bytes < source.text.info.size_bytes * (1 - there / NUM_ROWS) * 1.05 + 4096
     with open_cache(kept, source) as cache:
         assert cache.num_rows == NUM_ROWS
 

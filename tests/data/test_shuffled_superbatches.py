@@ -9,7 +9,7 @@ import pytest
 from streaming import FILES, RecordingReader, assert_threads_end, steps_of, stream_of, table
 
 from disttrain.data import shuffle
-from disttrain.data.csv import index
+from disttrain.data.csv import text
 from disttrain.data.sharding import Sharding, shards_of_rank
 from disttrain.data.shuffle import EpochOrder
 from disttrain.errors import DataError
@@ -20,7 +20,7 @@ SMALL_CHUNK_BYTES = 1024
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Index blocks of 1 KiB (some 40 rows) and windows of a few of them, so that a small file has many."""
-    monkeypatch.setattr(index, "CHUNK_BYTES", SMALL_CHUNK_BYTES)
+    monkeypatch.setattr(text, "CHUNK_BYTES", SMALL_CHUNK_BYTES)
     monkeypatch.setattr(shuffle, "WINDOW_BYTES", 4000)
 
 
@@ -67,11 +67,11 @@ def test_a_sorted_file_is_mixed_by_global_alone(open_csv, small_blocks):
 
 @pytest.mark.parametrize("mode", ["shard", "global"])
 def test_a_shuffling_worker_reads_the_bytes_of_its_blocks_only(open_csv, monkeypatch, mode):
-    monkeypatch.setattr(index, "CHUNK_BYTES", 64 << 10)
+    monkeypatch.setattr(text, "CHUNK_BYTES", 64 << 10)
     opened = open_csv(FILES["header"](table(200_000)))
-    own_bytes = opened.info.size_bytes / 4
-    with RecordingReader(opened.info) as reader:
-        source = replace(opened, reader=reader)
+    own_bytes = opened.text.info.size_bytes / 4
+    with RecordingReader(opened.text.info) as reader:
+        source = replace(opened, text=replace(opened.text, reader=reader))
         steps_of(source, shards=range(2, 3), num_shards=4, batch_size=1000, order=EpochOrder(mode))
     read_bytes = sum(last - first for first, last in reader.ranges)
     assert own_bytes * 0.99 < read_bytes < own_bytes * 1.01 + 4 * (64 << 10)  # two searches for where the shard cuts

@@ -24,7 +24,7 @@ def test_the_union_of_the_shards_is_the_file(open_csv, how, num_rows):
     values = table(num_rows)
     source = open_csv(FILES[how](values))
     assert source.num_rows == num_rows
-    source.reader.block_bytes = 101  # so that lines lie across the blocks that are read
+    source.text.reader.block_bytes = 101  # so that lines lie across the blocks that are read
     for num_shards in range(1, 17):
         for batch_size in (3, 50):
             parts = [
@@ -101,7 +101,7 @@ def test_a_blank_delimiter_keeps_a_first_field_that_is_empty(open_csv):
 def test_rows_may_be_longer_than_a_block(open_csv):
     values = table(7, 20_000)  # 200 KB a row
     source = open_csv(as_csv(values))
-    source.reader.block_bytes = 50_000
+    source.text.reader.block_bytes = 50_000
     rows = np.concatenate(steps_of(source, shards=range(2), num_shards=2, batch_size=2))
     np.testing.assert_array_equal(rows, values[[0, 1, 4, 5, 2, 3, 6]])
 
@@ -115,11 +115,11 @@ def test_a_file_without_line_ends_is_refused(open_csv):
 def test_a_worker_reads_its_own_bytes_only(open_csv):
     values = table(300_000)
     opened = open_csv(FILES["header"](values))
-    assert opened.info.size_bytes > 6 << 20
+    assert opened.text.info.size_bytes > 6 << 20
     for num_shards in (1, 4):
         for shard in range(num_shards):
-            with RecordingReader(opened.info) as reader:
-                source = replace(opened, reader=reader)
+            with RecordingReader(opened.text.info) as reader:
+                source = replace(opened, text=replace(opened.text, reader=reader))
                 rows = Sharding(source.num_rows, num_shards, source.num_rows).shard_step(shard, 0)
                 start, stop = source.row_offset(rows.start), source.row_offset(rows.stop)
                 reader.ranges.clear()

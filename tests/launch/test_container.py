@@ -225,8 +225,10 @@ def second(engine, volumes, network):
 
 
 def run_first(engine, volumes, network, *command):
-    """Runs a command in a container beside the second one."""
-    options = ("--rm", "--name=first", "--hostname=first", "--network", network, *RESTRICTED, *volumes.options)
+    """Runs a command in a container beside the second one, whose name it is told: not every host's podman has a DNS."""
+    address = engine.podman("inspect", "--format={{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", "second")
+    known = f"--add-host=second:{address.stdout.strip()}"
+    options = ("--rm", "--name=first", "--hostname=first", "--network", network, known, *RESTRICTED, *volumes.options)
     return engine.podman("run", *options, f"--entrypoint={command[0]}", IMAGE, *command[1:])
 
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from command import ROOT, disttrain, history
 
-from disttrain.data.csv.index import load_index
+from disttrain.data.csv.kept_index import load_counts
 from disttrain.data.csv.source import Source
 from disttrain.data.row_cache import open_cache
 
@@ -32,11 +32,10 @@ def source(earlier, monkeypatch):
         yield opened
 
 
-def test_an_index_is_loaded(source, earlier):
-    index = load_index(earlier, source.info, source.header)
-    assert index is not None
-    assert index.num_rows == 120
-    assert len(list((earlier / "index").iterdir())) == 2  # no other was made
+def test_an_index_of_an_earlier_format_is_made_anew_in_its_place(source, earlier):
+    assert source.num_rows == 120
+    assert not len(load_counts(earlier, source.text).missing)
+    assert len(list((earlier / "index").iterdir())) == 2
 
 
 def test_a_cache_has_all_rows(source, earlier):

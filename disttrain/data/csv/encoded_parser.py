@@ -54,6 +54,10 @@ class Encoding:
         raw = np.array([column.is_raw for column in self.table.columns] + [False])
         return np.where(raw[self.take], self.take, np.int32(-1)).astype(np.int32)
 
+    def of_fields(self, take: npt.NDArray[np.int32]) -> Encoding:
+        """Returns the encoding of the same columns where the fields stand in another order."""
+        return self if take is self.take else replace(self, take=take)
+
     def targets_only(self) -> Encoding:
         """Returns the encoding of the targets alone."""
         table = replace(self.table, columns=self.table.targets, class_weights=None, is_weighted=False)

@@ -48,6 +48,11 @@ class Header:
     line: int = field(default=1, compare=False)
 
     @property
+    def first_line(self) -> int:
+        """The number of the line at `rows_start`."""
+        return self.line + 1 if self.has_header else 1
+
+    @property
     def blanks(self) -> bytes:
         """The bytes that a blank line may have before its line feed."""
         return _blanks(self.delimiter)

@@ -8,24 +8,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from disttrain.data.csv.index import (
-    Index,
-    index_from_counts,
-    join_counts,
-    keep_beside,
-    keep_index,
-    load_beside,
-    load_index,
-    num_chunks,
-)
-from disttrain.data.csv.source import OpenCsv
+from disttrain.data.csv.index import Counts, Index, index_from_counts, join_counts
+from disttrain.data.csv.kept_index import keep_beside, keep_counts, load_beside, load_counts
+from disttrain.data.csv.open_csv import OpenCsv
 from disttrain.data.csv.statistics_pass import Gathered, Wanted, gather, parts_of_rank
 from disttrain.data.table.gathering import Sketches
 from disttrain.data.table.kinds import gap_words, needs_texts
 from disttrain.data.table.requests import Requests
 from disttrain.data.table.statistics import Statistics, conclude
 
-Indexed = tuple[Index, Statistics]
+
+@dataclass(frozen=True, eq=False)
+class Indexed:
+    """How many rows each chunk of a text has, where rows start, and the statistics of its columns."""
+
+    counts: Counts
+    index: Index
+    statistics: Statistics
 
 
 @dataclass(frozen=True)
@@ -41,32 +40,34 @@ class StatisticsOf:
 
     def load(self, cache_dir: Path) -> Indexed | None:
         """Returns index and statistics that were kept of this very file, or None."""
-        info, header = self.opened.reader.info, self.opened.header
-        index, kept = load_index(cache_dir, info, header), load_beside(cache_dir, info, header, self._key)
+        text = self.opened.text
+        known, kept = load_counts(cache_dir, text), load_beside(cache_dir, text, self._key)
         statistics = Statistics.from_json(kept) if kept is not None else None
-        return (index, statistics) if index is not None and statistics is not None else None
+        if statistics is None or len(known.missing):
+            return None
+        return Indexed(known.counts, index_from_counts(text, known.counts), statistics)
 
     def gather(self, rank: int, world_size: int, num_threads: int) -> Gathered:
         """Reads one worker's part of the file; DataError for a line that is no row."""
         opened = self.opened
-        parts = parts_of_rank(num_chunks(opened.reader.info, opened.header), rank, world_size)
+        parts = parts_of_rank(opened.text.num_chunks, rank, world_size)
         wanted = Wanted(opened.layout.take, [name in self.as_text for name in opened.column_names], self.gaps)
-        return gather(opened.reader, opened.header, wanted, parts.start, parts.stop, num_threads=num_threads)
+        return gather(opened.text, wanted, parts.start, parts.stop, num_threads=num_threads)
 
     def join(self, everyones: Sequence[Gathered]) -> Indexed:
         """Returns index and statistics from what all workers gathered; FileChanged if the file changed meanwhile."""
         opened = self.opened
+        opened.text.check_unchanged()
         counts = join_counts([one.counts for one in everyones])
-        index = index_from_counts(opened.reader, opened.header, counts)
         sketches = [one.sketches for one in everyones if one.sketches is not None]
         names, parts = opened.column_names, [part for one in everyones for part in one.parts]
-        return index, conclude(names, parts, Sketches.join(sketches) if sketches else Sketches.nothing(len(names)))
+        statistics = conclude(names, parts, Sketches.join(sketches) if sketches else Sketches.nothing(len(names)))
+        return Indexed(counts, index_from_counts(opened.text, counts), statistics)
 
     def keep(self, cache_dir: Path, found: Indexed) -> None:
         """Keeps them, where that is possible."""
-        info, header = self.opened.reader.info, self.opened.header
-        keep_index(cache_dir, info, header, found[0])
-        keep_beside(cache_dir, info, header, self._key, found[1].to_json())
+        keep_counts(cache_dir, self.opened.text, found.counts)
+        keep_beside(cache_dir, self.opened.text, self._key, found.statistics.to_json())
 
     @property
     def _key(self) -> str:
@@ -82,5 +83,5 @@ def statistics_of(opened: OpenCsv, requests: Requests, obtain: Callable[[Statist
     gaps = gap_words(requests)
     as_text = [name for name, kind in requests.kinds.items() if kind.kind == "category"]
     found = obtain(StatisticsOf(opened, as_text, gaps))
-    more = needs_texts(found[1], requests)
+    more = needs_texts(found.statistics, requests)
     return obtain(StatisticsOf(opened, [*as_text, *more], gaps)) if more else found

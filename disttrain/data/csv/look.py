@@ -8,25 +8,26 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from disttrain.data.csv.header import Header
 from disttrain.data.csv.parser import Layout, ParseFault, parse_rows
+from disttrain.data.csv.text import CsvText
 from disttrain.data.row_source import Floats
 from disttrain.data.table.scaling import is_ordinary
-from disttrain.storage.base import Reader
 
 WHOLE_BYTES = 16 << 20  # a file up to this size is looked at as a whole, in 40 ms
 NUM_PLACES = 64  # of a larger file, evenly spaced
 PLACE_BYTES = 64 << 10
 
 
-def looks_plain(reader: Reader, header: Header, layout: Layout, *, any_size: bool) -> bool:
+def looks_plain(text: CsvText, layout: Layout, *, any_size: bool) -> bool:
     """Returns whether the chosen columns hold only numbers, of ordinary size unless `any_size`, where it is looked."""
+    if text.has_orders:
+        return False
     parts = []
     try:
-        for start, stop in _places(reader.info.size_bytes, header.rows_start):
+        for start, stop in _places(text.info.size_bytes, text.first_row):
             buffer = np.empty(stop - start, np.uint8)
-            reader.read_into(start, buffer.data)
-            is_first, is_last = start == header.rows_start, stop == reader.info.size_bytes
+            text.reader.read_into(start, buffer.data)
+            is_first, is_last = start == text.first_row, stop == text.info.size_bytes
             parts.append(_rows(buffer, layout, is_first=is_first, is_last=is_last))
     except ParseFault:
         return False

@@ -10,39 +10,30 @@ import numpy as np
 
 from disttrain.data.csv.digit_scanner import find_losses
 from disttrain.data.csv.header import Header
-from disttrain.data.csv.index import Index
 from disttrain.data.csv.parser import ParseFault, RowParser
 from disttrain.data.csv.readahead import Block, line_blocks
+from disttrain.data.csv.text import CsvText
 from disttrain.data.digit_losses import DigitLoss, DigitLosses
+from disttrain.data.place import Place
 from disttrain.data.ranges import Range
 from disttrain.data.row_source import Floats
 from disttrain.errors import DataError, FileChanged
-from disttrain.storage.base import Reader
-from disttrain.storage.open import check_unchanged
 from disttrain.threads import DaemonPool
 
 
 class OpenRows(Protocol):
-    """What parsing rows needs of an open CSV."""
+    """What parsing rows needs of an open dataset."""
 
     @property
-    def reader(self) -> Reader:
-        """Reads its bytes."""
-
-    @property
-    def header(self) -> Header:
-        """Names and delimiter."""
-
-    @property
-    def index(self) -> Index:
-        """Where rows begin."""
+    def text(self) -> CsvText:
+        """Its bytes, of all files."""
 
     @property
     def num_columns(self) -> int:
         """Columns of a parsed row."""
 
-    def row_parser(self) -> RowParser:
-        """Returns what parses its rows, for one thread."""
+    def row_parser(self, file: int) -> RowParser:
+        """Returns what parses a file's rows, for one thread."""
 
     @property
     def digit_losses(self) -> DigitLosses:
@@ -50,6 +41,12 @@ class OpenRows(Protocol):
 
     def row_offset(self, row: int) -> int:
         """Returns the byte from which a row is parsed."""
+
+    def place_at(self, offset: int) -> Place:
+        """Returns the file and the line of a byte of a row."""
+
+    def split_by_order(self, rows: Range) -> Iterator[Range]:
+        """Yields the parts of a range whose files have their columns in the same order."""
 
 
 class ParsedRows:
@@ -59,15 +56,16 @@ class ParsedRows:
         self, source: OpenRows, ranges: Iterable[Range], readers: DaemonPool, *, block_bytes: int, num_ahead: int = 1
     ) -> None:
         self._source = source
-        self._ranges = (rows for rows in ranges if len(rows))
+        self._ranges = (part for rows in ranges for part in source.split_by_order(rows))
         self._begun: deque[Range] = deque()  # ranges that are being read and not parsed yet
         self._rows = Range(0, 0)
         self._left = 0  # rows of this range that are still to come
         self._block: Block | None = None
         self._position = 0
-        self._parser = source.row_parser()
-        self._looks_at = self._parser.raw_take  # for `find_losses`, without the columns that have a noted loss
-        self._blocks = line_blocks(source.reader, self._spans(), readers, block_bytes=block_bytes, num_ahead=num_ahead)
+        self._set_parser(0)
+        self._blocks = line_blocks(
+            source.text.reader, self._spans(), readers, block_bytes=block_bytes, num_ahead=num_ahead
+        )
 
     def fill(self, out: Floats) -> None:
         """Parses the next `len(out)` rows into `out`; raises a DataError that says where a faulty one is."""
@@ -87,7 +85,7 @@ class ParsedRows:
 
     def finish(self) -> bool:
         """Returns whether any rows were parsed; FileChanged unless only blanks follow them."""
-        blanks = self._source.header.blanks + b"\n"
+        blanks = self._header.blanks + b"\n"
         while self._block is not None:
             if self._block.buffer[self._position : self._block.stop].tobytes().strip(blanks):
                 raise self._changed("more")
@@ -104,6 +102,14 @@ class ParsedRows:
         self._set_block(next(self._blocks, None))
         self._rows = self._begun.popleft()
         self._left = len(self._rows)
+        if self._source.text.has_orders and self._block is not None:
+            self._set_parser(self._source.text.file_at(self._block.base + self._block.start))
+
+    def _set_parser(self, file: int) -> None:
+        """Parses as the fields of a file stand; `_looks_at`: for `find_losses`, without columns with a noted loss."""
+        self._header: Header = self._source.text.files[file].header
+        self._parser = self._source.row_parser(file)
+        self._looks_at = self._parser.raw_take
 
     def _parse(self, out: Floats) -> int:
         """Parses rows of this block; returns how many there were, at most `len(out)`."""
@@ -130,26 +136,26 @@ class ParsedRows:
         self._position = block.start if block else 0
 
     def _located(self, fault: ParseFault, base: int) -> DataError:
-        source = self._source
-        check_unchanged(source.reader.info)
-        line = source.index.line_number(source.reader, base + fault.offset)
-        return DataError(f"{source.reader.info.url}, line {line}: {fault.describe(source.header.names)}")
+        self._source.text.check_unchanged()
+        return DataError(f"{self._source.place_at(base + fault.offset)}: {fault.describe(self._header.names)}")
 
     def _note_losses(self, block: Block, begin: int) -> None:
         """Notes, for each column, a number that lost digits in this part of the block; DataError if `is_strict`."""
         source = self._source
         for field, first, stop in find_losses(
-            block.buffer, begin, self._position, source.header.delimiter, self._looks_at
+            block.buffer, begin, self._position, self._header.delimiter, self._looks_at
         ):
-            line = source.index.line_number(source.reader, block.base + first)
-            loss = DigitLoss(source.header.names[field], line, block.buffer[first:stop].tobytes().decode())
+            offset = block.base + first
+            loss = DigitLoss(
+                self._header.names[field], offset, source.place_at(offset), block.buffer[first:stop].tobytes().decode()
+            )
             if source.digit_losses.is_strict:
-                raise DataError(loss.describe(source.reader.info.url))
+                raise DataError(loss.describe())
             source.digit_losses.note(loss)
             self._looks_at = np.where(np.arange(len(self._looks_at)) == field, np.int32(-1), self._looks_at)
 
     def _changed(self, how: str) -> FileChanged:
-        rows, url = self._rows, self._source.reader.info.url
+        rows, url = self._rows, self._source.text.info.url
         return FileChanged(
             f"{url}: there are {how} rows from {rows.start} to {rows.stop} than when the file was indexed; "
             "run again when nothing writes to the file"

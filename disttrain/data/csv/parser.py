@@ -40,6 +40,10 @@ class Layout:
     num_columns: int
     delimiter: int = ord(",")
 
+    def of_fields(self, take: npt.NDArray[np.int32]) -> Layout:
+        """Returns the layout of the same columns where the fields stand in another order."""
+        return self if take is self.take else Layout(len(take), take, self.num_columns, self.delimiter)
+
     def __post_init__(self) -> None:
         assert self.take.shape == (self.num_fields,), "take has one entry per field"
         assert sorted(self.take[self.take >= 0].tolist()) == list(range(self.num_columns)), "each column is taken once"

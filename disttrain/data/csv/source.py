@@ -2,94 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from disttrain.data.csv.columns import choose_columns, make_layout
+import numpy as np
+
+from disttrain.data.csv.columns import make_layout
 from disttrain.data.csv.encoded_parser import EncodedParser, Encoding
-from disttrain.data.csv.header import Header, HeaderMode, read_header
-from disttrain.data.csv.index import CHUNK_BYTES, Index, index_file, keep_beside, load_beside
+from disttrain.data.csv.headers import read_text
+from disttrain.data.csv.kept_index import index_text, keep_beside, load_beside
+from disttrain.data.csv.open_csv import OpenCsv
 from disttrain.data.csv.parsed_rows import ParsedRows
-from disttrain.data.csv.parser import Layout, PlainParser, RowParser
+from disttrain.data.csv.parser import PlainParser
+from disttrain.data.csv.text import CHUNK_BYTES, CsvText
 from disttrain.data.digit_losses import DigitLosses
+from disttrain.data.place import Place
 from disttrain.data.ranges import Range
-from disttrain.data.row_source import Int64s
 from disttrain.data.shuffle import block_bounds
 from disttrain.errors import DataError
-from disttrain.storage.base import FileInfo, Reader
-from disttrain.storage.open import check_unchanged, open_reader
-from disttrain.threads import DaemonPool
 
 if TYPE_CHECKING:
+    from disttrain.data.csv.header import Header, HeaderMode
+    from disttrain.data.csv.index import Index
+    from disttrain.data.csv.parser import Layout, RowParser
+    from disttrain.data.row_source import Int64s
     from disttrain.data.table.columns import Table
+    from disttrain.storage.base import FileInfo
+    from disttrain.threads import DaemonPool
 
 INDEX_BLOCK_BYTES = CHUNK_BYTES + (64 << 10)
 
 
 @dataclass(frozen=True, eq=False)
-class OpenCsv:
-    """An open CSV with the columns chosen from it, before its rows are indexed."""
-
-    reader: Reader
-    header: Header
-    feature_names: tuple[str, ...]
-    target_names: tuple[str, ...]
-    weight: str | None = None
-
-    @classmethod
-    def open(
-        cls,
-        url: str,
-        *,
-        features: Sequence[str] | None = None,
-        targets: Sequence[str] | None = None,
-        weight: str | None = None,
-        header: HeaderMode = "auto",
-        delimiter: str = ",",
-    ) -> OpenCsv:
-        """Opens a path or URL and chooses its columns; raises what `Source.open` raises, except for a lack of rows."""
-        reader = open_reader(url)
-        try:
-            found = read_header(reader, mode=header, delimiter=delimiter)
-            return cls(reader, found, *choose_columns(found, features, targets, weight, where=url), weight)
-        except BaseException:
-            reader.close()
-            raise
-
-    @property
-    def column_names(self) -> tuple[str, ...]:
-        """The features, the targets, and the weight if there is one."""
-        return self.feature_names + self.target_names + (() if self.weight is None else (self.weight,))
-
-    @property
-    def layout(self) -> Layout:
-        """How the chosen columns are parsed as plain numbers."""
-        return make_layout(self.header, self.column_names)
-
-    def indexed(self, index: Index, *, is_strict: bool = False) -> Source:
-        """Returns the source with this index; DataError for a file without rows.
-
-        `is_strict` is `Source.open`'s `strict`.
-        """
-        if index.num_rows == 0:
-            raise DataError(f"{self.reader.info.url}: has a header line but no rows")
-        layout = make_layout(self.header, self.feature_names + self.target_names)
-        losses = DigitLosses(is_strict=is_strict)
-        return Source(self.reader, self.header, index, self.feature_names, self.target_names, layout, losses)
-
-
-@dataclass(frozen=True, eq=False)
 class Source:
-    """An open CSV with its index and chosen columns; a context manager, whose `close` may be called twice.
+    """An open dataset with its index and chosen columns; a context manager, whose `close` may be called twice.
 
-    The rows' columns are `feature_names`, then `target_names`, whatever their order in the file.
+    The rows' columns are `feature_names`, then `target_names`, whatever their order in the files.
     """
 
-    reader: Reader
-    header: Header
+    text: CsvText
     index: Index
     feature_names: tuple[str, ...]
     target_names: tuple[str, ...]
@@ -98,55 +53,65 @@ class Source:
     encoding: Encoding | None = None
 
     @classmethod
+    def of(cls, opened: OpenCsv, index: Index, *, is_strict: bool = False) -> Source:
+        """Returns the rows of an open dataset; DataError if it has none. `is_strict` is the `strict` of `open`."""
+        if index.num_rows == 0:
+            raise DataError(f"{opened.text.info.url}: has a header line but no rows")
+        layout = make_layout(opened.header, opened.feature_names + opened.target_names)
+        losses = DigitLosses(is_strict=is_strict)
+        return cls(opened.text, index, opened.feature_names, opened.target_names, layout, losses)
+
+    @classmethod
     def open(
         cls,
-        url: str,
+        urls: str | Sequence[str],
         *,
         features: Sequence[str] | None = None,
         targets: Sequence[str] | None = None,
         header: HeaderMode = "auto",
         delimiter: str = ",",
+        by_name: bool = False,
         cache_dir: Path,
         num_threads: int = 1,
         strict: bool = False,
     ) -> Source:
-        """Opens a path or URL, chooses its columns and loads or makes its index.
+        """Opens paths, URLs, patterns or directories as one dataset, chooses its columns and loads or makes its index.
 
         The default target is the last column; the default features are all other columns that have a name. With
         `strict`, parsing a whole number that float32 rounds to another one raises a DataError. Raises UsageError for a
         file or column that does not exist, DataError for a file without rows.
         """
-        opened = OpenCsv.open(url, features=features, targets=targets, header=header, delimiter=delimiter)
+        text = read_text([urls] if isinstance(urls, str) else urls, mode=header, delimiter=delimiter, by_name=by_name)
+        opened = OpenCsv.choose(text, features=features, targets=targets)
         try:
-            index = index_file(opened.reader, opened.header, cache_dir, num_threads=num_threads)
-            return opened.indexed(index, is_strict=strict)
+            return cls.of(opened, index_text(text, cache_dir, num_threads=num_threads), is_strict=strict)
         except BaseException:
-            opened.reader.close()
+            opened.close()
             raise
 
     @property
     def url(self) -> str:
-        """The path or URL as it was given."""
-        return self.reader.info.url
+        """The path or URL as it was given; of several files, what messages call them together."""
+        return self.text.info.url
 
     @property
-    def info(self) -> FileInfo:
-        """The file as it was when it was opened."""
-        return self.reader.info
+    def header(self) -> Header:
+        """The names of the columns, and the delimiter."""
+        return self.text.header
 
     @property
-    def files(self) -> tuple[FileInfo, ...]:
-        """The one file."""
-        return (self.info,)
+    def files(self) -> Sequence[FileInfo]:
+        """The files, in the order of their rows, as they were when they were opened."""
+        return [file.info for file in self.text.files]
 
     @property
     def fingerprint(self) -> str:
-        """The file's."""
-        return self.info.fingerprint
+        """What differs when the content of any file may differ."""
+        return self.text.info.fingerprint
 
     @property
     def num_rows(self) -> int:
-        """Rows of the whole file."""
+        """Rows of all files."""
         return self.index.num_rows
 
     @property
@@ -187,19 +152,23 @@ class Source:
     @property
     def block_bytes(self) -> int:
         """What one read should ask for."""
-        return self.reader.block_bytes
+        return self.text.reader.block_bytes
 
     def rows(self, ranges: Iterable[Range], readers: DaemonPool, *, block_bytes: int, num_ahead: int = 1) -> ParsedRows:
         """Returns the rows of some ranges, which are parsed as they are asked for."""
         return ParsedRows(self, ranges, readers, block_bytes=block_bytes, num_ahead=num_ahead)
 
-    def line_of(self, row: int) -> int:
-        """Returns the physical line, from 1, of a row."""
-        return self.index.line_number(self.reader, self.row_offset(row))
+    def place_of(self, row: int) -> Place:
+        """Returns the file and the physical line of a row."""
+        return self.place_at(self.row_offset(row))
+
+    def place_at(self, offset: int) -> Place:
+        """Returns the file and the physical line of a byte of a row."""
+        return Place(self.text.url_at(offset), self.index.line_number(self.text.reader, offset))
 
     def check_unchanged(self) -> None:
-        """Raises FileChanged if the file is no longer as it was when it was opened."""
-        check_unchanged(self.info)
+        """Raises FileChanged if a file is no longer as it was when it was opened."""
+        self.text.check_unchanged()
 
     def targets_only(self) -> Source:
         """Returns the same rows with the targets as their only columns."""
@@ -209,14 +178,29 @@ class Source:
 
     def how_read(self) -> Mapping[str, Any]:
         """Tells where rows begin, what delimits fields, which field becomes which column, and how."""
-        how = {"rows_start": self.header.rows_start, "delimiter": self.header.delimiter}
+        how: dict[str, Any] = {"rows_start": self.header.rows_start, "delimiter": self.header.delimiter}
         if self.encoding is None:
             return {**how, "take": self.layout.take.tolist()}
         return {**how, "take": self.encoding.take.tolist(), "encoding": self.encoding.table.digest}
 
-    def row_parser(self) -> RowParser:
-        """Returns what parses the rows, for one thread."""
-        return PlainParser(self.layout) if self.encoding is None else EncodedParser(self.encoding)
+    def row_parser(self, file: int = 0) -> RowParser:
+        """Returns what parses a file's rows, for one thread."""
+        own = self.text.files[file]
+        if self.encoding is None:
+            return PlainParser(self.layout.of_fields(own.take(self.layout.take)))
+        return EncodedParser(self.encoding.of_fields(own.take(self.encoding.take)))
+
+    def split_by_order(self, rows: Range) -> Iterator[Range]:
+        """Yields the parts of a range whose files have their columns in the same order."""
+        if not self.text.has_orders:
+            if len(rows):
+                yield rows
+            return
+        firsts = np.append(self.index.rows, self.num_rows)[self.text.first_chunks]  # each file's first row
+        columns = [file.columns for file in self.text.files]
+        cuts = [int(firsts[n]) for n in range(1, len(columns)) if columns[n] != columns[n - 1]]
+        bounds = [rows.start, *(cut for cut in cuts if rows.start < cut < rows.stop), rows.stop]
+        yield from (Range(start, stop) for start, stop in itertools.pairwise(bounds) if start < stop)
 
     def encoded(self, table: Table) -> Source:
         """Returns the same rows, encoded as a table says, whose columns the file has by name."""
@@ -224,20 +208,20 @@ class Source:
         return replace(self, feature_names=table.feature_slots, target_names=table.target_slots, encoding=encoding)
 
     def load_finding(self, cache_dir: Path, name: str) -> bytes | None:
-        """Returns what was kept of this very file under a name, or None."""
-        return load_beside(cache_dir, self.info, self.header, name)
+        """Returns what was kept of these very files under a name, or None."""
+        return load_beside(cache_dir, self.text, name)
 
     def keep_finding(self, cache_dir: Path, name: str, content: bytes) -> None:
-        """Keeps what was found out about the file, with its index."""
-        keep_beside(cache_dir, self.info, self.header, name, content)
+        """Keeps what was found out about the files, with their index."""
+        keep_beside(cache_dir, self.text, name, content)
 
     def row_offset(self, row: int) -> int:
-        """Returns the offset from which a row is parsed; the file's size for `row == num_rows`."""
-        return self.index.locate(self.reader, row)
+        """Returns the offset from which a row is parsed; the text's size for `row == num_rows`."""
+        return self.index.locate(self.text.reader, row)
 
     def close(self) -> None:
-        """Closes the file; a second call does nothing."""
-        self.reader.close()
+        """Closes the files; a second call does nothing."""
+        self.text.reader.close()
 
     def __enter__(self) -> Source:
         return self

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from disttrain.data.csv.header import Header
-from disttrain.data.csv.index import CHUNK_BYTES, Counts, num_chunks, scan
+from disttrain.data.csv.index import Counts, scan
 from disttrain.data.csv.parser import ParseFault
 from disttrain.data.csv.readahead import MAX_LINE_BYTES
+from disttrain.data.csv.text import CsvText
 from disttrain.data.csv.value_reader import ValueReader
+from disttrain.data.place import Place
 from disttrain.data.ranges import Range
 from disttrain.data.sharding import shard_range
 from disttrain.data.table.gathering import Gatherer, Sketches, Sums
 from disttrain.errors import DataError
-from disttrain.storage.base import Reader
 
 MAX_PARTS = 256  # of a file: each part's sums are kept until all are joined
 MIN_PART_CHUNKS = 4
@@ -30,7 +30,7 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """Which fields of a file to look at: `take` int32 [fields] is a field's column, or -1; `as_text` [columns].
+    """Which fields of the first file to look at: `take` int32 [fields] is a field's column, or -1; `as_text` [columns].
 
     `gaps` are the words that stand for nothing.
     """
@@ -59,44 +59,47 @@ def parts_of_rank(chunks: int, rank: int, world_size: int) -> Range:
     return shard_range(-(-chunks // part_chunks(chunks)), world_size, rank)
 
 
-def gather(
-    reader: Reader, header: Header, wanted: Wanted, start_part: int, stop_part: int, *, num_threads: int = 1
-) -> Gathered:
-    """Gathers the parts `[start_part, stop_part)` of a file.
+def gather(text: CsvText, wanted: Wanted, start_part: int, stop_part: int, *, num_threads: int = 1) -> Gathered:
+    """Gathers the parts `[start_part, stop_part)` of a text.
 
     Raises:
         DataError: for a line that is no row, with its number.
     """
-    chunks = num_chunks(reader.info, header)
+    chunks = text.num_chunks
     size = part_chunks(chunks)
     start, stop = min(start_part * size, chunks), min(stop_part * size, chunks)
     num_columns = len(wanted.as_text)
     parts = [Sums.nothing(num_columns) for _ in range(start, stop, size)]
     gatherers: list[Gatherer] = []
-    free: queue.SimpleQueue[tuple[Gatherer, ValueReader]] = queue.SimpleQueue()
+    free: queue.SimpleQueue[tuple[Gatherer, dict[bytes, ValueReader]]] = queue.SimpleQueue()
 
     @contextmanager
     def observe(first_chunk: int) -> Iterator[_Part]:
         try:
-            gatherer, values = free.get_nowait()
+            gatherer, readers = free.get_nowait()
         except queue.Empty:
-            gatherer = Gatherer(num_columns)
-            values = ValueReader(wanted.take, ord(header.delimiter), wanted.as_text, wanted.gaps)
+            gatherer, readers = Gatherer(num_columns), {}
             gatherers.append(gatherer)
-        yield _Part(reader, header.blanks, parts[(first_chunk - start) // size], gatherer, values)
-        free.put((gatherer, values))
+        file = text.file_of_chunk(first_chunk)
+        take = text.files[file].take(wanted.take)
+        if take.tobytes() not in readers:
+            readers[take.tobytes()] = ValueReader(take, ord(text.header.delimiter), wanted.as_text, wanted.gaps)
+        sums = parts[(first_chunk - start) // size]
+        yield _Part(text, file, sums, gatherer, readers[take.tobytes()])
+        free.put((gatherer, readers))
 
-    counts = scan(reader, header, start, stop, num_threads=num_threads, task_chunks=size, observe=observe)
+    chunk_numbers = np.arange(start, stop)
+    counts = scan(text, chunk_numbers, num_threads=num_threads, task_chunks=size, observe=observe)
     sketches = Sketches.join([gatherer.sketches() for gatherer in gatherers]) if gatherers else None
     return Gathered(counts, parts, sketches)
 
 
 class _Part:
-    """Sums up the rows that start in some adjacent chunks; an `Observer`."""
+    """Sums up the rows that start in some adjacent chunks of one file; an `Observer`."""
 
-    def __init__(self, reader: Reader, blanks: bytes, sums: Sums, gatherer: Gatherer, values: ValueReader) -> None:
-        self._reader = reader
-        self._blanks = blanks
+    def __init__(self, text: CsvText, file: int, sums: Sums, gatherer: Gatherer, values: ValueReader) -> None:
+        self._text = text
+        self._file = file
         self._sums = sums
         self._gatherer = gatherer
         self._values = values
@@ -128,13 +131,13 @@ class _Part:
 
     def finish(self, stop: int) -> None:
         """Reads on to the end of the last row, which may be beyond the chunks."""
-        size_bytes = self._reader.info.size_bytes
+        size_bytes = int(self._text.stops[self._file])
         start = stop - len(self._rest)
-        if not self._rest.strip(self._blanks):
+        if not self._rest.strip(self._text.header.blanks):
             return  # a row that follows these blanks starts in the next part
         while self._rest and b"\n" not in self._rest[-_READ_BYTES:] and stop < size_bytes:
             more = bytearray(min(_READ_BYTES, size_bytes - stop))
-            self._reader.read_into(stop, memoryview(more))
+            self._text.reader.read_into(stop, memoryview(more))
             self._keep(self._rest + bytes(more))
             stop += len(more)
         if self._rest:
@@ -150,7 +153,8 @@ class _Part:
 
     def _keep(self, rest: bytes) -> None:
         if len(rest) > MAX_LINE_BYTES:
-            raise DataError(f"{self._reader.info.url}: a line of more than {MAX_LINE_BYTES} bytes; expected rows")
+            url = self._text.files[self._file].info.url
+            raise DataError(f"{url}: a line of more than {MAX_LINE_BYTES} bytes; expected rows")
         self._rest = rest
 
     def _add_rows(self, buffer: Bytes, start: int, stop: int, base: int) -> None:
@@ -158,9 +162,18 @@ class _Part:
             try:
                 num_rows, start = self._values.read(buffer, start, stop)
             except ParseFault as fault:
-                line = 1 + _count_feeds(self._reader, base + fault.offset)
-                raise DataError(f"{self._reader.info.url}, line {line}: {fault.message}") from fault
+                raise DataError(f"{self._place(base + fault.offset)}: {fault.message}") from fault
             self._gatherer.add(self._sums, buffer, self._values.values, num_rows, base)
+
+    def _place(self, offset: int) -> Place:
+        """Returns where an offset is; reads the file up to it, as its rows are not counted yet."""
+        own = self._text.files[self._file]
+        line, start = own.header.first_line, int(self._text.starts[self._file])
+        for position in range(start, offset, self._text.chunk_bytes):
+            block = bytearray(min(self._text.chunk_bytes, offset - position))
+            self._text.reader.read_into(position, memoryview(block))
+            line += block.count(b"\n")
+        return Place(own.info.url, line)
 
 
 def _after_first_feed(block: Bytes) -> int:
@@ -180,13 +193,3 @@ def _after_last_feed(block: Bytes) -> int:
         if found >= 0:
             return start + found + 1
     return 0
-
-
-def _count_feeds(reader: Reader, offset: int) -> int:
-    """Returns how many line feeds come before an offset; reads all of it."""
-    feeds = 0
-    for start in range(0, offset, CHUNK_BYTES):
-        block = bytearray(min(CHUNK_BYTES, offset - start))
-        reader.read_into(start, memoryview(block))
-        feeds += block.count(b"\n")
-    return feeds

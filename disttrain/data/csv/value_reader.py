@@ -11,10 +11,9 @@ import numpy.typing as npt
 
 from disttrain.data.csv import value_scanner
 from disttrain.data.csv.fingerprint64 import fingerprint_of
-from disttrain.data.csv.header import Header
 from disttrain.data.csv.parser import fields_of, find_fault, shorten
+from disttrain.data.csv.text import CsvText
 from disttrain.data.table.values import NUMBER, UNREAD, Values, numbers_of
-from disttrain.storage.base import Reader
 
 LINE_BYTES = 1 << 20  # of a row that a message quotes
 VALUES_AT_ONCE = 1 << 13  # these fit into a core's cache, with what is made of them
@@ -77,10 +76,11 @@ class ValueReader:
         return num_rows, position
 
 
-def text_at(reader: Reader, header: Header, offset: int, name: str) -> str:
+def text_at(text: CsvText, offset: int, name: str) -> str:
     """Returns what a column holds in the row that starts at an offset, as a message shows it."""
-    buffer = bytearray(min(LINE_BYTES, reader.info.size_bytes - offset))
-    reader.read_into(offset, memoryview(buffer))
+    header = text.files[text.file_at(offset)].header
+    buffer = bytearray(min(LINE_BYTES, text.info.size_bytes - offset))
+    text.reader.read_into(offset, memoryview(buffer))
     fields, _ = fields_of(bytes(buffer).partition(b"\n")[0], ord(header.delimiter))
     column = header.names.index(name)
     return shorten(fields[column]) if column < len(fields) else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from disttrain.data.place import Place
 from disttrain.data.table.columns import Table
 from disttrain.data.table.statistics import Statistics
 from disttrain.errors import DataError
@@ -14,20 +15,21 @@ def show_rows(count: int) -> str:
     return "1 row" if count == 1 else f"{count:,} rows"
 
 
-def check_fits(table: Table, statistics: Statistics, where: str, line_of: Callable[[int], int]) -> None:
+def check_fits(table: Table, statistics: Statistics, where: str, place_of: Callable[[int], Place]) -> None:
     """Raises DataError if another file has gaps, texts or labels that the table does not provide for."""
     for column in table.columns:
         own = statistics.of(column.name)
         if column.kind != "category" and own.first_text is not None:
-            line = line_of(own.first_text)
-            raise DataError(f"{where}, line {line}: column '{column.name}' holds a text, expected a {column.kind}")
+            raise DataError(
+                f"{place_of(own.first_text)}: column '{column.name}' holds a text, expected a {column.kind}"
+            )
         if column.kind == "category" and column.role == "target":
             unknown = [text for text, _ in own.values or () if text not in column.categories]
             if unknown:
                 raise DataError(f"{where}: the target '{column.name}' has the unknown label '{unknown[0]}'")
         if own.missing and not (column.drops or column.fills_gaps):
             raise DataError(
-                f"{where}, line {line_of(own.first_missing or 0)}: nothing stands in '{column.name}' "
+                f"{place_of(own.first_missing or 0)}: nothing stands in '{column.name}' "
                 f"({show_rows(own.missing)}); say what to do with --missing, or correct the file"
             )
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from disttrain.data.place import Place
 from disttrain.data.table.checks import show_rows
 from disttrain.data.table.columns import Column, LeftOut, Table
 from disttrain.data.table.gathering import Key
@@ -48,7 +49,7 @@ class Decider:
         statistics: Statistics,
         requests: Requests,
         where: str,
-        line_of: Callable[[int], int],
+        place_of: Callable[[int], Place],
         text_at: Callable[[int, str], str],
         *,
         is_explicit: bool,
@@ -58,14 +59,14 @@ class Decider:
             statistics: of all columns that are used.
             requests: the user's.
             where: the dataset, as messages name it.
-            line_of: returns the line of an offset in the file.
+            place_of: returns the file and line of an offset.
             text_at: returns what a column holds in the row at an offset.
             is_explicit: whether the user chose the features: then none is left out, unless asked for.
         """
         self._statistics = statistics
         self._requests = requests
         self._where = where
-        self._line_of = line_of
+        self._place_of = place_of
         self._text_at = text_at
         self._is_explicit = is_explicit
         self._remarks: list[str] = []
@@ -118,7 +119,7 @@ class Decider:
     def _mixed(self, own: ColumnStatistics) -> DataError:
         assert own.first_text is not None
         return DataError(
-            f"{self._where}, line {self._line_of(own.first_text)}: column '{own.name}' holds "
+            f"{self._place_of(own.first_text)}: column '{own.name}' holds "
             f"'{self._text_at(own.first_text, own.name)}', expected a number, as in {own.numbers + own.times:,} of its "
             f"{own.count:,} fields; correct the line, or say that the text stands for nothing with --missing-values, "
             f"that all are categories with --kinds {own.name}=category, or leave the column out with --features"
@@ -197,7 +198,7 @@ class Decider:
         if own.texts:
             assert own.first_text is not None
             raise DataError(
-                f"{self._where}, line {self._line_of(own.first_text)}: column '{own.name}' holds "
+                f"{self._place_of(own.first_text)}: column '{own.name}' holds "
                 f"'{self._text_at(own.first_text, own.name)}', expected a {kind}; correct the line, or say that the "
                 "text stands for nothing with --missing-values"
             )
@@ -267,10 +268,10 @@ class Decider:
         """Raises DataError that names every column with gaps about which nothing was said."""
         if not self._gaps:
             return
-        lines = [self._line_of(own.first_missing or 0) for own in self._gaps[:MAX_NAMED]]
+        places = [self._place_of(own.first_missing or 0) for own in self._gaps[:MAX_NAMED]]
         others = [
-            f", nor in '{own.name}' ({show_rows(own.missing)}, first in line {line})"
-            for own, line in zip(self._gaps[1:MAX_NAMED], lines[1:], strict=True)
+            f", nor in '{own.name}' ({show_rows(own.missing)}, first in {place.within(places[0])})"
+            for own, place in zip(self._gaps[1:MAX_NAMED], places[1:], strict=True)
         ]
         more = f" and {len(self._gaps) - MAX_NAMED} more columns" if len(self._gaps) > MAX_NAMED else ""
         dropped = [f"{own.name}=drop" for own in self._gaps if own.name in (*targets, self._requests.weight)]
@@ -278,7 +279,7 @@ class Decider:
         or_else = ", or mean, indicator, drop or a value, also for one column alone (age=median)" if asked else ""
         first = self._gaps[0]
         raise DataError(
-            f"{self._where}, line {lines[0]}: nothing stands in '{first.name}' ({show_rows(first.missing)})"
+            f"{places[0]}: nothing stands in '{first.name}' ({show_rows(first.missing)})"
             f"{''.join(others)}{more}; say what to do with --missing {','.join([*asked, *dropped])}{or_else}"
         )
 

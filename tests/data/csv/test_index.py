@@ -8,22 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from disttrain.data.csv import index as index_module
-from disttrain.data.csv import row_scanner
+from disttrain.data.csv import kept_index, row_scanner
+from disttrain.data.csv import text as text_module
 from disttrain.data.csv.header import Header, read_header
-from disttrain.data.csv.index import (
-    CHUNK_BYTES,
-    SEEK_BYTES,
-    Index,
-    build_index,
-    index_file,
-    index_from_counts,
-    join_counts,
-    load_index,
-    num_chunks,
-    save_index,
-    scan,
-)
+from disttrain.data.csv.index import SEEK_BYTES, Index, build_index, index_from_counts, join_counts, scan
+from disttrain.data.csv.kept_index import index_text, load_counts, save_counts
+from disttrain.data.csv.text import CHUNK_BYTES, CsvText
 from disttrain.errors import FileChanged
 from disttrain.storage.open import open_reader
 
@@ -117,7 +107,7 @@ def test_every_row_and_line_is_found(tmp_path, how, num_threads):
     (tmp_path / "a.csv").write_bytes(content)
     with open_reader(str(tmp_path / "a.csv")) as reader:
         header = read_header(reader, mode="yes")
-        index = build_index(reader, header, num_threads=num_threads)
+        index = build_index(CsvText.of_one(reader, header), num_threads=num_threads)
         rows = rows_of(content, header.rows_start)
         assert index.num_rows == len(rows)
         pieces = [chunk + piece for chunk in index.offsets for piece in range(0, CHUNK_BYTES, SEEK_BYTES)]
@@ -127,7 +117,7 @@ def test_every_row_and_line_is_found(tmp_path, how, num_threads):
             offset = index.locate(reader, row)
             assert (offset, index.line_number(reader, offset)) == rows[row]
         assert index.locate(reader, len(rows)) == len(content)
-        starts = header.rows_start + np.arange(num_chunks(reader.info, header)) * CHUNK_BYTES
+        starts = np.arange(header.rows_start, len(content), CHUNK_BYTES)
         after = np.searchsorted([offset for offset, _ in rows], starts)
         np.testing.assert_array_equal(index.rows, after)
         np.testing.assert_array_equal(index.offsets, [rows[i][0] if i < len(rows) else len(content) for i in after])
@@ -137,11 +127,11 @@ def test_every_row_and_line_is_found(tmp_path, how, num_threads):
 def test_ranks_may_each_count_a_part(tmp_path, how):
     (tmp_path / "a.csv").write_bytes(big_file(how))
     with open_reader(str(tmp_path / "a.csv")) as reader:
-        header = read_header(reader, mode="yes")
-        whole, chunks = build_index(reader, header), num_chunks(reader.info, header)
+        text = CsvText.of_one(reader, read_header(reader, mode="yes"))
+        whole, chunks = build_index(text), text.num_chunks
         for cuts in ([0, 0, 1, chunks], range(chunks + 1), [0, 2, chunks]):
-            parts = [scan(reader, header, start, stop) for start, stop in zip(cuts, list(cuts)[1:], strict=False)]
-            assert_same(index_from_counts(reader, header, join_counts(parts)), whole)
+            parts = [scan(text, np.arange(start, stop)) for start, stop in zip(cuts, list(cuts)[1:], strict=False)]
+            assert_same(index_from_counts(text, join_counts(parts)), whole)
 
 
 def test_an_object_of_s3_has_the_index_of_the_same_file(tmp_path, s3):
@@ -149,15 +139,15 @@ def test_an_object_of_s3_has_the_index_of_the_same_file(tmp_path, s3):
     (tmp_path / "a.csv").write_bytes(content)
     with open_reader(str(tmp_path / "a.csv")) as local, open_reader(s3.put("index.csv", content)) as remote:
         header = Header(("x",), True, 2)
-        assert_same(build_index(remote, header), build_index(local, header))
+        assert_same(build_index(CsvText.of_one(remote, header)), build_index(CsvText.of_one(local, header)))
 
 
 def test_a_header_alone_has_no_rows(tmp_path, cache_dir):
     (tmp_path / "a.csv").write_bytes(b"x,y")
     with open_reader(str(tmp_path / "a.csv")) as reader:
-        header = read_header(reader)
+        text = CsvText.of_one(reader, read_header(reader))
         for _ in range(2):
-            index = index_file(reader, header, cache_dir)
+            index = index_text(text, cache_dir)
             assert index.num_rows == 0
             assert index.locate(reader, 0) == 3
 
@@ -171,12 +161,14 @@ def csv(tmp_path):
 
 def kept_of(csv, cache_dir) -> Index | None:
     with open_reader(str(csv)) as reader:
-        return load_index(cache_dir, reader.info, read_header(reader))
+        text = CsvText.of_one(reader, read_header(reader))
+        kept = load_counts(cache_dir, text)
+        return None if len(kept.missing) else index_from_counts(text, kept.counts)
 
 
 def index_of(csv, cache_dir) -> Index:
     with open_reader(str(csv)) as reader:
-        return index_file(reader, read_header(reader), cache_dir)
+        return index_text(CsvText.of_one(reader, read_header(reader)), cache_dir)
 
 
 def test_an_index_is_kept(csv, cache_dir, monkeypatch):
@@ -185,7 +177,7 @@ def test_an_index_is_kept(csv, cache_dir, monkeypatch):
     assert_same(kept_of(csv, cache_dir), made)
     monkeypatch.chdir(csv.parent)
     assert_same(kept_of(csv.name, cache_dir), made)  # the same file by another name of it
-    monkeypatch.setattr(index_module, "build_index", None)  # not made again
+    monkeypatch.setattr(kept_index, "scan", None)  # not made again
     assert_same(index_of(csv, cache_dir), made)
 
 
@@ -199,34 +191,33 @@ def test_a_changed_file_is_indexed_anew(csv, cache_dir):
 
 def test_a_file_that_changes_while_it_is_indexed_is_noticed(csv):
     with open_reader(str(csv)) as reader:
-        header = read_header(reader)
-        counts = scan(reader, header, 0, 1)
+        text = CsvText.of_one(reader, read_header(reader))
         os.utime(csv, ns=(1, 1))
         with pytest.raises(FileChanged):
-            index_from_counts(reader, header, counts)
+            build_index(text)
 
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("num_threads", [1, 2])
 def test_a_file_that_is_cut_while_it_is_indexed_is_told_by_every_thread(tmp_path, monkeypatch, num_threads):
-    monkeypatch.setattr(index_module, "CHUNK_BYTES", 2048)  # so that each thread has many parts
+    monkeypatch.setattr(text_module, "CHUNK_BYTES", 2048)  # so that each thread has many parts
     path = tmp_path / "a.csv"
     path.write_bytes(b"x,y\n" + b"1,2\n" * 200_000)
     with open_reader(str(path)) as reader:
-        header = read_header(reader)
+        text = CsvText.of_one(reader, read_header(reader))
         os.truncate(path, 100_000)
         with pytest.raises(FileChanged, match="became shorter while it was being read"):
-            build_index(reader, header, num_threads=num_threads)
+            build_index(text, num_threads=num_threads)
 
 
 @pytest.mark.timeout(60)
 def test_an_object_that_goes_while_it_is_indexed_is_told(s3, monkeypatch):
-    monkeypatch.setattr(index_module, "CHUNK_BYTES", 2048)
+    monkeypatch.setattr(text_module, "CHUNK_BYTES", 2048)
     with open_reader(s3.put("going.csv", b"x,y\n" + b"1,2\n" * 200_000)) as reader:
-        header = read_header(reader)
+        text = CsvText.of_one(reader, read_header(reader))
         s3.client().delete_object(Bucket=s3.bucket, Key="going.csv")
         with pytest.raises(FileChanged, match=r"going\.csv: is no longer there"):
-            build_index(reader, header)
+            build_index(text)
 
 
 def test_a_torn_index_is_made_again(csv, cache_dir):
@@ -248,7 +239,8 @@ def test_an_index_that_cannot_be_kept_is_a_warning(csv, tmp_path, caplog):
 
 def test_a_file_without_a_version_is_not_kept(csv, cache_dir):
     with open_reader(str(csv)) as reader:
-        header = read_header(reader)
-        info = replace(reader.info, fingerprint="4004-unversioned")
-        save_index(cache_dir, info, header, build_index(reader, header))
+        text = CsvText.of_one(reader, read_header(reader))
+        counts = scan(text, np.arange(text.num_chunks))
+        reader.info = replace(reader.info, fingerprint="4004-unversioned")
+        save_counts(cache_dir, text, counts)
     assert not cache_dir.exists()

@@ -1,10 +1,13 @@
 """What is decided about columns: their kinds, scales and gaps, what is said of it, and what is refused."""
 
+from functools import partial
+
 import pytest
 
+from disttrain.data.csv.headers import read_text
 from disttrain.data.csv.kept_statistics import statistics_of
 from disttrain.data.csv.look import looks_plain
-from disttrain.data.csv.source import OpenCsv
+from disttrain.data.csv.open_csv import OpenCsv
 from disttrain.data.csv.value_reader import text_at
 from disttrain.data.table.checks import sorted_warning
 from disttrain.data.table.decide import Decider, TargetUse
@@ -25,15 +28,14 @@ def decide(tmp_path):
         (tmp_path / "a.csv").write_text("\n".join(lines) + "\n")
         default, own = read_missing(missing)
         requests = Requests(kinds=read_kinds(kinds), default_missing=default, missing=own, **asked)
-        opened = OpenCsv.open(str(tmp_path / "a.csv"), targets=targets, features=features, weight=requests.weight)
-        with opened.reader:
+        text = read_text([str(tmp_path / "a.csv")])
+        with OpenCsv.choose(text, targets=targets, features=features, weight=requests.weight) as opened:
             requests.check_names(opened.header.names, "a.csv")
-            index, statistics = statistics_of(opened, requests, lambda wanted: wanted.join([wanted.gather(0, 1, 1)]))
+            found = statistics_of(opened, requests, lambda wanted: wanted.join([wanted.gather(0, 1, 1)]))
+            statistics = found.statistics
             decider = Decider(
                 statistics, requests, "a.csv",
-                lambda offset: index.line_number(opened.reader, offset),
-                lambda offset, name: text_at(opened.reader, opened.header, offset, name),
-                is_explicit=features is not None,
+                partial(opened.place_of, found.index), partial(text_at, text), is_explicit=features is not None,
             )  # fmt: skip
             return decider.decide(opened.feature_names, opened.target_names, use), statistics
 
@@ -172,15 +174,13 @@ def test_codes_and_sorted_targets_are_told_of(decide):
 )
 def test_a_look_tells_plain_numbers(tmp_path, text, is_plain):
     (tmp_path / "a.csv").write_text("x,y\n" + text)
-    opened = OpenCsv.open(str(tmp_path / "a.csv"))
-    with opened.reader:
-        assert looks_plain(opened.reader, opened.header, opened.layout, any_size=False) == is_plain
+    with OpenCsv.choose(read_text([str(tmp_path / "a.csv")])) as opened:
+        assert looks_plain(opened.text, opened.layout, any_size=False) == is_plain
 
 
 def test_a_look_at_a_large_file_sees_its_middle(tmp_path):
     lines = ["0.25,0.5\n"] * 3_000_000
     lines[1_000_000:1_100_000] = ["0.25,7777\n"] * 100_000
     (tmp_path / "a.csv").write_text("".join(["x,y\n", "0.5,1\n", *lines]))
-    opened = OpenCsv.open(str(tmp_path / "a.csv"))
-    with opened.reader:
-        assert not looks_plain(opened.reader, opened.header, opened.layout, any_size=False)
+    with OpenCsv.choose(read_text([str(tmp_path / "a.csv")])) as opened:
+        assert not looks_plain(opened.text, opened.layout, any_size=False)

@@ -6,9 +6,10 @@ import numpy as np
 import polars
 import pytest
 
-from disttrain.data.csv import index, statistics_pass
+from disttrain.data.csv import index, statistics_pass, text
+from disttrain.data.csv.headers import read_text
 from disttrain.data.csv.kept_statistics import StatisticsOf
-from disttrain.data.csv.source import OpenCsv
+from disttrain.data.csv.open_csv import OpenCsv
 from disttrain.data.table import gathering
 from disttrain.data.table.statistics import Statistics
 from disttrain.data.table.values import GAP_WORDS
@@ -54,10 +55,10 @@ def path(frame, tmp_path_factory):
 
 
 def gathered(path, *, workers=1, threads=1, **options):
-    opened = OpenCsv.open(str(path), **options)
-    with opened.reader:
+    with OpenCsv.choose(read_text([str(path)], **options)) as opened:
         wanted = StatisticsOf(opened, (), GAP_WORDS)
-        return wanted.join([wanted.gather(rank, workers, threads) for rank in range(workers)])
+        found = wanted.join([wanted.gather(rank, workers, threads) for rank in range(workers)])
+        return found.index, found.statistics
 
 
 def test_the_statistics_are_those_of_polars(frame, path):
@@ -91,8 +92,7 @@ def test_order_and_wholeness_are_found(path):
 
 @pytest.mark.parametrize(("workers", "threads"), [(1, 3), (2, 1), (3, 2), (7, 1)])
 def test_they_are_the_same_to_the_bit_for_any_number_of_workers_and_threads(path, monkeypatch, workers, threads):
-    monkeypatch.setattr(index, "CHUNK_BYTES", 1 << 16)
-    monkeypatch.setattr(statistics_pass, "CHUNK_BYTES", 1 << 16)
+    monkeypatch.setattr(text, "CHUNK_BYTES", 1 << 16)
     monkeypatch.setattr(statistics_pass, "MIN_PART_CHUNKS", 2)
     whole_index, whole = gathered(path)
     shared_index, shared = gathered(path, workers=workers, threads=threads)
@@ -151,9 +151,8 @@ def test_a_line_may_be_longer_than_what_is_read_at_a_time(tmp_path):
 
 @pytest.mark.parametrize("blanks", [" ", "\n", " \n  ", "\t\t"])
 def test_a_row_counts_once_wherever_parts_meet_in_the_blanks_before_it(tmp_path, monkeypatch, blanks):
-    monkeypatch.setattr(index, "CHUNK_BYTES", 1 << 10)
+    monkeypatch.setattr(text, "CHUNK_BYTES", 1 << 10)
     monkeypatch.setattr(index, "_LOOK_BEHIND", 64)
-    monkeypatch.setattr(statistics_pass, "CHUNK_BYTES", 1 << 10)
     monkeypatch.setattr(statistics_pass, "MIN_PART_CHUNKS", 1)
     (tmp_path / "a.csv").write_text("x,y\n" + "".join(f"{blanks}{number},1\n" for number in range(4000)))
     found, statistics = gathered(tmp_path / "a.csv", threads=2)

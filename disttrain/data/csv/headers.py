@@ -1,0 +1,128 @@
+"""Opens the files of a dataset: reads their headers, and checks that these agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from disttrain.activity import activity
+from disttrain.data.csv.header import Header, HeaderMode, read_header
+from disttrain.data.csv.text import CsvFile, CsvText
+from disttrain.errors import DataError
+from disttrain.storage.listing import list_files
+from disttrain.storage.open import open_reader
+
+_AT_ONCE = 16  # files whose headers are read at the same time
+
+
+def read_text(
+    places: Sequence[str], *, mode: HeaderMode = "auto", delimiter: str = ",", by_name: bool = False
+) -> CsvText:
+    """Opens paths, URLs, patterns or directories as one text, the files in the order of `list_files`.
+
+    With `by_name`, the files' columns may stand in any order, and files may have more than the first one.
+
+    Raises:
+        UsageError: for a file that cannot be read.
+        DataError: for a header line that is none, and if the files' headers differ.
+    """
+    urls = list_files(places)
+    if len(urls) == 1:
+        return open_one(urls[0], mode=mode, delimiter=delimiter)
+    first = read_first(urls, mode=mode, delimiter=delimiter)
+    return join_text(label_of(places, urls), [first, *read_others(urls, first, by_name=by_name)])
+
+
+def label_of(places: Sequence[str], urls: Sequence[str]) -> str:
+    """Returns what messages call several files together."""
+    if len(places) == 1:
+        return places[0]
+    return f"{urls[0]} and {'1 more file' if len(urls) == 2 else f'{len(urls) - 1:,} more files'}"
+
+
+def open_one(url: str, *, mode: HeaderMode, delimiter: str) -> CsvText:
+    """Opens the text of a single file."""
+    reader = open_reader(url)
+    try:
+        return CsvText.of_one(reader, read_header(reader, mode=mode, delimiter=delimiter))
+    except BaseException:
+        reader.close()
+        raise
+
+
+def read_first(urls: Sequence[str], *, mode: HeaderMode, delimiter: str) -> CsvFile:
+    """Reads the header of the first file that is not empty; with `auto`, it decides whether all files have headers."""
+    for url in urls:
+        with open_reader(url) as reader:
+            if reader.info.size_bytes or url == urls[-1]:
+                return CsvFile(reader.info, read_header(reader, mode=mode, delimiter=delimiter))
+    raise AssertionError("the last file is always read")
+
+
+def read_others(urls: Sequence[str], first: CsvFile, *, by_name: bool) -> list[CsvFile]:
+    """Reads the headers of files, several at a time, and checks that they agree with the first one's.
+
+    The first one itself and empty files, as programs that write in parallel leave some, are left out.
+
+    Raises:
+        DataError: for the first header that differs, which says where.
+    """
+    if not urls:
+        return []
+    with (
+        activity("reading the headers of {} files", len(urls), waits_for_threads=True),
+        ThreadPoolExecutor(min(_AT_ONCE, len(urls)), "headers") as pool,
+    ):
+        found = pool.map(lambda url: _read_other(url, first, by_name=by_name), urls)
+        return [file for file in found if file is not None]
+
+
+def _read_other(url: str, first: CsvFile, *, by_name: bool) -> CsvFile | None:
+    if url == first.info.url:
+        return None
+    with open_reader(url) as reader:
+        if not reader.info.size_bytes:
+            return None
+        header = read_header(reader, mode="yes" if first.header.has_header else "no", delimiter=first.header.delimiter)
+        columns = _columns_by_name(header, url, first) if by_name else None
+        if columns is None:
+            _check_same(header, url, first)
+        return CsvFile(reader.info, header, columns)
+
+
+def _columns_by_name(header: Header, url: str, first: CsvFile) -> tuple[int, ...] | None:
+    """Returns the first file's column for each field, or None if both headers are the same; DataError if one lacks."""
+    known = first.header.names
+    if header.names == known or not header.has_header:
+        return None
+    for name in known:
+        if (count := header.names.count(name)) != 1 and name:
+            what = f"has no column '{name}'" if not count else f"names column '{name}' more than once"
+            raise DataError(f"{url}, line {header.line}: {what}, which {first.info.url} has; all files need it once")
+    return tuple(known.index(name) if name in known else -1 for name in header.names)
+
+
+def _check_same(header: Header, url: str, first: CsvFile) -> None:
+    """Raises DataError unless a header names the same columns in the same order as the first file's."""
+    known, where = first.header.names, f"{url}, line {header.line}"
+    if header.names == known:
+        return
+    if len(header.names) != len(known):
+        raise DataError(
+            f"{where}: has {len(header.names):,} columns, but {first.info.url} has {len(known):,}; all files need the "
+            "same columns"
+        )
+    column = next(number for number, names in enumerate(zip(header.names, known, strict=True)) if len(set(names)) > 1)
+    remedy = "all files need the same header line"
+    if sorted(header.names) == sorted(known):
+        remedy = "the same columns stand in another order: add --by-name"
+    raise DataError(
+        f"{where}: column {column + 1} is '{header.names[column]}', but '{known[column]}' in {first.info.url}; {remedy}"
+    )
+
+
+def join_text(label: str, files: Sequence[CsvFile]) -> CsvText:
+    """Returns the text of files whose headers agree; of one file if the others were empty."""
+    if len(files) > 1:
+        return CsvText.of_several(label, files)
+    return CsvText.of_one(open_reader(files[0].info.url), files[0].header)
