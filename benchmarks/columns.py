@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.measure import median_s, write_json
 from disttrain.data.csv.encoded_parser import compile_encoder
-from disttrain.data.csv.headers import read_text
+from disttrain.data.csv.headers import HowRead, read_text
 from disttrain.data.csv.kept_statistics import StatisticsOf
 from disttrain.data.csv.open_csv import OpenCsv
 from disttrain.data.csv.source import Source
@@ -53,7 +53,7 @@ def measure(place: Path, num_rows: int, repeats: int) -> list[dict[str, object]]
     cores = num_cores(1)
 
     def gather(path: Path, threads: int) -> None:
-        with OpenCsv.choose(read_text([str(path)])) as opened:
+        with OpenCsv.choose(read_text([str(path)], HowRead(place))) as opened:
             wanted = StatisticsOf(opened, (), GAP_WORDS)
             wanted.join([wanted.gather(0, 1, threads)])
 

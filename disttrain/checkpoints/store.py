@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 from collections.abc import Callable, Collection, Mapping
@@ -20,8 +19,9 @@ from disttrain.checkpoints.file import (
     write_checkpoint,
 )
 from disttrain.errors import CheckpointError, DisttrainError, FileChanged, NewerFormat, StorageError, UsageError
-from disttrain.storage.base import PATIENCE_AGAIN, Patience, Reader
+from disttrain.storage.base import PATIENCE_AGAIN, Patience
 from disttrain.storage.open import open_directory, open_reader
+from disttrain.storage.stream import ReaderStream
 
 VALUES = "values"  # where `about` has the losses and metrics that a checkpoint was saved with
 _NAMES = r"epoch-\d+-step-\d+\.ckpt"
@@ -131,7 +131,7 @@ class CheckpointStore:
         """
         url = self.url_of(name) if position_of(name) else name
         with open_reader(url, patience=self._patience) as reader:
-            return read_checkpoint(_ReaderStream(reader), url)
+            return read_checkpoint(ReaderStream(reader), url)
 
     def names(self) -> list[str]:
         """Returns the names of the checkpoints, the furthest last; does not check that they are whole."""
@@ -175,7 +175,7 @@ class CheckpointStore:
         url = self.url_of(name)
         try:
             with open_reader(url, patience=self._patience) as reader:
-                return self._monitored(read_about(_ReaderStream(reader), url))
+                return self._monitored(read_about(ReaderStream(reader), url))
         except (CheckpointError, FileChanged):
             return math.nan
 
@@ -184,32 +184,3 @@ class CheckpointStore:
         if self._best_by is None or not isinstance(values, Mapping):
             return math.nan
         return float(values.get(self._best_by[0], math.nan))
-
-
-class _ReaderStream:
-    """A file of `open_reader` as a stream: small reads are served from a block, large ones fill the buffer directly."""
-
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
-        self._position = 0
-        self._block, self._block_start = memoryview(b""), 0
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        self._position = offset + (self._reader.info.size_bytes if whence == io.SEEK_END else 0)
-        return self._position
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        left = max(self._reader.info.size_bytes - self._position, 0)
-        if len(buffer) >= self._reader.block_bytes:
-            count = min(len(buffer), left)
-            self._reader.read_into(self._position, buffer[:count])
-        else:
-            if not 0 <= self._position - self._block_start < len(self._block):
-                self._block = memoryview(bytearray(min(self._reader.block_bytes, left)))
-                self._block_start = self._position
-                self._reader.read_into(self._position, self._block)
-            found = self._block[self._position - self._block_start :][: len(buffer)]
-            count = len(found)
-            buffer[:count] = found
-        self._position += count
-        return count

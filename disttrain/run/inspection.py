@@ -20,6 +20,7 @@ from disttrain.data.table.decide import Decider, TargetUse
 from disttrain.data.table.statistics import Statistics
 from disttrain.errors import DataError, redacted
 from disttrain.run.column_options import requests_of
+from disttrain.run.shared_text import how_read
 from disttrain.threads import num_cores
 
 _AS_ALL_LOSSES = TargetUse(takes_classes=True, may_scale=True, may_shift=True)
@@ -43,7 +44,7 @@ class Inspected:
 def look_at(config: InspectConfig, environ: Mapping[str, str]) -> Inspected:
     """Gathers the statistics and decides about the columns, as a training does; raises what that raises."""
     cache_dir = config.cache_dir or default_cache_dir(environ)
-    text = read_text(config.data, mode=config.header, delimiter=config.delimiter, by_name=config.by_name)
+    text = read_text(config.data, how_read(config, cache_dir))
     url, features, targets = text.info.url, config.features or None, config.targets or None
     with OpenCsv.choose(text, features=features, targets=targets, weight=config.weight) as opened:
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from itertools import chain
+from pathlib import Path
 
-from disttrain.data.csv.headers import join_text, label_of, open_one, read_first, read_others
+from disttrain.config import ColumnSettings
+from disttrain.data.csv.headers import HowRead, join_text, label_of, open_one, read_first, read_others
 from disttrain.data.csv.text import CsvText
 from disttrain.data.sharding import shard_range
 from disttrain.distributed.backend import together
 from disttrain.run.context import RunContext
+from disttrain.storage.compressed import UNPACKED, compression_of
 from disttrain.storage.listing import list_files
+from disttrain.storage.open import open_content
+
+SLOW_S = 2.0
 
 
 def shared_text(context: RunContext, places: Sequence[str]) -> CsvText:
@@ -19,18 +26,53 @@ def shared_text(context: RunContext, places: Sequence[str]) -> CsvText:
     Raises:
         DisttrainError: on the worker that cannot read a file; PeerError on the others.
     """
-    config, backend, world = context.config, context.backend, context.backend.world
+    backend, world = context.backend, context.backend.world
+    how = how_read(context.config, context.cache_dir)
     listed = together(backend, lambda: list_files(places) if world.is_leader else [])
-    urls = backend.gather(listed)[0]
+    expanded = backend.gather(listed if listed != list(places) else [])[0]
+    urls = expanded or list(places)
+    _prepare(context, [url for url in urls if compression_of(url) is not None])
     if len(urls) == 1:
-        text = together(backend, lambda: open_one(urls[0], mode=config.header, delimiter=config.delimiter))
+        text = together(backend, lambda: open_one(urls[0], how))
     else:
-        first = together(backend, lambda: read_first(urls, mode=config.header, delimiter=config.delimiter))
+        first = together(backend, lambda: read_first(urls, how))
         part = shard_range(len(urls), world.size, world.rank)
-        own = together(backend, lambda: read_others(urls[part.start : part.stop], first, by_name=config.by_name))
+        own = together(backend, lambda: read_others(urls[part.start : part.stop], first, how))
         files = [first, *chain.from_iterable(backend.gather(own))]
         if len(files) < len(urls):
             context.console.print(f"{len(urls) - len(files):,} of {len(urls):,} files are empty: left out")
-        text = together(backend, lambda: join_text(label_of(places, urls), files))
+        text = together(backend, lambda: join_text(label_of(places, urls), files, how))
     context.stack.enter_context(text.reader)
     return text
+
+
+def how_read(config: ColumnSettings, cache_dir: Path) -> HowRead:
+    """Returns how the options say that files are read."""
+    return HowRead(cache_dir, config.header, config.delimiter, config.by_name)
+
+
+def _prepare(context: RunContext, urls: Sequence[str]) -> None:
+    """Decompresses files once on each machine, to know where they can be entered or to keep what they hold."""
+    if not urls:
+        return
+    world, cache_dir = context.backend.world, context.cache_dir
+    begun_s = time.monotonic()
+
+    def prepare() -> None:
+        for url in urls[world.local_rank :: world.local_size]:
+            open_content(url, cache_dir).close()
+
+    together(context.backend, prepare)
+    seconds = time.monotonic() - begun_s
+    shown = urls[0] if len(urls) == 1 else f"{len(urls):,} compressed files"
+    if seconds > SLOW_S:
+        context.console.print(
+            f"Decompressed {shown} once, in {seconds:.1f} s, to find where to enter: kept for the next run"
+        )
+    unpacked = [url for url in urls if compression_of(url) in UNPACKED.values()]
+    if unpacked:
+        more = f" and {len(unpacked) - 1:,} more" if len(unpacked) > 1 else ""
+        context.console.print(
+            f"{unpacked[0]}{more}: {compression_of(unpacked[0])} cannot be entered in the middle: decompressed once, "
+            f"onto the disk of {cache_dir}"
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
@@ -13,9 +13,9 @@ from types import TracebackType
 import numpy as np
 
 from disttrain.errors import FileChanged
-from disttrain.storage.base import PATIENCE, UNVERSIONED, FileInfo, Reader
+from disttrain.storage.base import UNVERSIONED, FileInfo, Reader
 from disttrain.storage.local import LOCAL_BLOCK_BYTES, local_path
-from disttrain.storage.open import check_unchanged, open_reader
+from disttrain.storage.open import check_unchanged
 from disttrain.storage.remote import REMOTE_BLOCK_BYTES
 from disttrain.threads import DaemonPool
 
@@ -29,15 +29,19 @@ class JoinedReader:
     Files are opened when they are read, and no more than MOST_OPEN stay open.
     """
 
-    def __init__(self, label: str, files: Sequence[FileInfo], skips: Sequence[int]) -> None:
+    def __init__(
+        self, label: str, files: Sequence[FileInfo], skips: Sequence[int], open_file: Callable[[str], Reader]
+    ) -> None:
         """
         Args:
             label: what messages call all files together.
             files: as they were when they were first looked at.
             skips: bytes at the beginning of each file that are not part of the whole.
+            open_file: opens the file of a path or URL.
         """
         self._files = files
         self._skips = skips
+        self._open_file = open_file
         sizes = [file.size_bytes - skip + 1 for file, skip in zip(files, skips, strict=True)]
         self.starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.array(sizes, np.int64))])  # [files + 1]
         self.info = FileInfo(label, int(self.starts[-1]), _joint_fingerprint(files))
@@ -111,7 +115,7 @@ class JoinedReader:
 
     def _opened_anew(self, number: int) -> Reader:
         known = self._files[number]
-        reader = open_reader(known.url, patience=PATIENCE)
+        reader = self._open_file(known.url)
         if reader.info.fingerprint != known.fingerprint:
             reader.close()
             raise FileChanged(f"{known.url}: the file changed while it was being read; run again when nothing writes")

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from disttrain.errors import FileChanged, UsageError
 from disttrain.storage.base import PATIENCE, PATIENCE_AGAIN, Directory, FileInfo, Patience, Reader
+from disttrain.storage.compressed import compression_of, open_compressed
 from disttrain.storage.local import LocalDirectory, LocalReader, local_info, local_path
 from disttrain.storage.remote import RemoteDirectory, RemoteReader
 
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip", ".7z", ".br", ".snappy", ".tgz")
+ARCHIVES = (".lz4", ".zip", ".7z", ".br", ".snappy", ".tgz", ".tar", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 def stat(url: str, *, patience: Patience = PATIENCE) -> FileInfo:
-    """Returns a file's size and fingerprint; UsageError if it is no readable file, StorageError if no answer comes."""
-    _refuse_compressed(url)
+    """Returns a file's size, as it is stored, and fingerprint.
+
+    Raises:
+        UsageError: if it is no readable file.
+        StorageError: if no answer comes.
+    """
+    _refuse_archive(url)
     path = local_path(url)
     if path is not None:
         return local_info(url, path)
@@ -21,10 +29,19 @@ def stat(url: str, *, patience: Patience = PATIENCE) -> FileInfo:
 
 
 def open_reader(url: str, *, patience: Patience = PATIENCE) -> Reader:
-    """Opens a path (with `~`) or any URL that fsspec knows; raises what `stat` raises."""
-    _refuse_compressed(url)
+    """Opens a path (with `~`) or any URL that fsspec knows, as it is stored; raises what `stat` raises."""
+    _refuse_archive(url)
     path = local_path(url)
     return LocalReader(url, path) if path is not None else RemoteReader(url, patience)
+
+
+def open_content(url: str, kept_in: Path, *, patience: Patience = PATIENCE) -> Reader:
+    """Opens what a file holds: of a compressed one, what is compressed in it; raises what `open_compressed` raises.
+
+    `kept_in` is a local directory for what is found out about compressed files.
+    """
+    reader = open_reader(url, patience=patience)
+    return reader if compression_of(url) is None else open_compressed(reader, kept_in)
 
 
 def check_unchanged(info: FileInfo) -> None:
@@ -34,15 +51,15 @@ def check_unchanged(info: FileInfo) -> None:
     except UsageError as error:
         raise FileChanged(f"{error}, though it was there: put it back and run again") from error
     if now.fingerprint != info.fingerprint:
+        sizes = f" ({info.size_bytes} bytes before, {now.size_bytes} now)" if compression_of(info.url) is None else ""
         raise FileChanged(
-            f"{info.url}: the file changed while it was being read "
-            f"({info.size_bytes} bytes before, {now.size_bytes} now); run again when nothing writes to it"
+            f"{info.url}: the file changed while it was being read{sizes}; run again when nothing writes to it"
         )
 
 
-def _refuse_compressed(url: str) -> None:
-    if url.lower().endswith(COMPRESSED):
-        raise UsageError(f"{url}: a compressed file cannot be read by byte ranges; decompress it and name the result")
+def _refuse_archive(url: str) -> None:
+    if url.lower().endswith(ARCHIVES):
+        raise UsageError(f"{url}: archives cannot be read by byte ranges; unpack it and name what was in it")
 
 
 def open_directory(url: str, patience: Patience = PATIENCE_AGAIN, *, file_names: str | None = None) -> Directory:

@@ -73,7 +73,7 @@ def test_what_is_no_readable_file_is_a_usage_error(tmp_path):
         (f"{tmp_path}/none.csv", "no such file"),
         (f"{tmp_path}", "is a directory"),
         (f"{tmp_path}/pipe", "not a regular file"),
-        (f"{tmp_path}/a.csv.gz", "compressed"),
+        (f"{tmp_path}/a.csv.zip", "unpack it"),
         ("memory://none.csv", "no such file"),
         ("memory://dir", "is a directory"),
         ("nosuch://a.csv", "nosuch"),

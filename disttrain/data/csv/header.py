@@ -21,10 +21,10 @@ APART = 10  # a name such as a year must be this many times a column's largest n
 BOM = b"\xef\xbb\xbf"
 # The first bytes of files that are often given instead of a CSV, and cannot be read as one.
 FOREIGN = (
-    (b"\x1f\x8b", "compressed with gzip; decompress it and name the result"),
-    (b"\x28\xb5\x2f\xfd", "compressed with zstd; decompress it and name the result"),
-    (b"\xfd7zXZ\x00", "compressed with xz; decompress it and name the result"),
-    (b"BZh", "compressed with bzip2; decompress it and name the result"),
+    (b"\x1f\x8b", "compressed with gzip; let its name end in .gz"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd; let its name end in .zst"),
+    (b"\xfd7zXZ\x00", "compressed with xz; let its name end in .xz"),
+    (b"BZh", "compressed with bzip2; let its name end in .bz2"),
     (b"PK\x03\x04", "a zip archive (or a spreadsheet); unpack it or save it as CSV"),
     (b"PAR1", "a Parquet file; write it out as CSV"),
     (b"\xff\xfe", "UTF-16 text; save it as UTF-8"),

@@ -4,23 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 
 from disttrain.activity import activity
 from disttrain.data.csv.header import Header, HeaderMode, read_header
 from disttrain.data.csv.text import CsvFile, CsvText
 from disttrain.errors import DataError
+from disttrain.storage.base import Reader
 from disttrain.storage.listing import list_files
-from disttrain.storage.open import open_reader
+from disttrain.storage.open import open_content
 
 _AT_ONCE = 16  # files whose headers are read at the same time
 
 
-def read_text(
-    places: Sequence[str], *, mode: HeaderMode = "auto", delimiter: str = ",", by_name: bool = False
-) -> CsvText:
-    """Opens paths, URLs, patterns or directories as one text, the files in the order of `list_files`.
+@dataclass(frozen=True)
+class HowRead:
+    """How the files of a dataset are read: `mode` says whether they have header lines.
 
-    With `by_name`, the files' columns may stand in any order, and files may have more than the first one.
+    With `by_name`, their columns may stand in any order, and files may have more than the first one. `kept_in` is a
+    directory of a local disk for what compressed files need.
+    """
+
+    kept_in: Path
+    mode: HeaderMode = "auto"
+    delimiter: str = ","
+    by_name: bool = False
+
+    def open(self, url: str) -> Reader:
+        """Opens what a file holds."""
+        return open_content(url, self.kept_in)
+
+
+def read_text(places: Sequence[str], how: HowRead) -> CsvText:
+    """Opens paths, URLs, patterns or directories as one text, the files in the order of `list_files`.
 
     Raises:
         UsageError: for a file that cannot be read.
@@ -28,9 +45,9 @@ def read_text(
     """
     urls = list_files(places)
     if len(urls) == 1:
-        return open_one(urls[0], mode=mode, delimiter=delimiter)
-    first = read_first(urls, mode=mode, delimiter=delimiter)
-    return join_text(label_of(places, urls), [first, *read_others(urls, first, by_name=by_name)])
+        return open_one(urls[0], how)
+    first = read_first(urls, how)
+    return join_text(label_of(places, urls), [first, *read_others(urls, first, how)], how)
 
 
 def label_of(places: Sequence[str], urls: Sequence[str]) -> str:
@@ -40,26 +57,26 @@ def label_of(places: Sequence[str], urls: Sequence[str]) -> str:
     return f"{urls[0]} and {'1 more file' if len(urls) == 2 else f'{len(urls) - 1:,} more files'}"
 
 
-def open_one(url: str, *, mode: HeaderMode, delimiter: str) -> CsvText:
+def open_one(url: str, how: HowRead) -> CsvText:
     """Opens the text of a single file."""
-    reader = open_reader(url)
+    reader = how.open(url)
     try:
-        return CsvText.of_one(reader, read_header(reader, mode=mode, delimiter=delimiter))
+        return CsvText.of_one(reader, read_header(reader, mode=how.mode, delimiter=how.delimiter))
     except BaseException:
         reader.close()
         raise
 
 
-def read_first(urls: Sequence[str], *, mode: HeaderMode, delimiter: str) -> CsvFile:
+def read_first(urls: Sequence[str], how: HowRead) -> CsvFile:
     """Reads the header of the first file that is not empty; with `auto`, it decides whether all files have headers."""
     for url in urls:
-        with open_reader(url) as reader:
+        with how.open(url) as reader:
             if reader.info.size_bytes or url == urls[-1]:
-                return CsvFile(reader.info, read_header(reader, mode=mode, delimiter=delimiter))
+                return CsvFile(reader.info, read_header(reader, mode=how.mode, delimiter=how.delimiter))
     raise AssertionError("the last file is always read")
 
 
-def read_others(urls: Sequence[str], first: CsvFile, *, by_name: bool) -> list[CsvFile]:
+def read_others(urls: Sequence[str], first: CsvFile, how: HowRead) -> list[CsvFile]:
     """Reads the headers of files, several at a time, and checks that they agree with the first one's.
 
     The first one itself and empty files, as programs that write in parallel leave some, are left out.
@@ -73,18 +90,18 @@ def read_others(urls: Sequence[str], first: CsvFile, *, by_name: bool) -> list[C
         activity("reading the headers of {} files", len(urls), waits_for_threads=True),
         ThreadPoolExecutor(min(_AT_ONCE, len(urls)), "headers") as pool,
     ):
-        found = pool.map(lambda url: _read_other(url, first, by_name=by_name), urls)
+        found = pool.map(lambda url: _read_other(url, first, how), urls)
         return [file for file in found if file is not None]
 
 
-def _read_other(url: str, first: CsvFile, *, by_name: bool) -> CsvFile | None:
+def _read_other(url: str, first: CsvFile, how: HowRead) -> CsvFile | None:
     if url == first.info.url:
         return None
-    with open_reader(url) as reader:
+    with how.open(url) as reader:
         if not reader.info.size_bytes:
             return None
         header = read_header(reader, mode="yes" if first.header.has_header else "no", delimiter=first.header.delimiter)
-        columns = _columns_by_name(header, url, first) if by_name else None
+        columns = _columns_by_name(header, url, first) if how.by_name else None
         if columns is None:
             _check_same(header, url, first)
         return CsvFile(reader.info, header, columns)
@@ -121,8 +138,8 @@ def _check_same(header: Header, url: str, first: CsvFile) -> None:
     )
 
 
-def join_text(label: str, files: Sequence[CsvFile]) -> CsvText:
+def join_text(label: str, files: Sequence[CsvFile], how: HowRead) -> CsvText:
     """Returns the text of files whose headers agree; of one file if the others were empty."""
     if len(files) > 1:
-        return CsvText.of_several(label, files)
-    return CsvText.of_one(open_reader(files[0].info.url), files[0].header)
+        return CsvText.of_several(label, files, how.open)
+    return CsvText.of_one(how.open(files[0].info.url), files[0].header)

@@ -13,7 +13,7 @@ import numpy as np
 
 from disttrain.data.csv.columns import make_layout
 from disttrain.data.csv.encoded_parser import EncodedParser, Encoding
-from disttrain.data.csv.headers import read_text
+from disttrain.data.csv.headers import HowRead, read_text
 from disttrain.data.csv.kept_index import index_text, keep_beside, load_beside
 from disttrain.data.csv.open_csv import OpenCsv
 from disttrain.data.csv.parsed_rows import ParsedRows
@@ -81,7 +81,8 @@ class Source:
         `strict`, parsing a whole number that float32 rounds to another one raises a DataError. Raises UsageError for a
         file or column that does not exist, DataError for a file without rows.
         """
-        text = read_text([urls] if isinstance(urls, str) else urls, mode=header, delimiter=delimiter, by_name=by_name)
+        how = HowRead(cache_dir, header, delimiter, by_name)
+        text = read_text([urls] if isinstance(urls, str) else urls, how)
         opened = OpenCsv.choose(text, features=features, targets=targets)
         try:
             return cls.of(opened, index_text(text, cache_dir, num_threads=num_threads), is_strict=strict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,9 +59,10 @@ class CsvText:
         return cls(reader, [CsvFile(reader.info, header)], *bounds)
 
     @classmethod
-    def of_several(cls, label: str, files: Sequence[CsvFile]) -> CsvText:
+    def of_several(cls, label: str, files: Sequence[CsvFile], open_file: Callable[[str], Reader]) -> CsvText:
         """Returns the text of several files, which are opened when they are read; `label` is what messages call it."""
-        reader = JoinedReader(label, [file.info for file in files], [file.header.rows_start for file in files])
+        skips = [file.header.rows_start for file in files]
+        reader = JoinedReader(label, [file.info for file in files], skips, open_file)
         return cls(reader, files, reader.starts[:-1], reader.starts[1:] - 1)
 
     @property

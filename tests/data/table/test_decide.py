@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from disttrain.data.csv.headers import read_text
+from disttrain.data.csv.headers import HowRead, read_text
 from disttrain.data.csv.kept_statistics import statistics_of
 from disttrain.data.csv.look import looks_plain
 from disttrain.data.csv.open_csv import OpenCsv
@@ -28,7 +28,7 @@ def decide(tmp_path):
         (tmp_path / "a.csv").write_text("\n".join(lines) + "\n")
         default, own = read_missing(missing)
         requests = Requests(kinds=read_kinds(kinds), default_missing=default, missing=own, **asked)
-        text = read_text([str(tmp_path / "a.csv")])
+        text = read_text([str(tmp_path / "a.csv")], HowRead(tmp_path))
         with OpenCsv.choose(text, targets=targets, features=features, weight=requests.weight) as opened:
             requests.check_names(opened.header.names, "a.csv")
             found = statistics_of(opened, requests, lambda wanted: wanted.join([wanted.gather(0, 1, 1)]))
@@ -174,7 +174,7 @@ def test_codes_and_sorted_targets_are_told_of(decide):
 )
 def test_a_look_tells_plain_numbers(tmp_path, text, is_plain):
     (tmp_path / "a.csv").write_text("x,y\n" + text)
-    with OpenCsv.choose(read_text([str(tmp_path / "a.csv")])) as opened:
+    with OpenCsv.choose(read_text([str(tmp_path / "a.csv")], HowRead(tmp_path))) as opened:
         assert looks_plain(opened.text, opened.layout, any_size=False) == is_plain
 
 
@@ -182,5 +182,5 @@ def test_a_look_at_a_large_file_sees_its_middle(tmp_path):
     lines = ["0.25,0.5\n"] * 3_000_000
     lines[1_000_000:1_100_000] = ["0.25,7777\n"] * 100_000
     (tmp_path / "a.csv").write_text("".join(["x,y\n", "0.5,1\n", *lines]))
-    with OpenCsv.choose(read_text([str(tmp_path / "a.csv")])) as opened:
+    with OpenCsv.choose(read_text([str(tmp_path / "a.csv")], HowRead(tmp_path))) as opened:
         assert not looks_plain(opened.text, opened.layout, any_size=False)

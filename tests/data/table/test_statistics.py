@@ -7,7 +7,7 @@ import polars
 import pytest
 
 from disttrain.data.csv import index, statistics_pass, text
-from disttrain.data.csv.headers import read_text
+from disttrain.data.csv.headers import HowRead, read_text
 from disttrain.data.csv.kept_statistics import StatisticsOf
 from disttrain.data.csv.open_csv import OpenCsv
 from disttrain.data.table import gathering
@@ -55,7 +55,7 @@ def path(frame, tmp_path_factory):
 
 
 def gathered(path, *, workers=1, threads=1, **options):
-    with OpenCsv.choose(read_text([str(path)], **options)) as opened:
+    with OpenCsv.choose(read_text([str(path)], HowRead(path.parent, **options))) as opened:
         wanted = StatisticsOf(opened, (), GAP_WORDS)
         found = wanted.join([wanted.gather(rank, workers, threads) for rank in range(workers)])
         return found.index, found.statistics

@@ -1,0 +1,262 @@
+"""Compressed files, read by ranges of the bytes that they hold.
+
+gzip and bzip2 are entered in the middle, by rapidgzip: when a file is first opened, it is decompressed once, checked to
+its end, and the places at which it can be entered are kept. What cannot be entered (zstd, xz) is decompressed once onto
+a local disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+from disttrain.activity import activity, touch
+from disttrain.errors import DataError, DisttrainError, FileChanged
+from disttrain.storage.base import UNVERSIONED, FileInfo, Reader
+from disttrain.storage.local import LOCAL_BLOCK_BYTES, LocalReader, atomic_write, local_path
+from disttrain.storage.stream import ReaderStream
+from disttrain.storage.unpacking import unpacked_blocks
+from disttrain.threads import num_cores
+
+ENTERED = {".gz": "gzip", ".bz2": "bzip2"}
+UNPACKED = {".zst": "zstd", ".xz": "xz"}
+_BLOCK_BYTES = 4 << 20
+_MOST_HANDLES = 4  # for shards that are read at the same time, each where it is
+
+
+def compression_of(url: str) -> str | None:
+    """Returns what a file's name says that it is compressed with: "gzip", "bzip2", "zstd", "xz", or None."""
+    path = urlsplit(url).path if "://" in url else url
+    return (ENTERED | UNPACKED).get(os.path.splitext(path)[1].lower())
+
+
+def open_compressed(raw: Reader, kept_in: Path) -> Reader:
+    """Opens what a compressed file holds; closes it if that cannot be done. Its fingerprint is the file's own.
+
+    Args:
+        raw: the open file.
+        kept_in: directory of a local disk for what is found out about it, or what it holds.
+
+    Raises:
+        DataError: if it is torn, or anything follows its end.
+    """
+    method = compression_of(raw.info.url)
+    try:
+        if not raw.info.size_bytes:
+            raise DataError(f"{raw.info.url}: has no bytes, expected a file of {method}; write or copy it again")
+        if method in ENTERED.values():
+            return EnteredReader(raw, kept_in, _library(method))
+        return _UnpackedReader(raw, _unpacked(raw, str(method), kept_in))
+    except BaseException:
+        raw.close()
+        raise
+
+
+def _library(method: str | None) -> Any:
+    import rapidgzip  # only where it is needed: it takes 50 ms
+
+    return rapidgzip.IndexedBzip2File if method == "bzip2" else rapidgzip.RapidgzipFile
+
+
+@dataclass
+class _Handle:
+    """An open file of rapidgzip, and the position to which it was read."""
+
+    file: Any
+    position: int = 0
+
+
+class EnteredReader:
+    """The bytes that a file compressed with gzip or bzip2 holds; a `Reader`."""
+
+    def __init__(self, raw: Reader, kept_in: Path, library: Any) -> None:
+        self._raw = raw
+        self._library = library
+        self._idle: list[_Handle] = []  # the most recently used one last
+        self._num_handles = 0
+        self._closed = False
+        self._changed = threading.Condition()
+        self._entries: Path | dict[int, int] | None = None
+        self.block_bytes = LOCAL_BLOCK_BYTES
+        self.info = replace(raw.info, size_bytes=self._find_entries(kept_in))
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fills the buffer; DataError if the file cannot be decompressed."""
+        with self._handle(offset) as handle, _failures_named(self._raw.info.url):
+            if handle.position != offset:
+                handle.file.seek(offset)
+            filled = 0
+            while filled < len(buffer):
+                count = handle.file.readinto(buffer[filled:])
+                if not count:
+                    raise FileChanged(f"{self.info.url}: ended at byte {offset + filled} of {self.info.size_bytes}")
+                filled += count
+            handle.position = offset + filled
+
+    def close(self) -> None:
+        """Closes the file; a second call does nothing."""
+        with self._changed:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for handle in idle:
+            handle.file.close()
+        self._raw.close()
+
+    @contextmanager
+    def _handle(self, offset: int) -> Iterator[_Handle]:
+        """Lends the handle that is where it will be read, else a new one, else the one that was used longest ago."""
+        with self._changed:
+            while True:
+                here = next((handle for handle in self._idle if handle.position == offset), None)
+                if here is None and self._num_handles < _MOST_HANDLES:
+                    self._num_handles += 1
+                    break
+                if here is None and self._idle:
+                    here = self._idle[0]
+                if here is not None:
+                    self._idle.remove(here)
+                    break
+                self._changed.wait()
+        handle = here
+        try:
+            handle = handle or self._opened()
+            yield handle
+        finally:
+            with self._changed:
+                if handle is None:
+                    self._num_handles -= 1
+                elif self._closed:
+                    handle.file.close()
+                else:
+                    self._idle.append(handle)
+                self._changed.notify()
+
+    def _opened(self) -> _Handle:
+        path = local_path(self._raw.info.url)
+        source = str(path) if path is not None else ReaderStream(self._raw)
+        with _failures_named(self._raw.info.url):
+            file = self._library(source, parallelization=num_cores())
+            if isinstance(self._entries, Path):
+                file.import_index(str(self._entries))
+            elif self._entries is not None:
+                file.set_block_offsets(self._entries)
+        return _Handle(file)
+
+    def _find_entries(self, kept_in: Path) -> int:
+        """Loads or finds where the file can be entered; returns how many bytes it holds."""
+        path = _kept_path(kept_in / "entries", self._raw.info)
+        about = path.with_suffix(".json")
+        with suppress(OSError, ValueError, KeyError):
+            kept = json.loads(about.read_bytes())
+            if _is_of(kept, self._raw.info) and (kept["offsets"] or path.exists()):
+                self._entries = {int(bit): byte for bit, byte in kept["offsets"].items()} or path
+                return int(kept["size_bytes"])
+        handle = self._opened()
+        try:
+            size_bytes = self._read_to_the_end(handle.file)
+            offsets = handle.file.block_offsets() if not hasattr(handle.file, "export_index") else {}
+            self._entries = offsets or None
+            with suppress(OSError, DisttrainError):
+                if not offsets:
+                    _export(handle.file, path)
+                    self._entries = path
+                told = {"fingerprint": self._raw.info.fingerprint, "size_bytes": size_bytes, "offsets": offsets}
+                with atomic_write(about) as stream:
+                    stream.write(json.dumps(told).encode())
+            return size_bytes
+        finally:
+            handle.file.close()
+
+    def _read_to_the_end(self, file: Any) -> int:
+        """Decompresses everything, whose checksums are compared; returns how many bytes there are."""
+        url, buffer, size_bytes = self._raw.info.url, memoryview(bytearray(_BLOCK_BYTES)), 0
+        with activity("decompressing {}", url), _failures_named(url):
+            while count := file.readinto(buffer):
+                size_bytes += count
+                touch()
+            end = -(-max(file.block_offsets(), default=0) // 8)
+        if end != self._raw.info.size_bytes:
+            raise DataError(
+                f"{url}: is torn, or something follows its end: its last whole part ends at byte {end:,} of "
+                f"{self._raw.info.size_bytes:,}; write or copy it again"
+            )
+        return size_bytes
+
+    def __enter__(self) -> EnteredReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _UnpackedReader(LocalReader):
+    """The bytes that a file held, from the local disk that they were decompressed onto."""
+
+    def __init__(self, raw: Reader, path: Path) -> None:
+        super().__init__(raw.info.url, path)
+        self.info = replace(self.info, fingerprint=raw.info.fingerprint)
+        raw.close()
+
+
+def _unpacked(raw: Reader, method: str, kept_in: Path) -> Path:
+    """Decompresses a file onto the local disk, unless that was done; returns where it lies."""
+    path = _kept_path(kept_in / "unpacked", raw.info)
+    about = path.with_suffix(".json")
+    with suppress(OSError, ValueError, KeyError):
+        kept = json.loads(about.read_bytes())
+        if _is_of(kept, raw.info) and path.stat().st_size == kept["size_bytes"]:
+            return path
+    size_bytes = 0
+    with activity("decompressing {}", raw.info.url), atomic_write(path) as stream:
+        for block in unpacked_blocks(raw, method):
+            size_bytes += len(block)
+            stream.write(block)
+            touch()
+    with atomic_write(about) as stream:
+        stream.write(json.dumps({"fingerprint": raw.info.fingerprint, "size_bytes": size_bytes}).encode())
+    return path
+
+
+def _is_of(kept: Mapping[str, Any], info: FileInfo) -> bool:
+    """Returns whether what was kept is of this very file."""
+    return bool(kept["fingerprint"] == info.fingerprint) and not info.fingerprint.endswith(UNVERSIONED)
+
+
+def _kept_path(folder: Path, info: FileInfo) -> Path:
+    path = local_path(info.url)
+    name = info.url if path is None else os.path.abspath(path)
+    return folder / f"{hashlib.sha256(name.encode()).hexdigest()[:20]}.bytes"
+
+
+def _export(file: Any, path: Path) -> None:
+    """Saves where a gzip file can be entered, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident():x}.part")
+    try:
+        file.export_index(str(part))
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _failures_named(url: str) -> Iterator[None]:
+    """Makes what rapidgzip raises an error that names the file."""
+    try:
+        yield
+    except (RuntimeError, ValueError, EOFError) as error:
+        told = re.match(r"(?:\[[^]]*\])*\s*([^.!\n]*)", str(error))
+        reason = told[1] if told is not None and told[1] else type(error).__name__
+        raise DataError(f"{url}: cannot be decompressed: {reason}; write or copy it again") from error

@@ -1,0 +1,136 @@
+"""Compressed files: any range of what they hold, to the byte; torn ones are named; the work of opening is kept."""
+
+import bz2
+import gzip
+import lzma
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from disttrain.errors import DataError
+from disttrain.storage import compressed, unpacking
+from disttrain.storage.open import check_unchanged, open_content, stat
+
+HOW = {
+    ".gz": partial(gzip.compress, compresslevel=1),
+    ".bz2": partial(bz2.compress, compresslevel=1),
+    ".xz": partial(lzma.compress, preset=0),
+    ".zst": zstandard.compress,
+}
+
+
+@pytest.fixture(scope="module")
+def content() -> bytes:
+    drawn = random.Random(5)
+    return b"".join(b"%d,%d\n" % (number, drawn.randrange(10**6)) for number in range(300_000))
+
+
+@pytest.fixture(scope="module", params=HOW)
+def file(request, content, tmp_path_factory) -> Path:
+    """One file in two parts, as tools that compress in parallel write them."""
+    compress = HOW[request.param]
+    path = tmp_path_factory.mktemp("compressed") / f"a.csv{request.param}"
+    middle = len(content) // 3
+    path.write_bytes(compress(content[:middle]) + compress(content[middle:]))
+    return path
+
+
+def ranges(content, count):
+    drawn = random.Random(6)
+    starts = [drawn.randrange(len(content)) for _ in range(count)]
+    return [(0, 1), (len(content) - 1, len(content)), *((start, min(start + 70_000, len(content))) for start in starts)]
+
+
+def read(reader, start, stop):
+    buffer = bytearray(stop - start)
+    reader.read_into(start, memoryview(buffer))
+    return bytes(buffer)
+
+
+def test_any_range_is_read_by_any_thread(file, content, tmp_path):
+    with open_content(str(file), tmp_path) as reader:
+        assert reader.info.size_bytes == len(content)
+        assert reader.info.fingerprint == stat(str(file)).fingerprint
+        check_unchanged(reader.info)
+        with ThreadPoolExecutor(6) as pool:
+            wanted = ranges(content, 60)
+            found = list(pool.map(lambda span: read(reader, *span), wanted))
+        assert found == [content[start:stop] for start, stop in wanted]
+        assert (
+            b"".join(read(reader, at, min(at + 99_999, len(content))) for at in range(0, len(content), 99_999))
+            == content
+        )
+
+
+def test_what_was_found_out_is_kept_until_the_file_changes(file, content, tmp_path, monkeypatch):
+    copy = tmp_path / file.name
+    copy.write_bytes(file.read_bytes())
+    passes = []
+    read_all, unpack = compressed.EnteredReader._read_to_the_end, unpacking.unpacked_blocks
+    monkeypatch.setattr(compressed.EnteredReader, "_read_to_the_end", lambda *a: passes.append(1) or read_all(*a))
+    monkeypatch.setattr(compressed, "unpacked_blocks", lambda *a: passes.append(1) or unpack(*a))
+    for _ in range(2):
+        with open_content(str(copy), tmp_path / "kept") as reader:
+            assert read(reader, 1_000_000, 1_000_100) == content[1_000_000:1_000_100]
+    assert len(passes) == 1
+    copy.write_bytes(HOW[file.suffix](b"x\n1\n"))
+    with open_content(str(copy), tmp_path / "kept") as reader:
+        assert read(reader, 0, 4) == b"x\n1\n"
+    assert len(passes) == 2
+
+
+@pytest.mark.parametrize("cut", [-1, -5, -9, -2000, "half", "garbage", "other garbage", "nothing", "text"])
+def test_a_torn_file_is_named(file, tmp_path, capfd, cut):
+    whole = file.read_bytes()
+    bad = tmp_path / file.name
+    spoilt = {
+        "half": whole[: len(whole) // 2],
+        "garbage": whole + b"1,2\n" * 10,
+        "other garbage": whole + b"\x1f\x8b" + b"\0" * 30 + b"7",
+        "nothing": b"",
+        "text": b"x,y\n1,2\n" * 100,
+    }
+    bad.write_bytes(spoilt[cut] if isinstance(cut, str) else whole[:cut])
+    with pytest.raises(DataError, match=rf"^{bad}: .*write or copy it again$"):
+        open_content(str(bad), tmp_path)
+
+
+@pytest.mark.parametrize("suffix", HOW)
+def test_a_flipped_bit_is_noticed_when_the_file_is_first_opened(content, tmp_path, suffix):
+    whole = (
+        zstandard.ZstdCompressor(write_checksum=True).compress(content) if suffix == ".zst" else HOW[suffix](content)
+    )
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 4
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(flipped)
+    with pytest.raises(DataError, match=r"cannot be decompressed|is torn"):
+        open_content(str(path), tmp_path)
+
+
+def test_padding_of_xz_is_no_garbage(content, tmp_path):
+    (tmp_path / "a.xz").write_bytes(lzma.compress(content[:1000]) + b"\0" * 8)
+    with open_content(str(tmp_path / "a.xz"), tmp_path) as reader:
+        assert reader.info.size_bytes == 1000
+
+
+def test_an_object_of_a_store(file, content, tmp_path, s3):
+    url = s3.put(f"compressed/{file.name}", file.read_bytes())
+    with open_content(url, tmp_path) as reader:
+        assert [read(reader, *span) for span in ranges(content, 5)] == [
+            content[start:stop] for start, stop in ranges(content, 5)
+        ]
+
+
+def test_no_thread_is_left(file, tmp_path):
+    before = threading.active_count()
+    reader = open_content(str(file), tmp_path)
+    read(reader, 0, 100)
+    reader.close()
+    reader.close()
+    assert threading.active_count() == before
