@@ -14,16 +14,19 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from disttrain.option_types import (
+    BLANKS,
     Bytes,
     Count,
     Delimiter,
     Directory,
+    Encoding,
     Every,
     Location,
     Places,
     Seconds,
     Widths,
     Words,
+    check_one_byte,
     read_class_weights,
     read_kinds,
 )
@@ -70,12 +73,31 @@ class ColumnSettings(Settings):
         "('parts/*.csv') or directories, each sorted by name. Default: the built-in sample, y = x, 1,000,000 rows",
         (),
     )
-    features: Words = option("data", "feature columns. Default: every column that is not a target", ())
+    features: Words = option(
+        "data",
+        "feature columns: names, patterns ('x*') and ranges of columns counted from 0 (3-20). Default: every column "
+        "that is not a target",
+        (),
+    )
     targets: Words = option("data", "target columns. Default: the last column", ())
     header: Literal["auto", "yes", "no"] = option(
         "data", "whether the first line is a header; without one the columns are called 0, 1, …", "auto"
     )
-    delimiter: Delimiter = option("data", "the character between two fields; \\t for a tab", ",")
+    exclude: Words = option("data", "columns that are no features, by name or as with --features. Default: none", ())
+    delimiter: Delimiter = option(
+        "dialect",
+        "the character between two fields; \\t for a tab, blanks for any number of spaces and tabs; auto is found "
+        "among , ; tab | and blanks",
+        "auto",
+    )
+    decimal: Literal[".", ","] = option("dialect", "what stands before a number's fraction", ".")
+    thousands: str | None = option(
+        "dialect", "what stands between a number's groups of three digits, such as , or '. Default: nothing", None
+    )
+    comment: str | None = option("dialect", "the character that begins a line to skip. Default: none does", None)
+    skip_lines: int = option("dialect", "lines to skip at each file's beginning", 0, ge=0)
+    quoted_newlines: bool = option("dialect", "let line breaks stand within quotes", False)
+    encoding: Encoding = option("dialect", "the files' encoding, such as latin-1 or utf-16", "utf-8")
     by_name: bool = option(
         "data", "let files have their columns in other orders than the first one, and more of them", False
     )
@@ -118,12 +140,20 @@ class ColumnSettings(Settings):
         read_class_weights(value)
         return value
 
-    @field_validator("delimiter")
+    @field_validator("delimiter", "comment", "thousands")
     @classmethod
-    def _delimiter_is_one_plain_byte(cls, value: str) -> str:
-        if len(value) != 1 or not value.isascii() or value.isalnum() or value in "\"'\n\r+-.":
-            raise ValueError("must be one ASCII character that does not occur in numbers, such as ',' ';' '|' or a tab")
+    def _is_one_plain_byte(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and not (info.field_name == "delimiter" and value in ("auto", BLANKS)):
+            allowed = ".'" if info.field_name == "thousands" else ""
+            check_one_byte(value, allowed)
         return value
+
+    @model_validator(mode="after")
+    def _dialect_is_unambiguous(self) -> ColumnSettings:
+        used = [one for one in (self.delimiter, self.decimal, self.thousands, self.comment) if one is not None]
+        if len(set(used)) < len(used):
+            raise ValueError("delimiter, decimal, thousands and comment must be four different characters")
+        return self
 
     @model_validator(mode="after")
     def _columns_serve_one_purpose(self) -> ColumnSettings:

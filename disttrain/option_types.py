@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections.abc import Sequence
@@ -37,9 +38,27 @@ def whole_number(value: Any) -> Any:
     return int(number) if number.is_integer() else value
 
 
+BLANKS = "blanks"  # the delimiter "one or more spaces and tabs"
+
+
 def written_out(value: Any) -> Any:
     r"""Returns a tab for the two characters `\t`, which are easier to type; anything else as it is."""
-    return "\t" if value == "\\t" else value
+    return {"\\t": "\t", "\\s+": BLANKS}.get(value, value) if isinstance(value, str) else value
+
+
+def check_one_byte(value: str, allowed: str = "") -> None:
+    """Raises ValueError unless a text is one character that numbers and quotes do not need, or one of `allowed`."""
+    is_taken = value.isalnum() or value in "\"'\n\r+-."
+    if len(value) != 1 or not value.isascii() or (is_taken and value not in allowed):
+        raise ValueError("must be one ASCII character that does not occur in numbers, such as ',' ';' '|' or a tab")
+
+
+def known_encoding(value: Any) -> Any:
+    """Returns Python's own name of an encoding; ValueError for one that it does not know."""
+    try:
+        return codecs.lookup(value).name if isinstance(value, str) else value
+    except LookupError:
+        raise ValueError("must be the name of an encoding, such as utf-8, latin-1, cp1252 or utf-16") from None
 
 
 def from_home(value: Any) -> Any:
@@ -190,6 +209,9 @@ Count = Annotated[int, BeforeValidator(whole_number), Field(ge=1, lt=2**63)]
 
 
 Seconds = Annotated[float, BeforeValidator(duration_s), Field(ge=0, allow_inf_nan=False)]
+
+
+Encoding = Annotated[str, BeforeValidator(known_encoding)]
 
 
 Directory = Annotated[Path, BeforeValidator(from_home)]

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from disttrain.config import default_cache_dir
+from disttrain.data.csv.dialect import Dialect
 from disttrain.data.csv.header import HeaderMode
 from disttrain.data.csv.source import Source
 from disttrain.data.epoch import EpochPlan
@@ -41,7 +42,7 @@ def batches(
     seed: int = 0,
     cache: str | Path | None = None,
     header: HeaderMode = "auto",
-    delimiter: str = ",",
+    delimiter: str | None = None,
     cache_dir: str | Path | None = None,
     strict: bool = False,
 ) -> Iterator[Batch]:
@@ -91,7 +92,7 @@ def num_batches(
     shard: int = 0,
     num_shards: int = 1,
     header: HeaderMode = "auto",
-    delimiter: str = ",",
+    delimiter: str | None = None,
     cache_dir: str | Path | None = None,
 ) -> int:
     """Returns how many batches `batches` yields in an epoch, Keras's `steps_per_epoch`; shards may differ by one.
@@ -124,7 +125,7 @@ def _open(
     features: str | Sequence[str] | None,
     target: str | Sequence[str] | None,
     header: HeaderMode,
-    delimiter: str,
+    delimiter: str | None,
     cache_dir: str | Path | None,
     *,
     strict: bool = False,
@@ -134,7 +135,7 @@ def _open(
         features=[features] if isinstance(features, str) else features,
         targets=[target] if isinstance(target, str) else target,
         header=header,
-        delimiter=delimiter,
+        dialect=None if delimiter is None else Dialect(delimiter),
         cache_dir=default_cache_dir(os.environ) if cache_dir is None else Path(cache_dir).expanduser(),
         strict=strict,
     )

@@ -30,10 +30,12 @@ def announce_start(
 ) -> None:
     """Says what the run trains on, with which workers, and from which position it goes on, if it does."""
     console, config = context.console, context.config
-    for remark in remarks(source.header, config.header, config.features, source.target_names):
+    finds = config.delimiter == "auto"
+    for remark in remarks(source.header, config.header, config.features, source.target_names, finds_delimiter=finds):
         console.print(remark)
     features, targets = _columns(source.feature_names), _columns(source.target_names)
-    console.print(f"{data}: {source.num_rows:,} rows, {features} -> {targets}")
+    files = f" in {len(source.files):,} files" if len(source.files) > 1 else ""
+    console.print(f"{data}: {source.num_rows:,} rows{files}, {features} -> {targets}")
     _announce_world(console, context.backend, sharding)
     if config.decay == "cosine":
         console.print(f"The learning rate falls to 0 over {config.epochs} epochs (--decay none keeps it)")

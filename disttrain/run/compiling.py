@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 
 from disttrain.activity import activity
+from disttrain.data.csv.dialect import Dialect
 from disttrain.data.csv.encoded_parser import compile_encoder
+from disttrain.data.csv.normalizer import compile_dialects
 from disttrain.data.csv.parser import compile_kernels
 from disttrain.data.csv.row_scanner import count_rows, find_row
 from disttrain.data.shuffle import compile_permutation
@@ -15,13 +17,15 @@ from disttrain.run.context import RunContext
 SLOW_COMPILE_S = 3.0  # loading what was compiled before takes one or two, numba's own start among them
 
 
-def compile_readers(context: RunContext, *, encodes: bool) -> None:
+def compile_readers(context: RunContext, dialect: Dialect, *, encodes: bool) -> None:
     """Compiles what finds and parses rows and, if it `encodes`, what reads other columns; the second time at once."""
     begun_s = time.monotonic()
     with activity("compiling"):
         count_rows()
         find_row()
         compile_kernels()
+        if not dialect.is_plain:
+            compile_dialects()
         if encodes:
             compile_sums()
             compile_encoder()

@@ -53,7 +53,7 @@ class Files:
         url = text.info.url
         known = like.table if like is not None else None
         encodes = needs_statistics(self._context, opened) if like is None else known is not None
-        compile_readers(self._context, encodes=encodes)
+        compile_readers(self._context, text.header.dialect, encodes=encodes)
         begun_s = time.monotonic()
         if encodes:
             index, table = understand(self._context, opened, url, known)
@@ -90,4 +90,5 @@ class Files:
             features=like.chosen_features if like else config.features or None,
             targets=like.chosen_targets if like else config.targets or None,
             weight=config.weight,
+            exclude=() if like else config.exclude,
         )

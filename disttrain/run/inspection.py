@@ -11,6 +11,7 @@ from typing import Any
 
 from disttrain.config import InspectConfig, default_cache_dir
 from disttrain.data.csv.headers import read_text
+from disttrain.data.csv.kept_index import index_text
 from disttrain.data.csv.kept_statistics import Indexed, StatisticsOf, statistics_of
 from disttrain.data.csv.open_csv import OpenCsv
 from disttrain.data.csv.value_reader import text_at
@@ -46,13 +47,17 @@ def look_at(config: InspectConfig, environ: Mapping[str, str]) -> Inspected:
     cache_dir = config.cache_dir or default_cache_dir(environ)
     text = read_text(config.data, how_read(config, cache_dir))
     url, features, targets = text.info.url, config.features or None, config.targets or None
-    with OpenCsv.choose(text, features=features, targets=targets, weight=config.weight) as opened:
+    with OpenCsv.choose(
+        text, features=features, targets=targets, weight=config.weight, exclude=config.exclude
+    ) as opened:
 
         def obtain(wanted: StatisticsOf) -> Indexed:
             kept = wanted.load(cache_dir)
             if kept is not None:
                 return kept
-            found = wanted.join([wanted.gather(0, 1, num_cores(1))])
+            threads = num_cores(1)
+            index = index_text(text, cache_dir, num_threads=threads) if wanted.takes_two_passes else None
+            found = wanted.join([wanted.gather(0, 1, threads, index)], index)
             wanted.keep(cache_dir, found)
             return found
 

@@ -37,10 +37,8 @@ def open_directory(context: RunContext, opened: Opened) -> RunDirectory | None:
     )
     if not context.continuity.is_elastic:  # else what was written belongs to the next world too
         context.stack.enter_context(directory)
-    resolved = config.model_dump(mode="json") | {
-        "data": list(config.data) or [opened.data],
-        "output": str(directory.path),
-    }
+    data = list(config.data) if len(config.data) > 1 else opened.data
+    resolved = config.model_dump(mode="json") | {"data": data, "output": str(directory.path)}
     versions = {module.__name__: module.__version__ for module in (disttrain, tf, keras, np)}
     directory.write_config(
         {**resolved, "world_size": world.size, "backend": context.backend.name, "versions": versions}

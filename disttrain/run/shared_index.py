@@ -36,7 +36,7 @@ def shared_index(backend: Backend, text: CsvText, cache_dir: Path) -> Index:
 
     def join() -> Index:
         text.check_unchanged()
-        counts = kept.completed(missing, join_counts(everyones))
+        counts = kept.completed(text, missing, join_counts(everyones))
         if world.local_rank == 0:
             keep_counts(cache_dir, text, counts)
         return index_from_counts(text, counts)

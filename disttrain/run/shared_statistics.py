@@ -7,7 +7,7 @@ from disttrain.data.csv.open_csv import OpenCsv
 from disttrain.distributed.backend import together
 from disttrain.run.column_options import requests_of
 from disttrain.run.context import RunContext
-from disttrain.run.shared_index import check_same_size
+from disttrain.run.shared_index import check_same_size, shared_index
 from disttrain.threads import num_cores
 
 
@@ -28,8 +28,9 @@ def shared_statistics(context: RunContext, opened: OpenCsv) -> Indexed:
         if all(backend.gather(kept is not None)) and kept is not None:
             return kept
         threads = num_cores(world.local_size)
-        everyones = backend.gather(together(backend, lambda: wanted.gather(world.rank, world.size, threads)))
-        found = together(backend, lambda: wanted.join(everyones))
+        index = shared_index(backend, opened.text, cache_dir) if wanted.takes_two_passes else None
+        everyones = backend.gather(together(backend, lambda: wanted.gather(world.rank, world.size, threads, index)))
+        found = together(backend, lambda: wanted.join(everyones, index))
         if world.local_rank == 0:
             wanted.keep(cache_dir, found)
         return found

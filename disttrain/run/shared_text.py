@@ -8,10 +8,12 @@ from itertools import chain
 from pathlib import Path
 
 from disttrain.config import ColumnSettings
+from disttrain.data.csv.dialect import Dialect
 from disttrain.data.csv.headers import HowRead, join_text, label_of, open_one, read_first, read_others
 from disttrain.data.csv.text import CsvText
 from disttrain.data.sharding import shard_range
 from disttrain.distributed.backend import together
+from disttrain.option_types import BLANKS
 from disttrain.run.context import RunContext
 from disttrain.storage.compressed import UNPACKED, compression_of
 from disttrain.storage.listing import list_files
@@ -48,7 +50,19 @@ def shared_text(context: RunContext, places: Sequence[str]) -> CsvText:
 
 def how_read(config: ColumnSettings, cache_dir: Path) -> HowRead:
     """Returns how the options say that files are read."""
-    return HowRead(cache_dir, config.header, config.delimiter, config.by_name)
+    dialect = Dialect(
+        delimiter={"auto": ",", BLANKS: " "}.get(config.delimiter, config.delimiter),
+        runs=config.delimiter == BLANKS,
+        decimal=config.decimal,
+        thousands=config.thousands,
+        comment=config.comment,
+        skip_lines=config.skip_lines,
+        quoted_newlines=config.quoted_newlines,
+    )
+    finds = config.delimiter == "auto"
+    return HowRead(
+        cache_dir, config.header, dialect, finds_delimiter=finds, by_name=config.by_name, encoding=config.encoding
+    )
 
 
 def _prepare(context: RunContext, urls: Sequence[str]) -> None:

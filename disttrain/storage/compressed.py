@@ -25,7 +25,7 @@ from disttrain.errors import DataError, DisttrainError, FileChanged
 from disttrain.storage.base import UNVERSIONED, FileInfo, Reader
 from disttrain.storage.local import LOCAL_BLOCK_BYTES, LocalReader, atomic_write, local_path
 from disttrain.storage.stream import ReaderStream
-from disttrain.storage.unpacking import unpacked_blocks
+from disttrain.storage.unpacking import converted_blocks, unpacked_blocks
 from disttrain.threads import num_cores
 
 ENTERED = {".gz": "gzip", ".bz2": "bzip2"}
@@ -57,6 +57,15 @@ def open_compressed(raw: Reader, kept_in: Path) -> Reader:
         if method in ENTERED.values():
             return EnteredReader(raw, kept_in, _library(method))
         return _UnpackedReader(raw, _unpacked(raw, str(method), kept_in))
+    except BaseException:
+        raw.close()
+        raise
+
+
+def open_converted(raw: Reader, encoding: str, kept_in: Path) -> Reader:
+    """Opens the UTF-8 of a text in another encoding, converted once onto the local disk; closes the text."""
+    try:
+        return _UnpackedReader(raw, _unpacked(raw, encoding, kept_in))
     except BaseException:
         raw.close()
         raise
@@ -211,16 +220,17 @@ class _UnpackedReader(LocalReader):
 
 
 def _unpacked(raw: Reader, method: str, kept_in: Path) -> Path:
-    """Decompresses a file onto the local disk, unless that was done; returns where it lies."""
-    path = _kept_path(kept_in / "unpacked", raw.info)
+    """Decompresses or converts a file onto the local disk, unless that was done; returns where it lies."""
+    path = _kept_path(kept_in / "unpacked", raw.info, method)
     about = path.with_suffix(".json")
     with suppress(OSError, ValueError, KeyError):
         kept = json.loads(about.read_bytes())
         if _is_of(kept, raw.info) and path.stat().st_size == kept["size_bytes"]:
             return path
     size_bytes = 0
-    with activity("decompressing {}", raw.info.url), atomic_write(path) as stream:
-        for block in unpacked_blocks(raw, method):
+    blocks = unpacked_blocks(raw, method) if method in UNPACKED.values() else converted_blocks(raw, method)
+    with activity("unpacking {}", raw.info.url), atomic_write(path) as stream:
+        for block in blocks:
             size_bytes += len(block)
             stream.write(block)
             touch()
@@ -234,10 +244,11 @@ def _is_of(kept: Mapping[str, Any], info: FileInfo) -> bool:
     return bool(kept["fingerprint"] == info.fingerprint) and not info.fingerprint.endswith(UNVERSIONED)
 
 
-def _kept_path(folder: Path, info: FileInfo) -> Path:
+def _kept_path(folder: Path, info: FileInfo, method: str = "") -> Path:
     path = local_path(info.url)
     name = info.url if path is None else os.path.abspath(path)
-    return folder / f"{hashlib.sha256(name.encode()).hexdigest()[:20]}.bytes"
+    key = hashlib.sha256(f"{name}\n{method}".encode()).hexdigest()[:20]
+    return folder / f"{key}.bytes"
 
 
 def _export(file: Any, path: Path) -> None:

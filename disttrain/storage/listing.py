@@ -26,6 +26,7 @@ def list_files(places: Sequence[str]) -> list[str]:
         UsageError: for a pattern or directory without files, and for a file that is named twice.
         StorageError: if a store does not answer.
     """
+    assert not isinstance(places, str), "several places, not the characters of one"
     found = [file for place in places for file in _files_of(place)]
     seen: set[str] = set()
     for file in found:

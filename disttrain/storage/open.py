@@ -6,7 +6,7 @@ from pathlib import Path
 
 from disttrain.errors import FileChanged, UsageError
 from disttrain.storage.base import PATIENCE, PATIENCE_AGAIN, Directory, FileInfo, Patience, Reader
-from disttrain.storage.compressed import compression_of, open_compressed
+from disttrain.storage.compressed import compression_of, open_compressed, open_converted
 from disttrain.storage.local import LocalDirectory, LocalReader, local_info, local_path
 from disttrain.storage.remote import RemoteDirectory, RemoteReader
 
@@ -35,13 +35,23 @@ def open_reader(url: str, *, patience: Patience = PATIENCE) -> Reader:
     return LocalReader(url, path) if path is not None else RemoteReader(url, patience)
 
 
-def open_content(url: str, kept_in: Path, *, patience: Patience = PATIENCE) -> Reader:
-    """Opens what a file holds: of a compressed one, what is compressed in it; raises what `open_compressed` raises.
+def open_content(url: str, kept_in: Path, *, encoding: str = "utf-8", patience: Patience = PATIENCE) -> Reader:
+    """Opens what a file holds: of a compressed one, what is compressed in it; of a text, its UTF-8.
 
-    `kept_in` is a local directory for what is found out about compressed files.
+    Args:
+        url: a path or URL.
+        kept_in: a local directory for what is found out about compressed files, and for converted ones.
+        encoding: of the text, by Python's name.
+        patience: with a store.
+
+    Raises:
+        DisttrainError: what `open_reader` and `open_compressed` raise.
+        DataError: for bytes that are no text of this encoding.
     """
     reader = open_reader(url, patience=patience)
-    return reader if compression_of(url) is None else open_compressed(reader, kept_in)
+    if compression_of(url) is not None:
+        reader = open_compressed(reader, kept_in)
+    return reader if encoding == "utf-8" else open_converted(reader, encoding, kept_in)
 
 
 def check_unchanged(info: FileInfo) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -42,6 +43,24 @@ def unpacked_blocks(raw: Reader, method: str) -> Iterator[bytes]:
                 decompressor = new()
     if is_within or not size_bytes:
         raise DataError(f"{url}: is torn: it ends at byte {size_bytes:,}, within a part; write or copy it again")
+
+
+def converted_blocks(raw: Reader, encoding: str) -> Iterator[bytes]:
+    """Yields a text in another encoding as UTF-8, block by block; DataError for bytes that are no such text."""
+    url, size_bytes = raw.info.url, raw.info.size_bytes
+    decoder = codecs.getincrementaldecoder(encoding)()
+    for start in range(0, size_bytes, _BLOCK_BYTES):
+        buffer = bytearray(min(_BLOCK_BYTES, size_bytes - start))
+        raw.read_into(start, memoryview(buffer))
+        try:
+            text = decoder.decode(bytes(buffer), final=start + len(buffer) == size_bytes)
+        except UnicodeError as error:
+            at = start + getattr(error, "start", 0)
+            raise DataError(
+                f"{url}: is no text in {encoding} near byte {at:,} ({getattr(error, 'reason', error)}); name its "
+                "encoding with --encoding"
+            ) from error
+        yield text.encode()
 
 
 def _decompressor(method: str) -> tuple[Callable[[], Any], tuple[type[Exception], ...]]:

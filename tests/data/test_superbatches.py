@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from streaming import FILES, RecordingReader, as_csv, assert_threads_end, steps_of, stream_of, table
 
+from disttrain.data.csv.dialect import Dialect
 from disttrain.data.csv.source import Source
 from disttrain.data.sharding import Sharding, shards_of_rank
 from disttrain.data.shuffle import EpochOrder
@@ -88,7 +89,7 @@ def test_columns_that_are_not_wanted_may_hold_anything(open_csv):
 
 def test_a_blank_delimiter_keeps_a_first_field_that_is_empty(open_csv):
     text = "id\tx\ty\n" + "".join(f"\t{row}\t{-row}\n" for row in range(1, 21))
-    source = open_csv(text, features=["x"], delimiter="\t")
+    source = open_csv(text, features=["x"], dialect=Dialect("\t"))
     for num_shards in (1, 3, 20):
         parts = [
             steps_of(source, shards=range(shard, shard + 1), num_shards=num_shards, batch_size=4)

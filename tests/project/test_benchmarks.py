@@ -24,6 +24,7 @@ LEAST = {
     "network": ["--help"],
     "parse": ["--megabytes", "1", "--turns", "1"],
     "columns": ["--rows", "2000", "--repeats", "1"],
+    "formats": ["--rows", "2000", "--repeats", "1"],
     "scaling": ["--help"],
     "tables": ["--help"],
     "stream": ["--rows", "2e3", "--columns", "2", "--repeats", "1"],

@@ -54,7 +54,7 @@ def opened_by_all(paths, cache_dir, stream=None):
             console = Console(file=stream or io.StringIO(), soft_wrap=True)
             try:
                 context = RunContext(TrainConfig(), backend, FixedRun(), cache_dir, console, stack)
-                return Files(context).open(str(paths[rank])).num_rows
+                return Files(context).open([str(paths[rank])]).num_rows
             except Exception as error:
                 return error
 
@@ -130,7 +130,7 @@ def test_a_worker_parses_as_many_shards_at_once_as_it_has_cores(paths, cache_dir
     backend.world = World(size=1, local_size=2)
     with ExitStack() as stack:
         context = RunContext(TrainConfig(), backend, FixedRun(), cache_dir, Console(quiet=True), stack)
-        feed = open_feed(context, Files(context).open(str(paths[0])), 6, FILE_ORDER)
+        feed = open_feed(context, Files(context).open([str(paths[0])]), 6, FILE_ORDER)
         before = set(threading.enumerate())
         stack.enter_context(feed.stream())
         begun = [thread.name for thread in set(threading.enumerate()) - before]

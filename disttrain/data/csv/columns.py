@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -20,23 +22,30 @@ def choose_columns(
     features: Sequence[str] | None,
     targets: Sequence[str] | None,
     weight: str | None = None,
+    exclude: Sequence[str] = (),
     *,
     where: str,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Returns the feature and target columns: each once in the file, none chosen twice, at least one of each.
 
-    The column `weight`, if there is one, is neither by default. Columns without a name are not features by default:
-    most are an index, or come from a delimiter at the line's end.
+    Features, targets and what is excluded from the features are names, patterns as in a shell, or ranges such as 3-20
+    of columns counted from 0. The column `weight`, if there is one, is neither by default. Columns without a name are
+    not features by default: most are an index, or come from a delimiter at the line's end.
     """
     names = header.names
+    if targets is not None:
+        targets = _expanded(targets, names, (), where)
     if targets is None and not names[-1] and len(names) > 1:
         raise UsageError(
             f"{where}: the last column has no name, as where each line ends in '{header.delimiter}'; "
             "name the target with --targets"
         )
     chosen_targets = tuple(targets) if targets is not None else tuple(n for n in names if n != weight)[-1:]
-    others = [name for name in names if name and name not in (*chosen_targets, weight)]
-    chosen_features = tuple(features) if features is not None else tuple(others)
+    no_features = (*chosen_targets, *([weight] if weight is not None else []))
+    if exclude:
+        no_features += _expanded(exclude, names, chosen_targets, where)
+    others = [name for name in names if name and name not in no_features]
+    chosen_features = tuple(others) if features is None else _expanded(features, names, no_features, where)
     chosen = chosen_features + chosen_targets + (() if weight is None else (weight,))
     counts = Counter(names)
     for name in chosen:
@@ -58,11 +67,42 @@ def choose_columns(
     return chosen_features, chosen_targets
 
 
-def remarks(header: Header, mode: HeaderMode, features: Sequence[str] | None, targets: Sequence[str]) -> list[str]:
+def _expanded(words: Sequence[str], names: Sequence[str], taken: Sequence[str], where: str) -> tuple[str, ...]:
+    """Returns the columns that words mean; those of a pattern or a range that are taken are left out.
+
+    Raises:
+        UsageError: for a pattern that no column matches.
+    """
+    found: list[str] = []
+    for word in words:
+        bounds = re.fullmatch(r"(\d+)-(\d+)", word)
+        if word in names or not (bounds or set(word) & set("*?[")):
+            found.append(word)
+            continue
+        if bounds:
+            matching = [name for number, name in enumerate(names) if int(bounds[1]) <= number <= int(bounds[2])]
+        else:
+            matching = [name for name in names if name and fnmatch.fnmatchcase(name, word)]
+        if not matching:
+            raise UsageError(f"{where}: no column is meant by '{word}'; its columns are {listed(names)}")
+        found += [name for name in matching if name not in (*taken, *found)]
+    return tuple(found)
+
+
+def remarks(
+    header: Header,
+    mode: HeaderMode,
+    features: Sequence[str] | None,
+    targets: Sequence[str],
+    *,
+    finds_delimiter: bool = False,
+) -> list[str]:
     """Returns what a user should know about how a file's columns were interpreted, one sentence each."""
     found = []
     if not header.has_header and mode == "auto":
         found.append("No header: the first line was taken as a row; the columns are called 0, 1, …")
+    if finds_delimiter and header.dialect.shown != ",":
+        found.append(f"Fields are delimited by {header.dialect.shown}")
     unnamed = [str(column + 1) for column, name in enumerate(header.names) if not name]
     if unnamed and not features and "" not in targets:
         index = " (an index, as pandas writes it?)" if not header.names[0] else ""

@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from disttrain.errors import DataError, UsageError
+from disttrain.data.csv.dialect import PLAIN, Dialect
+from disttrain.data.csv.first_lines import FirstLine, first_line, split_line
+from disttrain.data.csv.sniff import with_delimiter
+from disttrain.errors import DataError
 from disttrain.storage.base import Reader
 
 HeaderMode = Literal["auto", "yes", "no"]
 
-FIRST_READ_BYTES = 1 << 16
-MAX_LINE_BYTES = 1 << 24  # a longer first line is not that of a CSV
-MAX_LINES_COMPARED = 1000  # most lines with which a first line of numbers is compared
 APART = 10  # a name such as a year must be this many times a column's largest number away from the column
-BOM = b"\xef\xbb\xbf"
-# The first bytes of files that are often given instead of a CSV, and cannot be read as one.
-FOREIGN = (
-    (b"\x1f\x8b", "compressed with gzip; let its name end in .gz"),
-    (b"\x28\xb5\x2f\xfd", "compressed with zstd; let its name end in .zst"),
-    (b"\xfd7zXZ\x00", "compressed with xz; let its name end in .xz"),
-    (b"BZh", "compressed with bzip2; let its name end in .bz2"),
-    (b"PK\x03\x04", "a zip archive (or a spreadsheet); unpack it or save it as CSV"),
-    (b"PAR1", "a Parquet file; write it out as CSV"),
-    (b"\xff\xfe", "UTF-16 text; save it as UTF-8"),
-    (b"\xfe\xff", "UTF-16 text; save it as UTF-8"),
-)
 _WHOLE = re.compile(r"[+-]?\d{1,15}")
 _SAY_WHICH = "say which with --header yes or --header no"
 
@@ -38,137 +25,101 @@ _SAY_WHICH = "say which with --header yes or --header no"
 class Header:
     """A CSV's columns, and the number of the line that names them or, without a header, is the first row.
 
-    `rows_start` is the offset of the first byte after the byte-order mark and the header line.
+    `rows_start` is the offset of the first byte after the byte-order mark, lines that are skipped and the header line;
+    `first_line` is the number of the line there.
     """
 
     names: tuple[str, ...]
     has_header: bool
     rows_start: int
-    delimiter: str = ","
+    dialect: Dialect = PLAIN
     line: int = field(default=1, compare=False)
+    first_line: int = field(default=2, compare=False)
 
     @property
-    def first_line(self) -> int:
-        """The number of the line at `rows_start`."""
-        return self.line + 1 if self.has_header else 1
+    def delimiter(self) -> str:
+        """What stands between two fields."""
+        return self.dialect.delimiter
 
     @property
     def blanks(self) -> bytes:
         """The bytes that a blank line may have before its line feed."""
-        return _blanks(self.delimiter)
+        return self.dialect.blanks
 
 
-@dataclass(frozen=True)
-class _Line:
-    """The first line that is not blank: its bytes with the line feed, the offset of its start, its number from 1.
-
-    `followers` are the whole lines after it that were read with it.
-    """
-
-    text: bytes
-    start: int
-    number: int
-    followers: Sequence[bytes]
-
-
-def read_header(reader: Reader, *, mode: HeaderMode = "auto", delimiter: str = ",") -> Header:
-    """Reads the first line that is not blank, and decides whether it is a header or a row.
+def read_header(
+    reader: Reader, *, mode: HeaderMode = "auto", dialect: Dialect = PLAIN, finds_delimiter: bool = False
+) -> Header:
+    """Reads the first line that is no blank one, and decides whether it is a header or a row.
 
     With `auto`, a line of numbers (Python's float grammar; empty fields do not count) is a row, and the columns are
     called "0", "1" and so on. A line without any number is the header. A mixed line raises a DataError, and so does a
-    line of numbers that looks like column names. Names may be quoted, missing, or the same for several columns.
-    Raises DataError for an empty file and for a line that is not CSV; UsageError for an invalid delimiter and for a
-    compressed file.
+    line of numbers that looks like column names. Names may be quoted or missing; the second column named `x` is called
+    `x.1`, as pandas does.
+
+    Args:
+        reader: the file.
+        mode: whether the line is a header.
+        dialect: how the file is written.
+        finds_delimiter: finds the dialect's delimiter.
+
+    Raises:
+        DataError: for an empty file and for a line that is not CSV.
+        UsageError: for another kind of file, and for a delimiter that cannot be found.
     """
-    if len(delimiter) != 1 or not delimiter.isascii() or delimiter in "\r\n\"'+-." or delimiter.isalnum():
-        raise UsageError(f"delimiter {delimiter!r}: expected one character such as ',' ';' '|' or a tab")
-    start = _content_start(reader)
-    line = _first_line(reader, start, delimiter)
+    line = first_line(reader, dialect)
     where = f"{reader.info.url}, line {line.number}"
-    fields = split_line(line.text, delimiter, where)
-    _refuse_comment(line, fields, delimiter, where)
-    if not _is_header(line, fields, mode, delimiter, where):
-        return Header(tuple(map(str, range(len(fields)))), False, start, delimiter, line.number)
-    return Header(tuple(fields), True, line.start + len(line.text), delimiter, line.number)
+    found = line.dialect if finds_delimiter else dialect
+    if finds_delimiter and found == dialect:
+        found = with_delimiter(dialect, [line.text, *line.followers], where)
+    fields = split_line(line.text, found, where)
+    _refuse_comment(line, fields, found, where)
+    if not _is_header(line, fields, mode, found, where):
+        names = tuple(map(str, range(len(fields))))
+        return Header(names, False, line.content_start, found, line.number, line.content_line)
+    after = line.number + line.text.count(b"\n")
+    return Header(_unique(fields), True, line.start + len(line.text), found, line.number, after)
 
 
-def _blanks(delimiter: str) -> bytes:
-    return b" \t\r".replace(delimiter.encode(), b"")
+def _unique(names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names with `.1`, `.2` after those that were there before; a missing name stays empty."""
+    unique: list[str] = []
+    for name in names:
+        numbered = (f"{name}.{number}" for number in itertools.count(1))
+        unique.append(
+            name if not name or name not in unique else next(n for n in numbered if n not in (*names, *unique))
+        )
+    return tuple(unique)
 
 
-def _content_start(reader: Reader) -> int:
-    """Returns the offset after a byte-order mark; UsageError for a file that cannot be read as a CSV at all."""
-    first = _read(reader, 0, min(8, reader.info.size_bytes))
-    for magic, what in FOREIGN:
-        if first.startswith(magic):
-            raise UsageError(f"{reader.info.url}: not a CSV but {what}")
-    return len(BOM) if first.startswith(BOM) else 0
-
-
-def _first_line(reader: Reader, start: int, delimiter: str) -> _Line:
-    url, size_bytes = reader.info.url, reader.info.size_bytes
-    want = FIRST_READ_BYTES
-    while True:
-        head = _read(reader, start, min(want, size_bytes - start))
-        blank = len(head) - len(head.lstrip(_blanks(delimiter) + b"\n"))
-        first = head.rfind(b"\n", 0, blank) + 1
-        stop = head.find(b"\n", blank) + 1
-        whole = start + len(head) == size_bytes
-        if blank < len(head) and (stop or whole):
-            rest = head[stop or len(head) :].split(b"\n", MAX_LINES_COMPARED)
-            followers = rest if whole and len(rest) <= MAX_LINES_COMPARED else rest[:-1]
-            number = head.count(b"\n", 0, first) + 1
-            return _Line(head[first : stop or len(head)], start + first, number, followers)
-        if whole:
-            raise DataError(f"{url}: is empty, expected a header line and rows")
-        if want >= MAX_LINE_BYTES:
-            raise DataError(f"{url}: no line ends within the first {len(head)} bytes; expected a CSV, a row a line")
-        want *= 16
-
-
-def split_line(line: bytes, delimiter: str, where: str) -> list[str]:
-    """Returns the fields of one line, unquoted and stripped; DataError that begins with `where` if it is not CSV."""
-    try:
-        text = line.decode("utf-8").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: is not UTF-8 text ({error.reason}); save the file as UTF-8") from error
-    if "\r" in text or "\0" in text:
-        raise DataError(f"{where}: expected lines that end in LF or CRLF, found a bare CR or NUL; convert the file")
-    lines = iter([text, ""])
-    fields = next(csv.reader(lines, delimiter=delimiter, skipinitialspace=delimiter != " "))
-    if next(lines, None) is None:  # the second line was read as part of the first
-        raise DataError(f"{where}: a quote that begins a field must end on its line; correct the line")
-    return [field.strip() for field in fields]
-
-
-def _refuse_comment(line: _Line, fields: Sequence[str], delimiter: str, where: str) -> None:
-    """Raises DataError for a first line that begins with '#', if the next line has another number of fields."""
+def _refuse_comment(line: FirstLine, fields: Sequence[str], dialect: Dialect, where: str) -> None:
+    """Raises DataError for a first line that begins with '#', if the next other one has another number of fields."""
     if not line.text.lstrip().startswith(b"#"):
         return
-    follower = next((text for text in line.followers if text.strip(_blanks(delimiter))), None)
-    if follower is not None and len(split_line(follower, delimiter, where)) != len(fields):
-        raise DataError(f"{where}: begins with '#', but comments are not skipped; remove such lines from the file")
+    other = next((text for text in line.followers if not text.lstrip().startswith(b"#")), None)
+    if other is not None and len(split_line(other, dialect, where)) != len(fields):
+        raise DataError(f"{where}: begins with '#'; if such lines are comments, add --comment '#'")
 
 
-def _is_header(line: _Line, fields: Sequence[str], mode: HeaderMode, delimiter: str, where: str) -> bool:
+def _is_header(line: FirstLine, fields: Sequence[str], mode: HeaderMode, dialect: Dialect, where: str) -> bool:
     if mode != "auto":
         return mode == "yes"
-    numbers = [field for field in fields if _is_number(field)]
-    names = [field for field in fields if field and not _is_number(field)]
+    numbers = [field for field in fields if _is_number(field, dialect)]
+    names = [field for field in fields if field and not _is_number(field, dialect)]
     if bool(numbers) == bool(names):
         found = f"holds the number '{numbers[0]}' and the text '{names[0]}'" if names else "has only empty fields"
         raise DataError(f"{where}: {found}: it may be a header or a row; {_SAY_WHICH}")
-    if numbers and (sign := _sign_of_names(line, fields, delimiter)):
+    if numbers and (sign := _sign_of_names(line, fields, dialect)):
         raise DataError(f"{where}: holds {sign}: it may name the columns or be a row; {_SAY_WHICH}")
     return bool(names)
 
 
-def _sign_of_names(line: _Line, fields: Sequence[str], delimiter: str) -> str:
+def _sign_of_names(line: FirstLine, fields: Sequence[str], dialect: Dialect) -> str:
     """Returns what makes a line of numbers look like column names, unlike the lines after it; empty if nothing does.
 
     Column names are numbers if, for example, a table was written without names (0, 1, 2, …) or has a column per year.
     """
-    followers = [text for text in line.followers if text.strip(_blanks(delimiter))]
+    followers = line.followers
     if len(fields) < 2 or not followers or line.text.strip() in (text.strip() for text in followers):
         return ""
     if b'"' in line.text and not any(b'"' in text for text in followers):
@@ -178,6 +129,7 @@ def _sign_of_names(line: _Line, fields: Sequence[str], delimiter: str) -> str:
         return ""
     if first == list(range(len(first))):
         return f"the numbers 0 to {len(first) - 1}"
+    delimiter = None if dialect.runs else dialect.delimiter
     rows = [_whole_numbers(text.decode("utf-8", "replace").split(delimiter)) for text in followers]
     is_alone = len(first) > 2 and all(row is None or _spacing(row) != step for row in rows)
     return f"the equally spaced numbers {first[0]}, {first[1]}, …" if is_alone or _is_apart(first, rows) else ""
@@ -203,15 +155,10 @@ def _is_apart(first: Sequence[int], rows: Sequence[Sequence[int] | None]) -> boo
     )
 
 
-def _is_number(field: str) -> bool:
+def _is_number(field: str, dialect: Dialect) -> bool:
+    text = field.replace(dialect.thousands, "") if dialect.thousands else field
     try:
-        float(field)
+        float(text.replace(dialect.decimal, "."))
     except ValueError:
         return False
     return True
-
-
-def _read(reader: Reader, offset: int, num_bytes: int) -> bytes:
-    buffer = bytearray(num_bytes)
-    reader.read_into(offset, memoryview(buffer))
-    return bytes(buffer)

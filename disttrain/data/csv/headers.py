@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from disttrain.activity import activity
+from disttrain.data.csv.dialect import PLAIN, Dialect
 from disttrain.data.csv.header import Header, HeaderMode, read_header
 from disttrain.data.csv.text import CsvFile, CsvText
 from disttrain.errors import DataError
@@ -20,20 +21,31 @@ _AT_ONCE = 16  # files whose headers are read at the same time
 
 @dataclass(frozen=True)
 class HowRead:
-    """How the files of a dataset are read: `mode` says whether they have header lines.
+    """How the files of a dataset are read.
 
-    With `by_name`, their columns may stand in any order, and files may have more than the first one. `kept_in` is a
-    directory of a local disk for what compressed files need.
+    Attributes:
+        kept_in: a directory of a local disk for what compressed and converted files need.
+        mode: whether the files have header lines.
+        dialect: how they are written.
+        finds_delimiter: finds the dialect's delimiter by the first file's first lines.
+        by_name: lets columns stand in any order, and files have more of them than the first one.
+        encoding: of their text, by Python's name.
     """
 
     kept_in: Path
     mode: HeaderMode = "auto"
-    delimiter: str = ","
+    dialect: Dialect = PLAIN
+    finds_delimiter: bool = True
     by_name: bool = False
+    encoding: str = "utf-8"
 
     def open(self, url: str) -> Reader:
-        """Opens what a file holds."""
-        return open_content(url, self.kept_in)
+        """Opens the text that a file holds, in UTF-8."""
+        return open_content(url, self.kept_in, encoding=self.encoding)
+
+    def header(self, reader: Reader) -> Header:
+        """Reads the header of an open file."""
+        return read_header(reader, mode=self.mode, dialect=self.dialect, finds_delimiter=self.finds_delimiter)
 
 
 def read_text(places: Sequence[str], how: HowRead) -> CsvText:
@@ -61,7 +73,7 @@ def open_one(url: str, how: HowRead) -> CsvText:
     """Opens the text of a single file."""
     reader = how.open(url)
     try:
-        return CsvText.of_one(reader, read_header(reader, mode=how.mode, delimiter=how.delimiter))
+        return CsvText.of_one(reader, how.header(reader))
     except BaseException:
         reader.close()
         raise
@@ -72,7 +84,7 @@ def read_first(urls: Sequence[str], how: HowRead) -> CsvFile:
     for url in urls:
         with how.open(url) as reader:
             if reader.info.size_bytes or url == urls[-1]:
-                return CsvFile(reader.info, read_header(reader, mode=how.mode, delimiter=how.delimiter))
+                return CsvFile(reader.info, how.header(reader))
     raise AssertionError("the last file is always read")
 
 
@@ -100,7 +112,8 @@ def _read_other(url: str, first: CsvFile, how: HowRead) -> CsvFile | None:
     with how.open(url) as reader:
         if not reader.info.size_bytes:
             return None
-        header = read_header(reader, mode="yes" if first.header.has_header else "no", delimiter=first.header.delimiter)
+        mode: HeaderMode = "yes" if first.header.has_header else "no"
+        header = read_header(reader, mode=mode, dialect=first.header.dialect)
         columns = _columns_by_name(header, url, first) if how.by_name else None
         if columns is None:
             _check_same(header, url, first)

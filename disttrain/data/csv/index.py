@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from disttrain.activity import activity
-from disttrain.data.csv import row_scanner
+from disttrain.data.csv import dialect_scanner, row_scanner
+from disttrain.data.csv.dialect import Dialect
 from disttrain.data.csv.text import CsvText
 from disttrain.errors import FileChanged
 from disttrain.storage.base import Reader
@@ -32,7 +33,8 @@ class Counts:
     """The result of a scan, one line per chunk: int64 `[num_chunks, 4]`, so that ranks can exchange it.
 
     The columns: rows that start in the chunk; its line feeds; the offset at which its first row starts, or -1; its line
-    feeds before that row.
+    feeds before that row. Of a dialect that is not plain, int64 `[num_chunks, states, 5]`: such a line for each state
+    in which the chunk may begin, and the state after it (see dialect_scanner.py).
     """
 
     table: Int64s
@@ -47,7 +49,7 @@ class Index:
     """
 
     size_bytes: int
-    delimiter: int
+    dialect: Dialect
     num_rows: int
     offsets: Int64s
     rows: Int64s
@@ -62,9 +64,14 @@ class Index:
         skip, offset, at_start = row - int(self.rows[chunk]), int(self.offsets[chunk]), True
         if skip == 0:
             return offset
+        delimiter, state = ord(self.dialect.delimiter), dialect_scanner.LINE
+        table = dialect_scanner.transitions(self.dialect)
         while offset < self.size_bytes:
             data = _read(reader, offset, min(SEEK_BYTES, self.size_bytes - offset))
-            position, passed, _, at_start = row_scanner.find_row()(data, 0, len(data), self.delimiter, at_start, skip)
+            if self.dialect.has_plain_lines:
+                position, passed, _, at_start = row_scanner.find_row()(data, 0, len(data), delimiter, at_start, skip)
+            else:
+                position, passed, state = dialect_scanner.find()(data, len(data), state, skip, table)
             if position >= 0:
                 return offset + int(position)
             skip -= passed
@@ -105,7 +112,8 @@ def scan(
     Threads take `task_chunks` of them at a time; `observe`, called with the first of adjacent ones, gives who sees
     their bytes.
     """
-    table = np.zeros((len(chunks), 4), np.int64)
+    is_plain = text.header.dialect.has_plain_lines
+    table = np.zeros((len(chunks), 4) if is_plain else (len(chunks), dialect_scanner.NUM_STATES, 5), np.int64)
     if text.reader.block_bytes > text.chunk_bytes:
         num_threads = max(num_threads, _REMOTE_THREADS)
     buffers: queue.SimpleQueue[npt.NDArray[np.uint8]] = queue.SimpleQueue()
@@ -140,6 +148,15 @@ def join_counts(parts: Sequence[Counts]) -> Counts:
     return Counts(np.concatenate([part.table for part in parts]))
 
 
+def followed(text: CsvText, chunks: Int64s, counts: Counts) -> Counts:
+    """Returns what was counted of these chunks of whole files, each in the state in which it does begin."""
+    if text.header.dialect.has_plain_lines:
+        return counts
+    files = np.searchsorted(text.first_chunks, chunks, side="right")
+    cuts = np.flatnonzero(np.diff(files)) + 1
+    return Counts(np.concatenate([dialect_scanner.follow_chunks(own) for own in np.split(counts.table, cuts)]))
+
+
 def index_from_counts(text: CsvText, counts: Counts) -> Index:
     """Returns the index of a text whose chunks have all been counted."""
     table = counts.table
@@ -156,7 +173,7 @@ def index_from_counts(text: CsvText, counts: Counts) -> Index:
     last_line = first_lines[-1] + feeds[-1] - feeds[text.first_chunks[-2]]
     return Index(
         size_bytes=text.info.size_bytes,
-        delimiter=ord(text.header.delimiter),
+        dialect=text.header.dialect,
         num_rows=int(table[:, _ROWS].sum()),
         offsets=np.append(table[:, FIRST], text.info.size_bytes)[filled],
         rows=rows,
@@ -166,15 +183,17 @@ def index_from_counts(text: CsvText, counts: Counts) -> Index:
 
 def build_index(text: CsvText, *, num_threads: int = 1) -> Index:
     """Reads the whole text once and indexes it; FileChanged if a file changes meanwhile."""
-    counts = scan(text, np.arange(text.num_chunks), num_threads=num_threads)
+    chunks = np.arange(text.num_chunks)
+    counts = scan(text, chunks, num_threads=num_threads)
     text.check_unchanged()
-    return index_from_counts(text, counts)
+    return index_from_counts(text, followed(text, chunks, counts))
 
 
 def _scan_chunks(
     text: CsvText, buffer: npt.NDArray[np.uint8], first_chunk: int, table: Int64s, observer: Observer | None
 ) -> None:
     """Fills the lines of `table` with the counts of the chunks of one file from `first_chunk` on."""
+    transitions = dialect_scanner.transitions(text.header.dialect)
     reader, chunks_per_block = text.reader, text.reader.block_bytes // text.chunk_bytes
     file = text.file_of_chunk(first_chunk)
     start_of_file, stop_of_file = int(text.starts[file]), int(text.stops[file])
@@ -187,15 +206,19 @@ def _scan_chunks(
         used = buffer[_LOOK_BEHIND - behind : _LOOK_BEHIND + stop - offset]
         with activity("reading bytes {} to {} of {}", offset - behind, stop, reader.info.url):
             reader.read_into(offset - behind, used.data)
-        at_start = _at_line_start(text, start_of_file, used[:behind].tobytes(), offset - behind)
+        is_plain = text.header.dialect.has_plain_lines
+        at_start = is_plain and _at_line_start(text, start_of_file, used[:behind].tobytes(), offset - behind)
         if observer is not None:
             observer.see(used[behind:], offset, at_start=at_start)
         for line, start in zip(lines, range(offset, stop, text.chunk_bytes), strict=True):
             begin = _LOOK_BEHIND + start - offset
             chunk, num_bytes = buffer[begin : begin + text.chunk_bytes], min(text.chunk_bytes, stop - start)
-            at_start = _count_chunk(chunk, num_bytes, ord(text.header.delimiter), at_start, line)
-            if line[FIRST] >= 0:
-                line[FIRST] += start
+            if is_plain:
+                at_start = _count_chunk(chunk, num_bytes, ord(text.header.delimiter), at_start, line)
+            else:
+                dialect_scanner.count()(chunk, chunk.view(np.uint64), num_bytes, transitions, line)
+            firsts = line[..., FIRST]
+            firsts[...] = np.where(firsts >= 0, firsts + start, firsts)
     if observer is not None:
         observer.finish(min(first + len(table) * text.chunk_bytes, stop_of_file))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from disttrain.data.csv.index import FIRST, Counts, Index, Int64s, index_from_counts, scan
+from disttrain.data.csv.index import FIRST, Counts, Index, Int64s, followed, index_from_counts, scan
 from disttrain.data.csv.text import CsvFile, CsvText
 from disttrain.errors import DisttrainError, redacted
 from disttrain.storage.base import UNVERSIONED
@@ -31,10 +31,10 @@ class KeptCounts:
     counts: Counts
     missing: Int64s
 
-    def completed(self, chunks: Int64s, counts: Counts) -> Counts:
-        """Returns all counts, with those of these chunks."""
+    def completed(self, text: CsvText, chunks: Int64s, counts: Counts) -> Counts:
+        """Returns all counts, with those of these chunks, which are all that a file has."""
         table = self.counts.table.copy()
-        table[chunks] = counts.table
+        table[chunks] = followed(text, chunks, counts).table
         return Counts(table)
 
 
@@ -94,7 +94,7 @@ def index_text(text: CsvText, cache_dir: Path, *, num_threads: int = 1) -> Index
     kept = load_counts(cache_dir, text)
     if not len(kept.missing):
         return index_from_counts(text, kept.counts)
-    counts = kept.completed(kept.missing, scan(text, kept.missing, num_threads=num_threads))
+    counts = kept.completed(text, kept.missing, scan(text, kept.missing, num_threads=num_threads))
     text.check_unchanged()
     keep_counts(cache_dir, text, counts)
     return index_from_counts(text, counts)
@@ -123,7 +123,8 @@ def _beside(cache_dir: Path, text: CsvText, kind: str) -> Path:
 def _kept_path(cache_dir: Path, text: CsvText, kind: str = "npz") -> Path:
     """Returns where what is known of a text is kept: by what it is called, so that new files replace old ones."""
     name, header = _absolute(text.info.url), text.header
-    key = hashlib.sha256(f"{name}\n{header.rows_start}\n{header.delimiter}".encode()).hexdigest()[:20]
+    dialect = header.delimiter if header.dialect.is_plain else str(header.dialect)
+    key = hashlib.sha256(f"{name}\n{header.rows_start}\n{dialect}".encode()).hexdigest()[:20]
     return cache_dir / "index" / f"{key}.{kind}"
 
 

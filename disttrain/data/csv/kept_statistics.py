@@ -11,6 +11,7 @@ from pathlib import Path
 from disttrain.data.csv.index import Counts, Index, index_from_counts, join_counts
 from disttrain.data.csv.kept_index import keep_beside, keep_counts, load_beside, load_counts
 from disttrain.data.csv.open_csv import OpenCsv
+from disttrain.data.csv.statistics_lines import gather_lines
 from disttrain.data.csv.statistics_pass import Gathered, Wanted, gather, parts_of_rank
 from disttrain.data.table.gathering import Sketches
 from disttrain.data.table.kinds import gap_words, needs_texts
@@ -20,11 +21,11 @@ from disttrain.data.table.statistics import Statistics, conclude
 
 @dataclass(frozen=True, eq=False)
 class Indexed:
-    """How many rows each chunk of a text has, where rows start, and the statistics of its columns."""
+    """Where the rows of a text start, and the statistics of its columns; `counts` if they were counted with these."""
 
-    counts: Counts
     index: Index
     statistics: Statistics
+    counts: Counts | None = None
 
 
 @dataclass(frozen=True)
@@ -45,28 +46,38 @@ class StatisticsOf:
         statistics = Statistics.from_json(kept) if kept is not None else None
         if statistics is None or len(known.missing):
             return None
-        return Indexed(known.counts, index_from_counts(text, known.counts), statistics)
+        return Indexed(index_from_counts(text, known.counts), statistics)
 
-    def gather(self, rank: int, world_size: int, num_threads: int) -> Gathered:
-        """Reads one worker's part of the file; DataError for a line that is no row."""
+    @property
+    def takes_two_passes(self) -> bool:
+        """Whether rows have to be counted before their values are gathered."""
+        return not self.opened.text.header.dialect.is_plain
+
+    def gather(self, rank: int, world_size: int, num_threads: int, index: Index | None = None) -> Gathered:
+        """Reads one worker's part of the text; DataError for a line that is no row. Two passes need the `index`."""
         opened = self.opened
         parts = parts_of_rank(opened.text.num_chunks, rank, world_size)
         wanted = Wanted(opened.layout.take, [name in self.as_text for name in opened.column_names], self.gaps)
+        if index is not None:
+            return gather_lines(opened.text, index, wanted, parts.start, parts.stop, num_threads=num_threads)
         return gather(opened.text, wanted, parts.start, parts.stop, num_threads=num_threads)
 
-    def join(self, everyones: Sequence[Gathered]) -> Indexed:
-        """Returns index and statistics from what all workers gathered; FileChanged if the file changed meanwhile."""
+    def join(self, everyones: Sequence[Gathered], index: Index | None = None) -> Indexed:
+        """Returns index and statistics from what all workers gathered; FileChanged if a file changed meanwhile."""
         opened = self.opened
         opened.text.check_unchanged()
-        counts = join_counts([one.counts for one in everyones])
         sketches = [one.sketches for one in everyones if one.sketches is not None]
         names, parts = opened.column_names, [part for one in everyones for part in one.parts]
         statistics = conclude(names, parts, Sketches.join(sketches) if sketches else Sketches.nothing(len(names)))
-        return Indexed(counts, index_from_counts(opened.text, counts), statistics)
+        if index is not None:
+            return Indexed(index, statistics)
+        counts = join_counts([one.counts for one in everyones if one.counts is not None])
+        return Indexed(index_from_counts(opened.text, counts), statistics, counts)
 
     def keep(self, cache_dir: Path, found: Indexed) -> None:
         """Keeps them, where that is possible."""
-        keep_counts(cache_dir, self.opened.text, found.counts)
+        if found.counts is not None:
+            keep_counts(cache_dir, self.opened.text, found.counts)
         keep_beside(cache_dir, self.opened.text, self._key, found.statistics.to_json())
 
     @property

@@ -20,7 +20,7 @@ PLACE_BYTES = 64 << 10
 
 def looks_plain(text: CsvText, layout: Layout, *, any_size: bool) -> bool:
     """Returns whether the chosen columns hold only numbers, of ordinary size unless `any_size`, where it is looked."""
-    if text.has_orders:
+    if text.has_orders or not text.header.dialect.is_plain:
         return False
     parts = []
     try:

@@ -31,11 +31,12 @@ class OpenCsv:
         features: Sequence[str] | None = None,
         targets: Sequence[str] | None = None,
         weight: str | None = None,
+        exclude: Sequence[str] = (),
     ) -> OpenCsv:
         """Chooses the columns of an open text; raises UsageError for one that does not exist."""
         try:
             where = text.files[0].info.url
-            return cls(text, *choose_columns(text.header, features, targets, weight, where=where), weight)
+            return cls(text, *choose_columns(text.header, features, targets, weight, exclude, where=where), weight)
         except BaseException:
             text.reader.close()
             raise

@@ -10,9 +10,11 @@ import numpy as np
 
 from disttrain.data.csv.digit_scanner import find_losses
 from disttrain.data.csv.header import Header
+from disttrain.data.csv.normalizer import normalizer_of
 from disttrain.data.csv.parser import ParseFault, RowParser
 from disttrain.data.csv.readahead import Block, line_blocks
 from disttrain.data.csv.text import CsvText
+from disttrain.data.csv.value_reader import field_as_written
 from disttrain.data.digit_losses import DigitLoss, DigitLosses
 from disttrain.data.place import Place
 from disttrain.data.ranges import Range
@@ -64,8 +66,9 @@ class ParsedRows:
         self._position = 0
         self._set_parser(0)
         self._blocks = line_blocks(
-            source.text.reader, self._spans(), readers, block_bytes=block_bytes, num_ahead=num_ahead
-        )
+            source.text.reader, self._spans(), readers, block_bytes=block_bytes, num_ahead=num_ahead,
+            normalizer=normalizer_of(self._header.dialect),
+        )  # fmt: skip
 
     def fill(self, out: Floats) -> None:
         """Parses the next `len(out)` rows into `out`; raises a DataError that says where a faulty one is."""
@@ -136,7 +139,10 @@ class ParsedRows:
         self._position = block.start if block else 0
 
     def _located(self, fault: ParseFault, base: int) -> DataError:
-        self._source.text.check_unchanged()
+        text = self._source.text
+        text.check_unchanged()
+        if fault.field is not None and not self._header.dialect.is_plain:
+            fault.text = field_as_written(text, base + fault.offset, fault.field)
         return DataError(f"{self._source.place_at(base + fault.offset)}: {fault.describe(self._header.names)}")
 
     def _note_losses(self, block: Block, begin: int) -> None:

@@ -95,7 +95,7 @@ class ParseFault(Exception):  # the caller adds file and line, and raises a Data
             )
         if self.field is None:
             holds = f"the row has {_count(self.num_fields or 0)}, expected {self.expected_fields}: '{self.text}'"
-            comment = "; lines that begin with '#' are not skipped: remove them" if self.text.startswith("#") else ""
+            comment = "; to skip lines that begin with '#', add --comment '#'" if self.text.startswith("#") else ""
             return f"{holds}{comment or '; correct the line'}"
         is_named = names is not None and self.field < len(names)
         label = f"column '{names[self.field]}'" if is_named else f"field {self.field + 1}"  # type: ignore[index]
@@ -229,19 +229,26 @@ def fields_of(line: bytes, delimiter: int) -> tuple[list[bytes], bool]:
 
     If one is not, its field is the last and holds the rest of the line.
     """
+    spans, is_whole = field_spans(line, delimiter)
+    return [line[start:stop] for start, stop in spans], is_whole
+
+
+def field_spans(line: bytes, delimiter: int) -> tuple[list[tuple[int, int]], bool]:
+    """Returns where the fields of `fields_of` stand in the line."""
     pads = bytes(byte for byte in b" \t" if byte != delimiter)
     end = re.escape(bytes([delimiter]))
     quoted, plain = rb'"(?:[^"]|"")*"(?!")[^%b]*' % end, rb'(?![%b"])[^%b]*' % (pads, end)
     field = re.compile(rb"[%b]*(%b|%b)(%b|\Z)" % (pads, quoted, plain, end))
     line = re.sub(rb"\r[ \t\r]*\Z", b"", line)
-    fields: list[bytes] = []
+    spans: list[tuple[int, int]] = []
     position = 0
     while match := field.match(line, position):
-        fields.append(match[1].strip(pads))
+        spans.append((match.start(1), match.start(1) + len(match[1].rstrip(pads))))
         position = match.end()
         if not match[2]:
-            return fields, True
-    return [*fields, line[position:].strip(pads)], False
+            return spans, True
+    first = len(line) - len(line[position:].lstrip(pads))
+    return [*spans, (first, max(len(line.rstrip(pads)), first))], False
 
 
 def shorten(text: bytes) -> str:

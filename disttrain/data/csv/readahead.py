@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from disttrain.activity import activity
+from disttrain.data.csv.normalizer import Normalizer
 from disttrain.errors import DataError
 from disttrain.storage.base import Reader
 from disttrain.threads import DaemonPool
@@ -47,13 +48,19 @@ class _Read:
 
 
 def line_blocks(
-    reader: Reader, spans: Iterable[tuple[int, int]], pool: DaemonPool, *, block_bytes: int, num_ahead: int = 1
+    reader: Reader,
+    spans: Iterable[tuple[int, int]],
+    pool: DaemonPool,
+    *,
+    block_bytes: int,
+    num_ahead: int = 1,
+    normalizer: Normalizer | None = None,
 ) -> Iterator[Block]:
     """Yields the lines of each span of bytes `[start, stop)` in turn, in blocks of up to `block_bytes`.
 
     A span begins and ends where a line does; an empty one gives no block, and no byte outside the spans is read.
-    `num_ahead` blocks are being read while one is used. Raises what the reader raises; DataError for a line of more
-    than `MAX_LINE_BYTES`.
+    `num_ahead` blocks are being read while one is used; `normalizer` rewrites their lines as plain ones. Raises what
+    the reader raises; DataError for a line of more than `MAX_LINE_BYTES`.
     """
     parts = ((offset, stop) for start, stop in spans for offset in range(start, stop, block_bytes))
     pending: deque[_Read] = deque()
@@ -76,17 +83,30 @@ def line_blocks(
         with activity("waiting for the bytes of {} from {} on", reader.info.url, read.offset, waits_for_threads=True):
             read.done.result()
         raw, end = read.raw, _HEADROOM + read.length
+        if normalizer is not None:
+            block = _joined(tail, read, end)
+            stop = normalizer(block.buffer, block.start, block.stop, is_last=read.ends_span)
+            tail = block.buffer[stop : block.stop].tobytes()
+            _check_length(tail, reader)
+            if stop > block.start:
+                yield replace(block, stop=stop)
+            elif read.ends_span:
+                yield block
+            read_next(raw)
+            continue
         cut = end if read.ends_span else raw.rfind(b"\n", _HEADROOM, end) + 1
         if not cut:  # no line ends in this block
             tail += raw[_HEADROOM:end]
-            if len(tail) > MAX_LINE_BYTES:
-                raise DataError(
-                    f"{reader.info.url}: a line of more than {MAX_LINE_BYTES} bytes; expected rows of numbers"
-                )
+            _check_length(tail, reader)
         else:
             yield _joined(tail, read, cut)
             tail = bytes(raw[cut:end])
         read_next(raw)
+
+
+def _check_length(line: bytes, reader: Reader) -> None:
+    if len(line) > MAX_LINE_BYTES:
+        raise DataError(f"{reader.info.url}: a line of more than {MAX_LINE_BYTES} bytes; expected rows of numbers")
 
 
 def _read_into(reader: Reader, offset: int, target: memoryview) -> None:
@@ -100,5 +120,5 @@ def _joined(tail: bytes, read: _Read, cut: int) -> Block:
         start = _HEADROOM - len(tail)
         read.raw[start:_HEADROOM] = tail
         return Block(np.frombuffer(read.raw, np.uint8), start, cut, read.offset - _HEADROOM, read.ends_span)
-    whole = np.frombuffer(tail + read.raw[_HEADROOM:cut], np.uint8)
+    whole = np.frombuffer(bytearray(tail + read.raw[_HEADROOM:cut]), np.uint8)
     return Block(whole, 0, len(whole), read.offset - len(tail), read.ends_span)

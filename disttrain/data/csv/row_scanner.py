@@ -40,7 +40,7 @@ def _inlined(function: _F) -> _F:
 
 
 @_inlined
-def _block(words: Any, first: Any, stop: Any, at_start: Any) -> Any:
+def count_feeds(words: Any, first: Any, stop: Any, at_start: Any) -> Any:
     """Returns the line feeds in `words[first:stop]`, and whether a byte up to 0x20 follows a line feed.
 
     If `at_start`, the first byte counts as following one.
@@ -109,7 +109,7 @@ def _count_rows(buffer: Any, words: Any, num_bytes: Any, delimiter: Any, at_star
     num_words = num_bytes // 8
     for first in range(0, num_words, BLOCK_WORDS):
         stop = min(first + BLOCK_WORDS, num_words)
-        block_feeds, suspicious = _block(words, first, stop, at_start)
+        block_feeds, suspicious = count_feeds(words, first, stop, at_start)
         if suspicious:
             more_rows, _, at_start = _walk(buffer, first * 8, stop * 8, delimiter, at_start)
         else:

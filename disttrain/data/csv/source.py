@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from disttrain.data.csv.columns import make_layout
+from disttrain.data.csv.dialect import Dialect
 from disttrain.data.csv.encoded_parser import EncodedParser, Encoding
 from disttrain.data.csv.headers import HowRead, read_text
 from disttrain.data.csv.kept_index import index_text, keep_beside, load_beside
@@ -69,7 +70,7 @@ class Source:
         features: Sequence[str] | None = None,
         targets: Sequence[str] | None = None,
         header: HeaderMode = "auto",
-        delimiter: str = ",",
+        dialect: Dialect | None = None,
         by_name: bool = False,
         cache_dir: Path,
         num_threads: int = 1,
@@ -81,7 +82,7 @@ class Source:
         `strict`, parsing a whole number that float32 rounds to another one raises a DataError. Raises UsageError for a
         file or column that does not exist, DataError for a file without rows.
         """
-        how = HowRead(cache_dir, header, delimiter, by_name)
+        how = HowRead(cache_dir, header, dialect or Dialect(), finds_delimiter=dialect is None, by_name=by_name)
         text = read_text([urls] if isinstance(urls, str) else urls, how)
         opened = OpenCsv.choose(text, features=features, targets=targets)
         try:
@@ -180,6 +181,8 @@ class Source:
     def how_read(self) -> Mapping[str, Any]:
         """Tells where rows begin, what delimits fields, which field becomes which column, and how."""
         how: dict[str, Any] = {"rows_start": self.header.rows_start, "delimiter": self.header.delimiter}
+        if not self.header.dialect.is_plain:
+            how["dialect"] = asdict(self.header.dialect)
         if self.encoding is None:
             return {**how, "take": self.layout.take.tolist()}
         return {**how, "take": self.encoding.take.tolist(), "encoding": self.encoding.table.digest}

@@ -42,9 +42,9 @@ class Wanted:
 
 @dataclass(frozen=True, eq=False)
 class Gathered:
-    """What one worker gathered: the counts of its chunks, the sums of its parts, and sketches."""
+    """What one worker gathered: the counts of its chunks if it counted them, the sums of its parts, and sketches."""
 
-    counts: Counts
+    counts: Counts | None
     parts: list[Sums]
     sketches: Sketches | None
 
@@ -70,28 +70,47 @@ def gather(text: CsvText, wanted: Wanted, start_part: int, stop_part: int, *, nu
     start, stop = min(start_part * size, chunks), min(stop_part * size, chunks)
     num_columns = len(wanted.as_text)
     parts = [Sums.nothing(num_columns) for _ in range(start, stop, size)]
-    gatherers: list[Gatherer] = []
-    free: queue.SimpleQueue[tuple[Gatherer, dict[bytes, ValueReader]]] = queue.SimpleQueue()
+    gatherers = Gatherers(text, wanted)
 
     @contextmanager
     def observe(first_chunk: int) -> Iterator[_Part]:
-        try:
-            gatherer, readers = free.get_nowait()
-        except queue.Empty:
-            gatherer, readers = Gatherer(num_columns), {}
-            gatherers.append(gatherer)
         file = text.file_of_chunk(first_chunk)
-        take = text.files[file].take(wanted.take)
-        if take.tobytes() not in readers:
-            readers[take.tobytes()] = ValueReader(take, ord(text.header.delimiter), wanted.as_text, wanted.gaps)
-        sums = parts[(first_chunk - start) // size]
-        yield _Part(text, file, sums, gatherer, readers[take.tobytes()])
-        free.put((gatherer, readers))
+        with gatherers.of_file(file) as (gatherer, values):
+            yield _Part(text, file, parts[(first_chunk - start) // size], gatherer, values)
 
     chunk_numbers = np.arange(start, stop)
     counts = scan(text, chunk_numbers, num_threads=num_threads, task_chunks=size, observe=observe)
-    sketches = Sketches.join([gatherer.sketches() for gatherer in gatherers]) if gatherers else None
-    return Gathered(counts, parts, sketches)
+    return Gathered(counts, parts, gatherers.sketches())
+
+
+class Gatherers:
+    """What gathers the values of a text, for any number of threads."""
+
+    def __init__(self, text: CsvText, wanted: Wanted) -> None:
+        self._text = text
+        self._wanted = wanted
+        self._all: list[Gatherer] = []
+        self._free: queue.SimpleQueue[tuple[Gatherer, dict[bytes, ValueReader]]] = queue.SimpleQueue()
+
+    @contextmanager
+    def of_file(self, file: int) -> Iterator[tuple[Gatherer, ValueReader]]:
+        """Lends one thread a gatherer, and what reads a file's rows."""
+        wanted = self._wanted
+        try:
+            gatherer, readers = self._free.get_nowait()
+        except queue.Empty:
+            gatherer, readers = Gatherer(len(wanted.as_text)), {}
+            self._all.append(gatherer)
+        take = self._text.files[file].take(wanted.take)
+        if take.tobytes() not in readers:
+            delimiter = ord(self._text.header.delimiter)
+            readers[take.tobytes()] = ValueReader(take, delimiter, wanted.as_text, wanted.gaps)
+        yield gatherer, readers[take.tobytes()]
+        self._free.put((gatherer, readers))
+
+    def sketches(self) -> Sketches | None:
+        """Returns what all threads gathered; None if no thread has gathered anything."""
+        return Sketches.join([gatherer.sketches() for gatherer in self._all]) if self._all else None
 
 
 class _Part:

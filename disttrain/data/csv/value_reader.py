@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from disttrain.data.csv import value_scanner
 from disttrain.data.csv.fingerprint64 import fingerprint_of
-from disttrain.data.csv.parser import fields_of, find_fault, shorten
+from disttrain.data.csv.normalizer import normalizer_of
+from disttrain.data.csv.parser import field_spans, find_fault, shorten
 from disttrain.data.csv.text import CsvText
 from disttrain.data.table.values import NUMBER, UNREAD, Values, numbers_of
 
@@ -79,8 +80,16 @@ class ValueReader:
 def text_at(text: CsvText, offset: int, name: str) -> str:
     """Returns what a column holds in the row that starts at an offset, as a message shows it."""
     header = text.files[text.file_at(offset)].header
+    return field_as_written(text, offset, header.names.index(name))
+
+
+def field_as_written(text: CsvText, offset: int, field: int) -> str:
+    """Returns what a field of the row at an offset holds, as a message shows it; empty if the row has fewer."""
+    header = text.files[text.file_at(offset)].header
     buffer = bytearray(min(LINE_BYTES, text.info.size_bytes - offset))
     text.reader.read_into(offset, memoryview(buffer))
-    fields, _ = fields_of(bytes(buffer).partition(b"\n")[0], ord(header.delimiter))
-    column = header.names.index(name)
-    return shorten(fields[column]) if column < len(fields) else ""
+    plain = np.frombuffer(bytearray(buffer), np.uint8)
+    if (normalizer := normalizer_of(header.dialect)) is not None:
+        normalizer(plain, 0, len(plain), is_last=True)
+    spans, _ = field_spans(plain.tobytes().partition(b"\n")[0], ord(header.delimiter))
+    return shorten(bytes(buffer[slice(*spans[field])])) if field < len(spans) else ""

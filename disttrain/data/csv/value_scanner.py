@@ -128,16 +128,16 @@ def _slow_value(first: Any, end: Any, is_text: Any, quoted: Any, gaps: Any, gap_
     """Reads the text `[first, end)` of any field: returns (tag, value); a text's value is its fingerprint's bits."""
     if first == end:
         return GAP, 0.0
-    byte = byte_at(first)
+    start = skip_pads(first, end, -1)  # quotes may enclose blanks
+    byte = byte_or_lf(start, end)
     if not is_text and (is_digit(byte) or byte in (PLUS, MINUS, DOT) or (byte | LOWER) in (LETTER_N, LETTER_I)):
-        start = skip_pads(first, end, -1)
         status, value, after = any_double(start, end)
         if status != BAD and skip_pads(after, end, -1) == end:
             is_named_gap = status == SETTLED and value != value and _is_gap(fingerprint(first, end - first), gaps)
             if is_named_gap or (status == SETTLED and _is_gap_number(value, gap_numbers)):
                 return GAP, 0.0
             return NUMBER if status == SETTLED else UNREAD, value
-        value, after = iso_time(first, end)
+        value, after = iso_time(start, end)
         if after == end:
             return TIME, value
     key = _text_key(first, end, quoted, scratch)

@@ -35,7 +35,7 @@ FAULTY = [
     ("x,y\n1,2\n\x1a", ",", "line 3: the row has 1 field, expected 2: '\\\\x1a'"),  # how DOS ended a text
     ('a,b\n1,2\n3,4,5"\n', ",", "line 3: the row has 3 fields, expected 2"),
     ('a,b\n1,2\n3,4,"5\n', ",", "line 3: field 3 holds"),
-    ("x,y\n1,2\n# note\n", ",", "line 3: the row has 1 field.*lines that begin with '#' are not skipped"),
+    ("x,y\n1,2\n# note\n", ",", "line 3: the row has 1 field.*to skip lines that begin with '#', add --comment"),
 ]
 
 
