@@ -94,7 +94,7 @@ def a_chain(tmp_path, name, moments, sizes, seed, *options):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # 20 runs, two at a time
 def test_a_run_that_is_killed_at_fifteen_moments_ends_as_one_that_never_was(tmp_path, place, whole):
-    """Kills 12 runs of one process and 3 of two workers, each time at other moments; all use the same rows in a step."""
+    """Kills 12 runs of one process and 3 of two workers, at other moments each time; all use the same rows a step."""
     chance, names = random.Random(time.time_ns()), list(MOMENTS)
     seeds = [chance.randrange(10**6) for _ in range(3)]
     print("seeds", seeds)
