@@ -1,7 +1,7 @@
 """Every option, typed, documented and checked before any file or device is touched.
 
-An option is declared only in the classes here: flags, environment variables (`DISTTRAIN_*`) and TOML keys are derived
-from their fields (see options.py).
+An option is declared only in classes of `Settings`: flags, environment variables (`DISTTRAIN_*`) and TOML keys are
+derived from their fields (see options.py).
 """
 
 from __future__ import annotations
@@ -170,6 +170,10 @@ class TrainConfig(ColumnSettings):
     """The options of a training run."""
 
     validation_data: Places = option("data", "other CSV files, evaluated after every epoch. Default: none", ())
+    validation_split: float = option(
+        "data", "share of the rows, drawn by number and seed, that is evaluated instead of trained on", 0, ge=0, lt=1
+    )
+    limit: Count | None = option("data", "use the first rows only, so many. Default: all", None)
     strict: bool = option(
         "data", "end the run, instead of warning, at a whole number that float32 rounds to another", False
     )
@@ -338,6 +342,17 @@ class TrainConfig(ColumnSettings):
             raise ValueError("must be the name of a value, such as val_loss, val_r2:max or loss:min")
         return value
 
+    @property
+    def validates(self) -> bool:
+        """Whether rows are evaluated after every epoch."""
+        return bool(self.validation_data or self.validation_split)
+
+    @model_validator(mode="after")
+    def _validates_once(self) -> TrainConfig:
+        if self.validation_data and self.validation_split:
+            raise ValueError("validation_data and validation_split both say what is evaluated: give only one")
+        return self
+
     @model_validator(mode="after")
     def _overwriting_starts_anew(self) -> TrainConfig:
         if self.overwrite and self.resume not in ("auto", "never"):
@@ -372,28 +387,3 @@ class TrainConfig(ColumnSettings):
         if value is not None and value.count(":") != 1:
             raise ValueError("must look like package.module:function")
         return value
-
-
-class InspectConfig(ColumnSettings):
-    """The options of `disttrain inspect`."""
-
-    data: Places = Field(
-        description="CSV files to look at, as one dataset: paths, URLs that fsspec opens, patterns or directories",
-        json_schema_extra={"positional": True},
-        min_length=1,
-    )
-    json_: bool = option("output", "print everything as JSON, the statistics too", False)
-    cache_dir: Directory | None = option(
-        "output", "directory for indexes and statistics. Default: $XDG_CACHE_HOME/disttrain or ~/.cache/disttrain", None
-    )
-
-
-class MakeDataConfig(Settings):
-    """The options of `disttrain make-data`."""
-
-    file: str = Field(description="CSV to write", json_schema_extra={"positional": True})
-    rows: Count = option("recipe", "data lines, such as 1000000 or 500e6", 1_000_000)
-    features: Count = option("recipe", "feature columns; y is a smooth function of them (of one: y = x)", 1)
-    noise: float = option("recipe", "standard deviation of the Gaussian noise on y", 0.0, ge=0, allow_inf_nan=False)
-    seed: int = option("recipe", "random seed: the same seed gives the same file", 0, ge=0, lt=2**32)
-    overwrite: bool = option("output", "replace the file if it exists", False)

@@ -45,7 +45,6 @@ OTHER_NAMES = {
     "sep": "delimiter",
     "validation": "validation_data",
     "val_data": "validation_data",
-    "validation_split": "validation_data",
     "layers": "hidden",
     "units": "hidden",
     "bs": "batch_size",

@@ -9,10 +9,11 @@ import pytest
 
 import disttrain
 from disttrain.cli import main
-from disttrain.config import MakeDataConfig, TrainConfig, default_cache_dir
+from disttrain.config import TrainConfig, default_cache_dir
 from disttrain.data.csv.dialect import Dialect
 from disttrain.errors import UsageError
 from disttrain.options import build_parser, load
+from disttrain.synthetic.command import MakeDataConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -62,6 +63,7 @@ SAMPLES = {
     "data": "a.csv",
     "targets": "y",
     "validation_data": "v.csv",
+    "validation_split": "0.1",
     "header": "no",
     "delimiter": ";",
     "decimal": ",",

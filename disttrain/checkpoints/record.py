@@ -46,6 +46,8 @@ class RunRecord:
 
     data: Mapping[str, str] | None = field(default=None, metadata=_by(compare_files))
     validation_data: Mapping[str, str] | None = field(default=None, metadata=_by(compare_files))
+    limit: int | None = field(default=None, metadata=_by(compare_option))
+    validation_split: float | None = field(default=None, metadata=_by(compare_option))
     num_rows: int | None = field(default=None, metadata=_by(compare_rows))
     features: Sequence[str] | None = field(default=None, metadata=_by(compare_option))
     targets: Sequence[str] | None = field(default=None, metadata=_by(compare_option))

@@ -88,14 +88,14 @@ def shard_blocks(order: EpochOrder, bounds: Int64s, num_shards: int, shard: int)
     rows = shard_range(int(bounds[-1]), num_shards, shard)
     blocks = np.stack([bounds[:-1], bounds[1:]], 1)  # [num_blocks, 2]
     if order.mode == "global":
-        blocks = blocks[permutation(len(blocks), _key(order.seed, order.epoch))]
+        blocks = blocks[permutation(len(blocks), key_of(order.seed, order.epoch))]
     stops = np.cumsum(blocks[:, 1] - blocks[:, 0])  # in the epoch's order, which is the file's unless `global`
     cut_left = np.maximum(rows.start - (stops - blocks[:, 1] + blocks[:, 0]), 0)
     cut_right = np.maximum(stops - rows.stop, 0)
     blocks = blocks + np.stack([cut_left, -cut_right], 1)
     blocks = np.compress(blocks[:, 0] < blocks[:, 1], blocks, axis=0)
     if order.mode == "shard":
-        blocks = blocks[permutation(len(blocks), _key(order.seed, order.epoch, shard))]
+        blocks = blocks[permutation(len(blocks), key_of(order.seed, order.epoch, shard))]
     return blocks
 
 
@@ -111,7 +111,7 @@ def shard_windows(
         num_rows = int(np.sum(part[:, 1] - part[:, 0]))
         if start + num_rows > first_row:
             ranges = tuple(Range(*block) for block in part.tolist())
-            yield Window(ranges, _key(order.seed, order.epoch, shard, number), start, num_rows)
+            yield Window(ranges, key_of(order.seed, order.epoch, shard, number), start, num_rows)
         start += num_rows
 
 
@@ -143,7 +143,7 @@ def compile_permutation() -> None:
     _compiled(np.uint32)
 
 
-def _key(*words: int) -> int:
+def key_of(*words: int) -> int:
     """Returns 64 bits that depend on all words."""
     key = 0
     for word in words:

@@ -36,6 +36,11 @@ def announce_start(
     features, targets = _columns(source.feature_names), _columns(source.target_names)
     files = f" in {len(source.files):,} files" if len(source.files) > 1 else ""
     console.print(f"{data}: {source.num_rows:,} rows{files}, {features} -> {targets}")
+    if sharding.num_rows < source.num_rows:
+        first = min(config.limit or source.num_rows, source.num_rows)
+        of_which = f" of the first {first:,} (--limit)" if config.limit else ""
+        rest = f"; {first - sharding.num_rows:,} are held out (--validation-split)" if config.validation_split else ""
+        console.print(f"Training on {sharding.num_rows:,} rows{of_which}{rest}")
     _announce_world(console, context.backend, sharding)
     if config.decay == "cosine":
         console.print(f"The learning rate falls to 0 over {config.epochs} epochs (--decay none keeps it)")

@@ -10,6 +10,7 @@ from disttrain.data.csv.encoded_parser import compile_encoder
 from disttrain.data.csv.normalizer import compile_dialects
 from disttrain.data.csv.parser import compile_kernels
 from disttrain.data.csv.row_scanner import count_rows, find_row
+from disttrain.data.selection import compile_selection
 from disttrain.data.shuffle import compile_permutation
 from disttrain.data.table.gathering import compile_sums
 from disttrain.run.context import RunContext
@@ -29,6 +30,8 @@ def compile_readers(context: RunContext, dialect: Dialect, *, encodes: bool) -> 
         if encodes:
             compile_sums()
             compile_encoder()
+        if context.config.limit is not None or context.config.validation_split:
+            compile_selection()
         if context.config.shuffle != "none":
             compile_permutation()
     seconds = time.monotonic() - begun_s

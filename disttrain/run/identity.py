@@ -26,6 +26,8 @@ def record_of(
         data=_fingerprints(source),
         validation_data=_fingerprints(validation) if validation is not None else None,
         num_rows=source.num_rows,
+        limit=config.limit,
+        validation_split=config.validation_split,
         features=list(source.feature_names),
         targets=list(source.target_names),
         table=source.table.to_json() if source.table is not None else {},
@@ -63,7 +65,7 @@ def check_keep_best(config: TrainConfig, metrics: Sequence[str]) -> None:
     """Raises UsageError if no epoch will have the value by which the best checkpoint is to stay."""
     monitored = best_by(config)
     names = ["loss", *metrics]
-    names += [f"val_{name}" for name in names] if config.validation_data else []
+    names += [f"val_{name}" for name in names] if config.validates else []
     if monitored is not None and monitored[0] not in names:
         raise UsageError(f"--keep-best {monitored[0]}: there is no such value; the values are {', '.join(names)}")
 

@@ -7,9 +7,9 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from disttrain.config import InspectConfig, default_cache_dir
+from disttrain.config import default_cache_dir
 from disttrain.data.csv.headers import read_text
 from disttrain.data.csv.kept_index import index_text
 from disttrain.data.csv.kept_statistics import Indexed, StatisticsOf, statistics_of
@@ -23,6 +23,9 @@ from disttrain.errors import DataError, redacted
 from disttrain.run.column_options import requests_of
 from disttrain.run.shared_text import how_read
 from disttrain.threads import num_cores
+
+if TYPE_CHECKING:
+    from disttrain.run.inspect import InspectConfig
 
 _AS_ALL_LOSSES = TargetUse(takes_classes=True, may_scale=True, may_shift=True)
 

@@ -9,7 +9,10 @@ from pathlib import Path
 from disttrain.checkpoints.commits import RunDefaults
 from disttrain.checkpoints.file import Checkpoint
 from disttrain.checkpoints.record import RunRecord
+from disttrain.config import TrainConfig
 from disttrain.data.csv.source import Source
+from disttrain.data.row_source import RowSource
+from disttrain.data.selection import Choice, SelectedSource
 from disttrain.data.sharding import Sharding
 from disttrain.distributed.backend import together
 from disttrain.run.context import RunContext
@@ -23,11 +26,20 @@ from disttrain.training.progress import EpochResult
 
 @dataclass(frozen=True)
 class Opened:
-    """The files of a run, and what it goes on from: `resumed` is the record in `checkpoint`."""
+    """The files of a run, and what it goes on from.
+
+    Attributes:
+        data: what messages call the files to train on.
+        source: these files; `training` and `validation` are the rows that are used of them, or of others.
+        paths: where the run writes, and what it goes on from.
+        checkpoint: this, with `resumed`, the record in it.
+        num_shards: of the training data.
+    """
 
     data: str
-    training: Source
-    validation: Source | None
+    source: Source
+    training: RowSource
+    validation: RowSource | None
     paths: RunPaths
     checkpoint: Checkpoint | None
     resumed: RunRecord | None
@@ -62,11 +74,22 @@ def open_run(context: RunContext) -> Opened:
     together(backend, lambda: _hold(context, named))
     paths, checkpoint = _find_checkpoint(context, named)
     resumed = RunRecord.of(checkpoint) if checkpoint is not None else None
-    training = files.open(data)
-    validation = files.open(config.validation_data, like=training) if config.validation_data else None
+    source = files.open(data)
+    training, validation = together(backend, lambda: _parts(config, source))
+    if config.validation_data:
+        validation = files.open(config.validation_data, like=source)
     kept = resumed.num_shards if resumed is not None else None
     num_shards = config.num_shards or kept or defaults.num_shards
-    return Opened(training.url, training, validation, paths, checkpoint, resumed, num_shards)
+    return Opened(source.url, source, training, validation, paths, checkpoint, resumed, num_shards)
+
+
+def _parts(config: TrainConfig, source: Source) -> tuple[RowSource, RowSource | None]:
+    """Returns the rows to train on and, if a share of the rows is held out, those to validate with."""
+    if config.limit is None and not config.validation_split:
+        return source, None
+    kept = Choice(config.limit or source.num_rows, config.validation_split, config.seed)
+    held_out = SelectedSource.of(source, replace(kept, is_held_out=True)) if config.validation_split else None
+    return SelectedSource.of(source, kept), held_out
 
 
 def _hold(context: RunContext, paths: RunPaths) -> None:

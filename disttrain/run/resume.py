@@ -111,7 +111,7 @@ def how_to_go_on(paths: RunPaths, config: TrainConfig) -> str:
 def best_by(config: TrainConfig) -> tuple[str, BestMode] | None:
     """Returns the name of the value by which the best checkpoint is kept, and whether the best is the min or max."""
     if config.keep_best is None:
-        return ("val_loss", "min") if config.validation_data else None
+        return ("val_loss", "min") if config.validates else None
     name, _, mode = config.keep_best.partition(":")
     return name, "max" if mode == "max" else "min"
 

@@ -60,7 +60,7 @@ def _compile_and_announce(context: RunContext, opened: Opened, prepared: Prepare
     """Compiles the supersteps, and says what the run is about to do or, after a change, why it goes on."""
     change, position = context.continuity.change, opened.checkpoint.position if opened.checkpoint else None
     if change is None:
-        announce_start(context, opened.data, opened.training, prepared.training.sharding, position)
+        announce_start(context, opened.data, opened.source, prepared.training.sharding, position)
     seconds = assembled.trainer.compile()
     if change is None:
         context.console.print(f"Compiled the superstep in {seconds:.1f} s")

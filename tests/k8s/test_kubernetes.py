@@ -21,8 +21,9 @@ from manifests import (
     templates,
 )
 
-from disttrain.config import MakeDataConfig, TrainConfig
+from disttrain.config import TrainConfig
 from disttrain.errors import DataError, HungError, NonFiniteError, PeerError, Stopped, StorageError, UsageError
+from disttrain.synthetic.command import MakeDataConfig
 
 pytestmark = needs_kubectl
 MINORS = list(dict.fromkeys(map(major_minor, all_versions())))[-3:]

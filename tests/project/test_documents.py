@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from disttrain.config import MakeDataConfig, TrainConfig
+from disttrain.config import TrainConfig
+from disttrain.synthetic.command import MakeDataConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 READMES = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", ROOT / "k8s" / "README.md"]
