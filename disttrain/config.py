@@ -42,6 +42,11 @@ def option(group: str, description: str, default: Any = ..., **rules: Any) -> An
     return Field(default, description=description, json_schema_extra={"group": group}, **rules)
 
 
+def positional(description: str, **rules: Any) -> Any:
+    """Returns a field that is given by its place."""
+    return Field(description=description, json_schema_extra={"positional": True}, **rules)
+
+
 def default_cache_dir(environ: Mapping[str, str]) -> Path:
     """Returns `DISTTRAIN_CACHE_DIR`, else `XDG_CACHE_HOME/disttrain`, else `~/.cache/disttrain`."""
     if directory := environ.get("DISTTRAIN_CACHE_DIR"):
@@ -83,7 +88,7 @@ class ColumnSettings(Settings):
     header: Literal["auto", "yes", "no"] = option(
         "data", "whether the first line is a header; without one the columns are called 0, 1, …", "auto"
     )
-    exclude: Words = option("data", "columns that are no features, by name or as with --features. Default: none", ())
+    exclude: Words = option("data", "columns that are no features, as with --features. Default: none", ())
     delimiter: Delimiter = option(
         "dialect",
         "the character between two fields; \\t for a tab, blanks for any number of spaces and tabs; auto is found "
@@ -150,9 +155,9 @@ class ColumnSettings(Settings):
 
     @model_validator(mode="after")
     def _dialect_is_unambiguous(self) -> ColumnSettings:
-        used = [one for one in (self.delimiter, self.decimal, self.thousands, self.comment) if one is not None]
-        if len(set(used)) < len(used):
-            raise ValueError("delimiter, decimal, thousands and comment must be four different characters")
+        delimiters = " \t" if self.delimiter == BLANKS else self.delimiter
+        if self.thousands == self.decimal or (self.comment and self.comment in (*delimiters, self.thousands)):
+            raise ValueError("thousands must differ from decimal, and comment from delimiter and thousands")
         return self
 
     @model_validator(mode="after")
@@ -173,7 +178,14 @@ class TrainConfig(ColumnSettings):
     validation_split: float = option(
         "data", "share of the rows, drawn by number and seed, that is evaluated instead of trained on", 0, ge=0, lt=1
     )
-    limit: Count | None = option("data", "use the first rows only, so many. Default: all", None)
+    limit: Count | None = option("data", "how many of the first rows to use. Default: all", None)
+    on_bad_row: Literal["error", "skip"] = option(
+        "data",
+        "what to do about a row that cannot be read: error ends the run; skip gives it the weight 0, counts it, and "
+        "names it in bad-rows.csv",
+        "error",
+    )
+    max_bad_fraction: float = option("data", "most rows that may be skipped, as a share of all", 0.01, ge=0, le=1)
     strict: bool = option(
         "data", "end the run, instead of warning, at a whole number that float32 rounds to another", False
     )
@@ -201,7 +213,6 @@ class TrainConfig(ColumnSettings):
     loss: str = option("model", "Keras loss", "mae")
     metrics: Words = option("model", "Keras metrics", ("mse",))
     learning_rate: float = option("model", "Adam's step size (Keras's default)", 0.001, gt=0, allow_inf_nan=False)
-
     decay: Literal["auto", "cosine", "none"] = option(
         "model",
         "how the learning rate falls: cosine falls to 0 over all epochs (Loshchilov and Hutter 2017); auto is cosine "

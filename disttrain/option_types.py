@@ -55,8 +55,11 @@ def check_one_byte(value: str, allowed: str = "") -> None:
 
 def known_encoding(value: Any) -> Any:
     """Returns Python's own name of an encoding; ValueError for one that it does not know."""
+    if not isinstance(value, str):
+        return value
     try:
-        return codecs.lookup(value).name if isinstance(value, str) else value
+        "".encode(value)  # raises LookupError also for what is no encoding of text, as hex
+        return codecs.lookup(value).name
     except LookupError:
         raise ValueError("must be the name of an encoding, such as utf-8, latin-1, cp1252 or utf-16") from None
 

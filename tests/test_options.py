@@ -64,6 +64,8 @@ SAMPLES = {
     "targets": "y",
     "validation_data": "v.csv",
     "validation_split": "0.1",
+    "max_bad_fraction": "0.5",
+    "on_bad_row": "skip",
     "header": "no",
     "delimiter": ";",
     "decimal": ",",

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from disttrain.data.bad_rows import BadRows
 from disttrain.data.digit_losses import DigitLosses
 from disttrain.data.place import Place
 from disttrain.data.ranges import Range
@@ -78,6 +79,10 @@ class RowSource(Protocol):
     @property
     def digit_losses(self) -> DigitLosses:
         """Numbers that float32 rounds, noted while they are parsed."""
+
+    @property
+    def bad_rows(self) -> BadRows | None:
+        """Rows that cannot be read, noted while they are parsed; None where these are errors."""
 
     @property
     def block_bounds(self) -> Int64s:

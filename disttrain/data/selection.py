@@ -26,6 +26,7 @@ from disttrain.errors import DataError
 from disttrain.native import compiled
 
 if TYPE_CHECKING:
+    from disttrain.data.bad_rows import BadRows
     from disttrain.data.digit_losses import DigitLosses
     from disttrain.data.table.columns import Table
     from disttrain.storage.base import FileInfo
@@ -176,6 +177,11 @@ class SelectedSource:
     def digit_losses(self) -> DigitLosses:
         """Numbers that float32 rounds."""
         return self.base.digit_losses
+
+    @property
+    def bad_rows(self) -> BadRows | None:
+        """Rows that cannot be read."""
+        return self.base.bad_rows
 
     @property
     def max_block_bytes(self) -> int:

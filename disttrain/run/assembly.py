@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from disttrain.checkpoints.record import RunRecord
 from disttrain.distributed.backend import together
-from disttrain.run.context import RunContext
-from disttrain.run.directory import RunDirectory
+from disttrain.run.bad_rows import BadRowsFile
 from disttrain.run.keeping import open_checkpointing, open_directory, open_reporters
-from disttrain.run.opening import Opened
-from disttrain.run.preparation import Prepared
 from disttrain.training.callbacks import build_callbacks
 from disttrain.training.checkpointing import Checkpointing
 from disttrain.training.evaluator import Evaluator
 from disttrain.training.findings import Findings, open_findings
-from disttrain.training.reports import Reporter
 from disttrain.training.snapshots import Snapshots
 from disttrain.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from disttrain.checkpoints.record import RunRecord
+    from disttrain.data.bad_rows import BadRowsFound
+    from disttrain.run.context import RunContext
+    from disttrain.run.directory import RunDirectory
+    from disttrain.run.opening import Opened
+    from disttrain.run.preparation import Prepared
+    from disttrain.training.reports import Reporter
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,14 @@ def assemble(context: RunContext, opened: Opened, prepared: Prepared, record: Ru
     reporters = open_reporters(context, opened, directory, training.sharding)
     say = context.console.print
     findings = open_findings(
-        engine.model, engine.inputs, backend, opened.training, opened.validation, say, context.cache_dir
+        engine.model,
+        engine.inputs,
+        backend,
+        opened.training,
+        opened.validation,
+        say,
+        context.cache_dir,
+        _bad_rows_told(directory, say),
     )
     snapshots = Snapshots(engine, backend, callbacks, checkpointing, record, say)
     evaluator = Evaluator(engine, backend, validation, callbacks) if validation is not None else None
@@ -53,3 +66,12 @@ def assemble(context: RunContext, opened: Opened, prepared: Prepared, record: Ru
         reporters=reporters, skips_nonfinite=config.on_nonfinite == "skip",
     )  # fmt: skip
     return Assembled(trainer, checkpointing, directory, reporters, findings)
+
+
+def _bad_rows_told(
+    directory: RunDirectory | None, say: Callable[[str], None]
+) -> Callable[[Sequence[BadRowsFound]], None]:
+    """Returns what tells of bad rows, on the leader, which has a directory."""
+    if directory is None:
+        return lambda found: None
+    return BadRowsFile(directory.path, say).tell

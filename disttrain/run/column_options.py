@@ -22,6 +22,7 @@ def requests_of(config: ColumnSettings) -> Requests:
         max_categories=config.max_categories,
         weight=config.weight,
         class_weights=read_class_weights(config.class_weights),
+        skips_bad_rows=isinstance(config, TrainConfig) and config.on_bad_row == "skip",
     )
 
 

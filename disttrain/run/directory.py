@@ -25,7 +25,8 @@ MODEL = "model.keras"
 CHECKPOINTS = "checkpoints"  # the default folder of a run's checkpoints
 HISTORY = "history.csv"
 METRICS = "metrics.jsonl"
-RESULTS = (MODEL, "config.json", HISTORY, METRICS)
+BAD_ROWS = "bad-rows.csv"
+RESULTS = (MODEL, "config.json", HISTORY, METRICS, BAD_ROWS)
 
 
 def default_directory(data: str) -> Path:

@@ -6,14 +6,13 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from disttrain.data.bad_rows import BadRows
 from disttrain.data.csv.open_csv import OpenCsv
 from disttrain.data.csv.source import Source
 from disttrain.data.ranges import Range
-from disttrain.data.row_source import RowSource
 from disttrain.data.sharding import shard_range
 from disttrain.distributed.backend import together
 from disttrain.run.compiling import compile_readers
-from disttrain.run.context import RunContext
 from disttrain.run.first_look import needs_statistics
 from disttrain.run.shared_index import shared_index
 from disttrain.run.shared_text import shared_text
@@ -23,6 +22,8 @@ from disttrain.threads import DaemonPool
 
 if TYPE_CHECKING:
     from disttrain.data.csv.text import CsvText
+    from disttrain.data.row_source import RowSource
+    from disttrain.run.context import RunContext
 
 SLOW_INDEX_S = 2.0
 FIRST_BLOCK_BYTES = 1 << 16
@@ -61,7 +62,9 @@ class Files:
             index, table = shared_index(self._backend, text, self._context.cache_dir), None
 
         def finish() -> Source:
-            source = Source.of(opened, index, is_strict=self._context.config.strict)
+            config = self._context.config
+            bad_rows = BadRows(index.num_rows, config.max_bad_fraction) if config.on_bad_row == "skip" else None
+            source = Source.of(opened, index, is_strict=config.strict, bad_rows=bad_rows)
             return source if table is None else source.encoded(table)
 
         source = together(self._backend, finish)
@@ -80,6 +83,8 @@ class Files:
         pool = DaemonPool(1, "first-rows")
         try:
             source.rows([rows], pool, block_bytes=FIRST_BLOCK_BYTES).take(len(rows))
+            if source.bad_rows is not None:
+                source.bad_rows.take()  # the first epoch finds them again
         finally:
             pool.close()
 

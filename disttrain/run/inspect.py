@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from pydantic import Field
-
-from disttrain.config import ColumnSettings, option
+from disttrain.config import ColumnSettings, option, positional
 from disttrain.option_types import Directory, Places
 from disttrain.options import Command
 
@@ -17,10 +15,8 @@ DESCRIPTION = "Says what the columns of a CSV hold, what a training would do to 
 class InspectConfig(ColumnSettings):
     """The options of `disttrain inspect`."""
 
-    data: Places = Field(
-        description="CSV files to look at, as one dataset: paths, URLs that fsspec opens, patterns or directories",
-        json_schema_extra={"positional": True},
-        min_length=1,
+    data: Places = positional(
+        "CSV files to look at, as one dataset: paths, URLs that fsspec opens, patterns or directories", min_length=1
     )
     json_: bool = option("output", "print everything as JSON, the statistics too", False)
     cache_dir: Directory | None = option(

@@ -10,21 +10,22 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from disttrain.config import default_cache_dir
+from disttrain.data.csv.columns import remarks as told
 from disttrain.data.csv.headers import read_text
 from disttrain.data.csv.kept_index import index_text
 from disttrain.data.csv.kept_statistics import Indexed, StatisticsOf, statistics_of
 from disttrain.data.csv.open_csv import OpenCsv
 from disttrain.data.csv.value_reader import text_at
 from disttrain.data.table.checks import sorted_warning
-from disttrain.data.table.columns import Table
 from disttrain.data.table.decide import Decider, TargetUse
-from disttrain.data.table.statistics import Statistics
 from disttrain.errors import DataError, redacted
 from disttrain.run.column_options import requests_of
 from disttrain.run.shared_text import how_read
 from disttrain.threads import num_cores
 
 if TYPE_CHECKING:
+    from disttrain.data.table.columns import Table
+    from disttrain.data.table.statistics import Statistics
     from disttrain.run.inspect import InspectConfig
 
 _AS_ALL_LOSSES = TargetUse(takes_classes=True, may_scale=True, may_shift=True)
@@ -82,6 +83,8 @@ def look_at(config: InspectConfig, environ: Mapping[str, str]) -> Inspected:
             table, remarks = decided.table, decided.remarks
             extra = ["--missing", "median"] if problem else []
             break
+    finds = config.delimiter == "auto"
+    remarks = (*told(text.header, config.header, features, opened.target_names, finds_delimiter=finds), *remarks)
     if warning := sorted_warning(statistics, opened.target_names, url):
         remarks += (warning,)
         extra += ["--shuffle", "global"]

@@ -5,23 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from disttrain.checkpoints.commits import RunDefaults
 from disttrain.checkpoints.file import Checkpoint
 from disttrain.checkpoints.record import RunRecord
-from disttrain.config import TrainConfig
 from disttrain.data.csv.source import Source
-from disttrain.data.row_source import RowSource
 from disttrain.data.selection import Choice, SelectedSource
 from disttrain.data.sharding import Sharding
 from disttrain.distributed.backend import together
-from disttrain.run.context import RunContext
 from disttrain.run.directory import default_directory
 from disttrain.run.files import Files
 from disttrain.run.lock import RunLock
 from disttrain.run.resume import RunPaths, check_of_a_run, find_checkpoint
 from disttrain.training.checkpointing import Contents
-from disttrain.training.progress import EpochResult
+
+if TYPE_CHECKING:
+    from disttrain.config import TrainConfig
+    from disttrain.data.row_source import RowSource
+    from disttrain.run.context import RunContext
+    from disttrain.training.progress import EpochResult
 
 
 @dataclass(frozen=True)

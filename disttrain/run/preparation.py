@@ -71,7 +71,7 @@ def _prepare(context: RunContext, opened: Opened, head: Head) -> Prepared:
     most_rows = training.sharding.most_rows_per_step(backend.world.size)
     with backend.replicas.scope():
         model = build_model(
-            config, num_features, num_targets, head=head, table=source.table,
+            config, num_features, num_targets, head=head, table=source.table, is_weighted=source.is_weighted,
             num_shards=num_shards, steps_per_epoch=training.sharding.num_steps,
         )  # fmt: skip
         engine = Engine(

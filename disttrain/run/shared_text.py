@@ -17,7 +17,6 @@ from disttrain.option_types import BLANKS
 from disttrain.run.context import RunContext
 from disttrain.storage.compressed import UNPACKED, compression_of
 from disttrain.storage.listing import list_files
-from disttrain.storage.open import open_content
 
 SLOW_S = 2.0
 
@@ -33,17 +32,21 @@ def shared_text(context: RunContext, places: Sequence[str]) -> CsvText:
     listed = together(backend, lambda: list_files(places) if world.is_leader else [])
     expanded = backend.gather(listed if listed != list(places) else [])[0]
     urls = expanded or list(places)
-    _prepare(context, [url for url in urls if compression_of(url) is not None])
+    _prepare(context, how, urls)
     if len(urls) == 1:
-        text = together(backend, lambda: open_one(urls[0], how))
-    else:
-        first = together(backend, lambda: read_first(urls, how))
-        part = shard_range(len(urls), world.size, world.rank)
-        own = together(backend, lambda: read_others(urls[part.start : part.stop], first, how))
-        files = [first, *chain.from_iterable(backend.gather(own))]
-        if len(files) < len(urls):
-            context.console.print(f"{len(urls) - len(files):,} of {len(urls):,} files are empty: left out")
-        text = together(backend, lambda: join_text(label_of(places, urls), files, how))
+        return together(backend, lambda: _held(context, open_one(urls[0], how)))
+    first = together(backend, lambda: read_first(urls, how))
+    part = shard_range(len(urls), world.size, world.rank)
+    own = together(backend, lambda: read_others(urls[part.start : part.stop], first, how))
+    files = [first, *chain.from_iterable(backend.gather(own))]
+    if len(files) < len(urls):
+        context.console.print(f"{len(urls) - len(files):,} of {len(urls):,} files are empty: left out")
+    label = label_of(places, urls)
+    return together(backend, lambda: _held(context, join_text(label, [file.seen_here() for file in files], how)))
+
+
+def _held(context: RunContext, text: CsvText) -> CsvText:
+    """Returns a text, which the context's stack closes."""
     context.stack.enter_context(text.reader)
     return text
 
@@ -65,28 +68,27 @@ def how_read(config: ColumnSettings, cache_dir: Path) -> HowRead:
     )
 
 
-def _prepare(context: RunContext, urls: Sequence[str]) -> None:
-    """Decompresses files once on each machine, to know where they can be entered or to keep what they hold."""
-    if not urls:
+def _prepare(context: RunContext, how: HowRead, urls: Sequence[str]) -> None:
+    """Decompresses and converts files once on each machine, to know where they can be entered or to keep their text."""
+    wanted = [url for url in urls if compression_of(url) is not None or how.encoding != "utf-8"]
+    if not wanted:
         return
-    world, cache_dir = context.backend.world, context.cache_dir
+    world = context.backend.world
     begun_s = time.monotonic()
 
     def prepare() -> None:
-        for url in urls[world.local_rank :: world.local_size]:
-            open_content(url, cache_dir).close()
+        for url in wanted[world.local_rank :: world.local_size]:
+            how.open(url).close()
 
     together(context.backend, prepare)
     seconds = time.monotonic() - begun_s
-    shown = urls[0] if len(urls) == 1 else f"{len(urls):,} compressed files"
     if seconds > SLOW_S:
-        context.console.print(
-            f"Decompressed {shown} once, in {seconds:.1f} s, to find where to enter: kept for the next run"
-        )
-    unpacked = [url for url in urls if compression_of(url) in UNPACKED.values()]
+        shown = wanted[0] if len(wanted) == 1 else f"{len(wanted):,} files"
+        context.console.print(f"Decompressed {shown} in {seconds:.1f} s; what was found is kept for the next run")
+    unpacked = [url for url in wanted if compression_of(url) in UNPACKED.values()]
     if unpacked:
         more = f" and {len(unpacked) - 1:,} more" if len(unpacked) > 1 else ""
         context.console.print(
             f"{unpacked[0]}{more}: {compression_of(unpacked[0])} cannot be entered in the middle: decompressed once, "
-            f"onto the disk of {cache_dir}"
+            f"onto the disk of {context.cache_dir}"
         )

@@ -34,7 +34,8 @@ def understand(context: RunContext, opened: OpenCsv, url: str, like: Table | Non
         return _find_table(context, opened, url)
     found = shared_statistics(context, opened)
     place_of = partial(opened.place_of, found.index)
-    together(context.backend, lambda: check_fits(like, found.statistics, url, place_of))
+    if context.config.on_bad_row == "error":
+        together(context.backend, lambda: check_fits(like, found.statistics, url, place_of))
     return found.index, like
 
 

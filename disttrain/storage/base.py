@@ -20,6 +20,11 @@ class FileInfo:
     fingerprint: str
 
 
+def stored_fingerprint(info: FileInfo) -> str:
+    """Returns the fingerprint of a file as it is stored; that of a converted one begins with its encoding and a bar."""
+    return info.fingerprint.rpartition("|")[2]
+
+
 @dataclass(frozen=True)
 class Patience:
     """Limits on calls to a remote store: for each attempt, and for all attempts together with the pauses between them.

@@ -8,6 +8,7 @@ a local disk.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from urllib.parse import urlsplit
 from disttrain.activity import activity, touch
 from disttrain.errors import DataError, DisttrainError, FileChanged
 from disttrain.storage.base import UNVERSIONED, FileInfo, Reader
-from disttrain.storage.local import LOCAL_BLOCK_BYTES, LocalReader, atomic_write, local_path
+from disttrain.storage.local import LOCAL_BLOCK_BYTES, LocalReader, atomic_write, local_path, remove_parts
 from disttrain.storage.stream import ReaderStream
 from disttrain.storage.unpacking import converted_blocks, unpacked_blocks
 from disttrain.threads import num_cores
@@ -36,7 +37,7 @@ _MOST_HANDLES = 4  # for shards that are read at the same time, each where it is
 
 def compression_of(url: str) -> str | None:
     """Returns what a file's name says that it is compressed with: "gzip", "bzip2", "zstd", "xz", or None."""
-    path = urlsplit(url).path if "://" in url else url
+    path = urlsplit(url).path if url.startswith(("http://", "https://")) else url
     return (ENTERED | UNPACKED).get(os.path.splitext(path)[1].lower())
 
 
@@ -56,7 +57,7 @@ def open_compressed(raw: Reader, kept_in: Path) -> Reader:
             raise DataError(f"{raw.info.url}: has no bytes, expected a file of {method}; write or copy it again")
         if method in ENTERED.values():
             return EnteredReader(raw, kept_in, _library(method))
-        return _UnpackedReader(raw, _unpacked(raw, str(method), kept_in))
+        return _UnpackedReader(raw, _unpacked(raw, str(method), kept_in), raw.info.fingerprint)
     except BaseException:
         raw.close()
         raise
@@ -65,7 +66,7 @@ def open_compressed(raw: Reader, kept_in: Path) -> Reader:
 def open_converted(raw: Reader, encoding: str, kept_in: Path) -> Reader:
     """Opens the UTF-8 of a text in another encoding, converted once onto the local disk; closes the text."""
     try:
-        return _UnpackedReader(raw, _unpacked(raw, encoding, kept_in))
+        return _UnpackedReader(raw, _unpacked(raw, encoding, kept_in), f"{encoding}|{raw.info.fingerprint}")
     except BaseException:
         raw.close()
         raise
@@ -79,9 +80,10 @@ def _library(method: str | None) -> Any:
 
 @dataclass
 class _Handle:
-    """An open file of rapidgzip, and the position to which it was read."""
+    """An open file of rapidgzip, the position to which it was read, and the stream that it reads from."""
 
     file: Any
+    stream: ReaderStream | None
     position: int = 0
 
 
@@ -101,13 +103,14 @@ class EnteredReader:
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fills the buffer; DataError if the file cannot be decompressed."""
-        with self._handle(offset) as handle, _failures_named(self._raw.info.url):
+        with self._handle(offset) as handle, _failures_named(self._raw.info.url, handle.stream):
             if handle.position != offset:
                 handle.file.seek(offset)
-            filled = 0
+            handle.position, filled = -1, 0
             while filled < len(buffer):
                 count = handle.file.readinto(buffer[filled:])
                 if not count:
+                    _raise_failure(handle.stream)
                     raise FileChanged(f"{self.info.url}: ended at byte {offset + filled} of {self.info.size_bytes}")
                 filled += count
             handle.position = offset + filled
@@ -152,14 +155,14 @@ class EnteredReader:
 
     def _opened(self) -> _Handle:
         path = local_path(self._raw.info.url)
-        source = str(path) if path is not None else ReaderStream(self._raw)
-        with _failures_named(self._raw.info.url):
-            file = self._library(source, parallelization=num_cores())
+        stream = ReaderStream(self._raw) if path is None else None
+        with _failures_named(self._raw.info.url, stream):
+            file = self._library(stream or str(path), parallelization=num_cores())
             if isinstance(self._entries, Path):
                 file.import_index(str(self._entries))
             elif self._entries is not None:
                 file.set_block_offsets(self._entries)
-        return _Handle(file)
+        return _Handle(file, stream)
 
     def _find_entries(self, kept_in: Path) -> int:
         """Loads or finds where the file can be entered; returns how many bytes it holds."""
@@ -167,34 +170,41 @@ class EnteredReader:
         about = path.with_suffix(".json")
         with suppress(OSError, ValueError, KeyError):
             kept = json.loads(about.read_bytes())
-            if _is_of(kept, self._raw.info) and (kept["offsets"] or path.exists()):
-                self._entries = {int(bit): byte for bit, byte in kept["offsets"].items()} or path
+            offsets = {int(bit): byte for bit, byte in kept["offsets"].items()}
+            if _is_of(kept, self._raw.info) and (offsets or path.stat().st_size == kept["entries_bytes"]):
+                self._entries = offsets or path
                 return int(kept["size_bytes"])
         handle = self._opened()
         try:
-            size_bytes = self._read_to_the_end(handle.file)
-            offsets = handle.file.block_offsets() if not hasattr(handle.file, "export_index") else {}
-            self._entries = offsets or None
+            size_bytes = self._read_to_the_end(handle)
+            entries = io.BytesIO()  # where writing cannot fail: rapidgzip would end the process
+            offsets = {}
+            if hasattr(handle.file, "export_index"):
+                handle.file.export_index(entries)
+            else:
+                self._entries = offsets = handle.file.block_offsets()
+            told = {"fingerprint": self._raw.info.fingerprint, "size_bytes": size_bytes, "offsets": offsets}
             with suppress(OSError, DisttrainError):
                 if not offsets:
-                    _export(handle.file, path)
+                    with atomic_write(path) as stream:
+                        stream.write(entries.getbuffer())
                     self._entries = path
-                told = {"fingerprint": self._raw.info.fingerprint, "size_bytes": size_bytes, "offsets": offsets}
                 with atomic_write(about) as stream:
-                    stream.write(json.dumps(told).encode())
+                    stream.write(json.dumps({**told, "entries_bytes": len(entries.getvalue())}).encode())
             return size_bytes
         finally:
             handle.file.close()
 
-    def _read_to_the_end(self, file: Any) -> int:
+    def _read_to_the_end(self, handle: _Handle) -> int:
         """Decompresses everything, whose checksums are compared; returns how many bytes there are."""
         url, buffer, size_bytes = self._raw.info.url, memoryview(bytearray(_BLOCK_BYTES)), 0
-        with activity("decompressing {}", url), _failures_named(url):
-            while count := file.readinto(buffer):
+        with activity("decompressing {}", url), _failures_named(url, handle.stream):
+            while count := handle.file.readinto(buffer):
                 size_bytes += count
                 touch()
-            end = -(-max(file.block_offsets(), default=0) // 8)
-        if end != self._raw.info.size_bytes:
+            _raise_failure(handle.stream)
+            end = -(-max(handle.file.block_offsets(), default=0) // 8)
+        if size_bytes and end != self._raw.info.size_bytes:
             raise DataError(
                 f"{url}: is torn, or something follows its end: its last whole part ends at byte {end:,} of "
                 f"{self._raw.info.size_bytes:,}; write or copy it again"
@@ -213,9 +223,9 @@ class EnteredReader:
 class _UnpackedReader(LocalReader):
     """The bytes that a file held, from the local disk that they were decompressed onto."""
 
-    def __init__(self, raw: Reader, path: Path) -> None:
+    def __init__(self, raw: Reader, path: Path, fingerprint: str) -> None:
         super().__init__(raw.info.url, path)
-        self.info = replace(self.info, fingerprint=raw.info.fingerprint)
+        self.info = replace(self.info, fingerprint=fingerprint)
         raw.close()
 
 
@@ -228,6 +238,7 @@ def _unpacked(raw: Reader, method: str, kept_in: Path) -> Path:
         if _is_of(kept, raw.info) and path.stat().st_size == kept["size_bytes"]:
             return path
     size_bytes = 0
+    remove_parts(path.parent, r"[0-9a-f]{20}\..+", with_living_writers=True)
     blocks = unpacked_blocks(raw, method) if method in UNPACKED.values() else converted_blocks(raw, method)
     with activity("unpacking {}", raw.info.url), atomic_write(path) as stream:
         for block in blocks:
@@ -251,23 +262,19 @@ def _kept_path(folder: Path, info: FileInfo, method: str = "") -> Path:
     return folder / f"{key}.bytes"
 
 
-def _export(file: Any, path: Path) -> None:
-    """Saves where a gzip file can be entered, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident():x}.part")
-    try:
-        file.export_index(str(part))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+def _raise_failure(stream: ReaderStream | None) -> None:
+    """Raises what reading from a store failed with, of which rapidgzip says nothing."""
+    if stream is not None and stream.failure is not None:
+        raise stream.failure
 
 
 @contextmanager
-def _failures_named(url: str) -> Iterator[None]:
-    """Makes what rapidgzip raises an error that names the file."""
+def _failures_named(url: str, stream: ReaderStream | None) -> Iterator[None]:
+    """Makes what rapidgzip raises an error that names the file, or what reading the file failed with."""
     try:
         yield
     except (RuntimeError, ValueError, EOFError) as error:
+        _raise_failure(stream)
         told = re.match(r"(?:\[[^]]*\])*\s*([^.!\n]*)", str(error))
         reason = told[1] if told is not None and told[1] else type(error).__name__
         raise DataError(f"{url}: cannot be decompressed: {reason}; write or copy it again") from error

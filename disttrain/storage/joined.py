@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -143,6 +144,7 @@ class JoinedReader:
 
 
 def _joint_fingerprint(files: Sequence[FileInfo]) -> str:
-    told = "\n".join(file.fingerprint for file in files)
+    names = [file.url if (path := local_path(file.url)) is None else os.path.abspath(path) for file in files]
+    told = "\n".join(f"{name} {file.fingerprint}" for name, file in zip(names, files, strict=True))
     digest = hashlib.sha256(told.encode()).hexdigest()[:32]
     return f"{digest}-{UNVERSIONED}" if any(file.fingerprint.endswith(UNVERSIONED) for file in files) else digest

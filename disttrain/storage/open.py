@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from disttrain.errors import FileChanged, UsageError
-from disttrain.storage.base import PATIENCE, PATIENCE_AGAIN, Directory, FileInfo, Patience, Reader
+from disttrain.storage.base import PATIENCE, PATIENCE_AGAIN, Directory, FileInfo, Patience, Reader, stored_fingerprint
 from disttrain.storage.compressed import compression_of, open_compressed, open_converted
 from disttrain.storage.local import LocalDirectory, LocalReader, local_info, local_path
 from disttrain.storage.remote import RemoteDirectory, RemoteReader
@@ -60,11 +60,29 @@ def check_unchanged(info: FileInfo) -> None:
         now = stat(info.url, patience=PATIENCE_AGAIN)
     except UsageError as error:
         raise FileChanged(f"{error}, though it was there: put it back and run again") from error
-    if now.fingerprint != info.fingerprint:
-        sizes = f" ({info.size_bytes} bytes before, {now.size_bytes} now)" if compression_of(info.url) is None else ""
+    if now.fingerprint != stored_fingerprint(info):
+        sizes = f" ({info.size_bytes} bytes before, {now.size_bytes} now)" if _is_read_as_stored(info) else ""
         raise FileChanged(
             f"{info.url}: the file changed while it was being read{sizes}; run again when nothing writes to it"
         )
+
+
+def seen_here(info: FileInfo) -> FileInfo:
+    """Returns what this machine sees of a file that another one may have looked at: of a local one, its own copy.
+
+    Raises:
+        UsageError: if it is not there.
+    """
+    if local_path(info.url) is None:
+        return info
+    own = stat(info.url)
+    prefix = info.fingerprint.removesuffix(stored_fingerprint(info))
+    size_bytes = own.size_bytes if _is_read_as_stored(info) else info.size_bytes
+    return FileInfo(info.url, size_bytes, prefix + own.fingerprint)
+
+
+def _is_read_as_stored(info: FileInfo) -> bool:
+    return compression_of(info.url) is None and info.fingerprint == stored_fingerprint(info)
 
 
 def _refuse_archive(url: str) -> None:

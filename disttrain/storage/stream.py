@@ -15,6 +15,7 @@ class ReaderStream(io.RawIOBase):
         self._reader = reader
         self._position = 0
         self._block, self._block_start = memoryview(b""), 0
+        self.failure: Exception | None = None  # what a read failed with
 
     def readable(self) -> bool:
         """Returns True."""
@@ -36,7 +37,13 @@ class ReaderStream(io.RawIOBase):
 
     def readinto(self, target: Any, /) -> int:
         """Fills the beginning of a buffer, and returns how many bytes those are; 0 at the end."""
-        buffer = memoryview(target).cast("B")
+        try:
+            return self._read_into(memoryview(target).cast("B"))
+        except Exception as error:
+            self.failure = error
+            raise
+
+    def _read_into(self, buffer: memoryview) -> int:
         left = max(self._reader.info.size_bytes - self._position, 0)
         if len(buffer) >= self._reader.block_bytes:
             count = min(len(buffer), left)

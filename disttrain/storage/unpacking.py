@@ -26,8 +26,10 @@ def unpacked_blocks(raw: Reader, method: str) -> Iterator[bytes]:
         raw.read_into(start, memoryview(buffer))
         rest = bytes(buffer)
         while rest:
-            if not is_within and method == "xz" and not rest.strip(b"\0"):
-                break  # padding
+            if not is_within and method == "xz":
+                rest = rest.lstrip(b"\0")  # padding between parts
+                if not rest:
+                    break
             try:
                 block = decompressor.decompress(rest)
             except failures as error:
@@ -53,14 +55,14 @@ def converted_blocks(raw: Reader, encoding: str) -> Iterator[bytes]:
         buffer = bytearray(min(_BLOCK_BYTES, size_bytes - start))
         raw.read_into(start, memoryview(buffer))
         try:
-            text = decoder.decode(bytes(buffer), final=start + len(buffer) == size_bytes)
+            block = decoder.decode(bytes(buffer), final=start + len(buffer) == size_bytes).encode()
         except UnicodeError as error:
             at = start + getattr(error, "start", 0)
             raise DataError(
                 f"{url}: is no text in {encoding} near byte {at:,} ({getattr(error, 'reason', error)}); name its "
                 "encoding with --encoding"
             ) from error
-        yield text.encode()
+        yield block
 
 
 def _decompressor(method: str) -> tuple[Callable[[], Any], tuple[type[Exception], ...]]:
@@ -71,4 +73,4 @@ def _decompressor(method: str) -> tuple[Callable[[], Any], tuple[type[Exception]
         return lzma.LZMADecompressor, (lzma.LZMAError,)
     import zstandard
 
-    return (lambda: zstandard.ZstdDecompressor().decompressobj()), (zstandard.ZstdError,)
+    return (lambda: zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()), (zstandard.ZstdError,)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pydantic import Field
-
-from disttrain.config import Settings, option
+from disttrain.config import Settings, option, positional
 from disttrain.option_types import Count
 from disttrain.options import Command
 
@@ -16,7 +14,7 @@ DESCRIPTION = "Writes regression data as CSV: one feature gives y = x, more give
 class MakeDataConfig(Settings):
     """The options of `disttrain make-data`."""
 
-    file: str = Field(description="CSV to write", json_schema_extra={"positional": True})
+    file: str = positional("CSV to write")
     rows: Count = option("recipe", "data lines, such as 1000000 or 500e6", 1_000_000)
     features: Count = option("recipe", "feature columns; y is a smooth function of them (of one: y = x)", 1)
     noise: float = option("recipe", "standard deviation of the Gaussian noise on y", 0.0, ge=0, allow_inf_nan=False)

@@ -96,13 +96,15 @@ def _look(backend: Backend, source: RowSource) -> Labels:
     labels = Labels(-np.inf, None, None)
     with activity("looking at the labels of {}", source.url, waits_for_threads=True), feed.stream() as stream:
         for superbatch in stream:
-            data = superbatch.data[0]  # [rows, targets]
+            data = superbatch.data[0][:, : len(source.target_names)]  # [rows, targets]
             if len(data):
                 no_class = ~((data >= 0) & (data < MAX_CLASSES) & (data == np.floor(data)))
                 no_share = ~((data >= 0) & (data <= 1))
                 numbers = step_rows(source, plan, superbatch.first_step)
                 found = (_first(data, numbers, is_odd) for is_odd in (no_class, no_share))
                 labels = Labels.join([labels, Labels(float(data.max()), *found)])
+    if source.bad_rows is not None:
+        source.bad_rows.take()  # the first epoch finds them again
     return labels
 
 

@@ -29,6 +29,7 @@ def build_model(
     steps_per_epoch: int,
     head: Head | None = None,
     table: Table | None = None,
+    is_weighted: bool = False,
 ) -> keras.Model:
     """Returns the compiled model, which takes float32 [rows, num_features]; the dense network gives [rows, head.units].
 
@@ -43,6 +44,7 @@ def build_model(
         steps_per_epoch: steps of an epoch of warm-up.
         head: the dense network's last layer, which suits its loss; None for a linear one with a unit for each target.
         table: what is done to each column; None where all become float32 as they are.
+        is_weighted: whether rows have weights, by whose sum the loss is then divided.
 
     Raises:
         UsageError: if the model function cannot be imported or returns no Keras model, if a loss or metric is unknown,
@@ -60,7 +62,7 @@ def build_model(
         if config.model is None and "metrics" not in config.model_fields_set and head.takes_labels:
             metrics = ("accuracy",)
         rate = _learning_rate(config, num_shards, steps_per_epoch)
-        _compile(model, config, metrics, rate, is_weighted=table is not None and table.is_weighted)
+        _compile(model, config, metrics, rate, is_weighted=is_weighted)
     elif given := [f"--{name.replace('_', '-')}" for name in COMPILE_OPTIONS if name in config.model_fields_set]:
         raise UsageError(f"{config.model} returns a compiled model; leave out {', '.join(given)} or do not compile it")
     if getattr(model.loss, "reduction", "") in (None, "none"):

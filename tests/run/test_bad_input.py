@@ -76,7 +76,7 @@ CASES_OF_OPTIONS = {
 # Told from the files, the columns and the model, before the first step.
 CASES_BEFORE_TRAINING = {
     "a missing file": Case("--data nowhere.csv", USAGE, ("nowhere.csv", "no such file")),
-    "a directory": Case("--data .", USAGE, ("is a directory", "expected a file")),
+    "a directory without files": Case("--data .", USAGE, ("is a directory without files", "name files")),
     "an unknown protocol": Case("--data foo://a/b.csv", USAGE, ("foo://a/b.csv", "foo")),
     "an unknown column": good("--features z", USAGE, "data.csv", "'z'", "x, y"),
     "an unknown target": good("--targets z", USAGE, "data.csv", "'z'", "x, y"),
@@ -85,7 +85,6 @@ CASES_BEFORE_TRAINING = {
     "blank lines alone": data("\n \n\r\n", DATA, "data.csv", "is empty"),
     "a header alone": data("x,y\n", DATA, "data.csv", "header", "no rows"),
     "a first line of both kinds": data("x,1\n", DATA, "data.csv, line 1", "'x'", "'1'", "--header yes"),
-    "a column twice": data("x,x\n1,2\n", DATA, "data.csv, line 1", "'x'", "more than once"),
     "fewer rows than shards": data("x,y\n1,2\n3,4\n", DATA, "found 2", "3 shards", options="--num-shards 3"),
     "fewer rows than workers": data(
         "x,y\n1,2\n", DATA, "a row for each of 2 shards", "found 1", "fewer workers", options="--num-shards 2"

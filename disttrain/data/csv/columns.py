@@ -33,19 +33,25 @@ def choose_columns(
     not features by default: most are an index, or come from a delimiter at the line's end.
     """
     names = header.names
+    weights = () if weight is None else (weight,)
     if targets is not None:
-        targets = _expanded(targets, names, (), where)
+        targets = _expanded(targets, names, weights, where)
     if targets is None and not names[-1] and len(names) > 1:
         raise UsageError(
             f"{where}: the last column has no name, as where each line ends in '{header.delimiter}'; "
             "name the target with --targets"
         )
-    chosen_targets = tuple(targets) if targets is not None else tuple(n for n in names if n != weight)[-1:]
-    no_features = (*chosen_targets, *([weight] if weight is not None else []))
-    if exclude:
-        no_features += _expanded(exclude, names, chosen_targets, where)
-    others = [name for name in names if name and name not in no_features]
-    chosen_features = tuple(others) if features is None else _expanded(features, names, no_features, where)
+    excluded = _expanded(exclude, names, (), where)
+    if unknown := [name for name in excluded if name not in names]:
+        hint = _close_name(unknown[0], names)
+        raise UsageError(f"{where}: --exclude: has no column '{unknown[0]}'; its columns are {listed(names)}{hint}")
+    left = tuple(name for name in names if name not in (*weights, *excluded))
+    chosen_targets = tuple(targets) if targets is not None else left[-1:]
+    others = tuple(name for name in left if name and name not in chosen_targets)
+    chosen_features = others
+    if features is not None:
+        taken = (*chosen_targets, *weights, *excluded)
+        chosen_features = tuple(n for n in _expanded(features, names, taken, where) if n not in excluded)
     chosen = chosen_features + chosen_targets + (() if weight is None else (weight,))
     counts = Counter(names)
     for name in chosen:
@@ -74,10 +80,11 @@ def _expanded(words: Sequence[str], names: Sequence[str], taken: Sequence[str], 
         UsageError: for a pattern that no column matches.
     """
     found: list[str] = []
+    matched: set[str] = set()
     for word in words:
         bounds = re.fullmatch(r"(\d+)-(\d+)", word)
         if word in names or not (bounds or set(word) & set("*?[")):
-            found.append(word)
+            found += [word] if word not in matched else []
             continue
         if bounds:
             matching = [name for number, name in enumerate(names) if int(bounds[1]) <= number <= int(bounds[2])]
@@ -86,6 +93,7 @@ def _expanded(words: Sequence[str], names: Sequence[str], taken: Sequence[str], 
         if not matching:
             raise UsageError(f"{where}: no column is meant by '{word}'; its columns are {listed(names)}")
         found += [name for name in matching if name not in (*taken, *found)]
+        matched |= set(matching)
     return tuple(found)
 
 

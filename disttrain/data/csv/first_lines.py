@@ -27,8 +27,12 @@ FOREIGN = (
     (b"\xff\xfe", "UTF-16 text; add --encoding utf-16"),
     (b"\xfe\xff", "UTF-16 text; add --encoding utf-16"),
 )
-_SEPARATOR = re.compile(rb'"?sep=(.)"?\s*', re.IGNORECASE | re.DOTALL)
+_SEPARATOR = re.compile(rb"\"?sep=([^\w\"'+.\r\n-])\"?\s*", re.IGNORECASE)
 _FIELD_BETWEEN_BLANKS = re.compile(r'"(?:[^"]|"")*"|\S+')
+
+
+class NoLines(DataError):
+    """A file has only blank lines and comments, if any."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,8 @@ def first_line(reader: Reader, dialect: Dialect) -> FirstLine:
     """Finds the first line.
 
     Raises:
-        DataError: for a file without any, or without line ends.
+        NoLines: for a file without any.
+        DataError: for one without line ends.
         UsageError: for a file that cannot be read as a CSV at all.
     """
     url, size_bytes = reader.info.url, reader.info.size_bytes
@@ -66,7 +71,7 @@ def first_line(reader: Reader, dialect: Dialect) -> FirstLine:
         if found is not None:
             return found
         if whole:
-            raise DataError(f"{url}: is empty, expected a header line and rows")
+            raise NoLines(f"{url}: is empty, expected a header line and rows")
         if want >= MAX_LINE_BYTES:
             raise DataError(f"{url}: no line ends within the first {len(head)} bytes; expected a CSV, a row a line")
         want *= 16
@@ -133,14 +138,32 @@ def _lines(head: bytes, dialect: Dialect, *, whole: bool) -> Iterator[tuple[int,
     position, number = 0, 1
     while position < len(head):
         stop = head.find(b"\n", position) + 1
-        while stop and dialect.quoted_newlines and head.count(b'"', position, stop) % 2:
-            stop = head.find(b"\n", stop) + 1
+        if dialect.quoted_newlines and number > dialect.skip_lines and not _is_no_row(head[position:stop], dialect):
+            stop = _record_stop(head, position, dialect)
         if not stop and not whole:
             return
         stop = stop or len(head)
         yield position, number, head[position:stop]
         number += head.count(b"\n", position, stop)
         position = stop
+
+
+def _record_stop(head: bytes, position: int, dialect: Dialect) -> int:
+    """Returns where the record at a position ends, after its line feed; 0 if it does not end."""
+    between = b" \t" if dialect.runs else dialect.delimiter.encode()
+    special, field = re.compile(rb'[\n"%b]' % re.escape(between)), position
+    while match := special.search(head, position):
+        position = match.end()
+        if match[0] == b"\n":
+            return position
+        if match[0] != b'"':
+            field = position
+        elif not head[field : match.start()].strip(b" \t"):  # a quote with which the field begins
+            closing = re.compile(rb'(?:[^"]|"")*"(?!")').match(head, position)
+            if closing is None:
+                return 0
+            position = closing.end()
+    return 0
 
 
 def _is_no_row(line: bytes, dialect: Dialect) -> bool:

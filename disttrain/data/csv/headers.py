@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from disttrain.activity import activity
 from disttrain.data.csv.dialect import PLAIN, Dialect
+from disttrain.data.csv.first_lines import NoLines
 from disttrain.data.csv.header import Header, HeaderMode, read_header
 from disttrain.data.csv.text import CsvFile, CsvText
 from disttrain.errors import DataError
@@ -82,10 +84,9 @@ def open_one(url: str, how: HowRead) -> CsvText:
 def read_first(urls: Sequence[str], how: HowRead) -> CsvFile:
     """Reads the header of the first file that is not empty; with `auto`, it decides whether all files have headers."""
     for url in urls:
-        with how.open(url) as reader:
-            if reader.info.size_bytes or url == urls[-1]:
-                return CsvFile(reader.info, how.header(reader))
-    raise AssertionError("the last file is always read")
+        with how.open(url) as reader, nullcontext() if url == urls[-1] else suppress(NoLines):
+            return CsvFile(reader.info, how.header(reader))
+    raise AssertionError("the last file is read, or an error")
 
 
 def read_others(urls: Sequence[str], first: CsvFile, how: HowRead) -> list[CsvFile]:
@@ -110,10 +111,11 @@ def _read_other(url: str, first: CsvFile, how: HowRead) -> CsvFile | None:
     if url == first.info.url:
         return None
     with how.open(url) as reader:
-        if not reader.info.size_bytes:
-            return None
         mode: HeaderMode = "yes" if first.header.has_header else "no"
-        header = read_header(reader, mode=mode, dialect=first.header.dialect)
+        try:
+            header = read_header(reader, mode=mode, dialect=first.header.dialect)
+        except NoLines:
+            return None
         columns = _columns_by_name(header, url, first) if how.by_name else None
         if columns is None:
             _check_same(header, url, first)

@@ -32,12 +32,14 @@ class Indexed:
 class StatisticsOf:
     """The statistics of a file's chosen columns.
 
-    `as_text` names the columns whose numbers are texts; `gaps` are the words that stand for nothing.
+    `as_text` names the columns whose numbers are texts; `gaps` are the words that stand for nothing; `skips` lines that
+    are no rows.
     """
 
     opened: OpenCsv
     as_text: Sequence[str]
     gaps: Sequence[str]
+    skips: bool = False
 
     def load(self, cache_dir: Path) -> Indexed | None:
         """Returns index and statistics that were kept of this very file, or None."""
@@ -57,7 +59,8 @@ class StatisticsOf:
         """Reads one worker's part of the text; DataError for a line that is no row. Two passes need the `index`."""
         opened = self.opened
         parts = parts_of_rank(opened.text.num_chunks, rank, world_size)
-        wanted = Wanted(opened.layout.take, [name in self.as_text for name in opened.column_names], self.gaps)
+        as_text = [name in self.as_text for name in opened.column_names]
+        wanted = Wanted(opened.layout.take, as_text, self.gaps, self.skips)
         if index is not None:
             return gather_lines(opened.text, index, wanted, parts.start, parts.stop, num_threads=num_threads)
         return gather(opened.text, wanted, parts.start, parts.stop, num_threads=num_threads)
@@ -82,7 +85,7 @@ class StatisticsOf:
 
     @property
     def _key(self) -> str:
-        asked = [self.opened.column_names, sorted(self.as_text), sorted(self.gaps)]
+        asked = [self.opened.column_names, sorted(self.as_text), sorted(self.gaps), *(["skips"] if self.skips else [])]
         return "statistics-" + hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
 
 
@@ -93,6 +96,6 @@ def statistics_of(opened: OpenCsv, requests: Requests, obtain: Callable[[Statist
     """
     gaps = gap_words(requests)
     as_text = [name for name, kind in requests.kinds.items() if kind.kind == "category"]
-    found = obtain(StatisticsOf(opened, as_text, gaps))
+    found = obtain(StatisticsOf(opened, as_text, gaps, requests.skips_bad_rows))
     more = needs_texts(found.statistics, requests)
-    return obtain(StatisticsOf(opened, [*as_text, *more], gaps)) if more else found
+    return obtain(StatisticsOf(opened, [*as_text, *more], gaps, requests.skips_bad_rows)) if more else found

@@ -1,8 +1,8 @@
 """The compiled loop that rewrites lines of any dialect, in place, as plain lines of the same length.
 
 So one parser reads all dialects, and every byte keeps its offset. What is rewritten: comments become blanks; of a run
-of blanks that delimits, the first becomes a space and the others tabs; a line feed within quotes becomes the byte 0xFF,
-which no UTF-8 text has; a decimal comma becomes a point; thousands separators are closed up, with blanks in front. A
+of blanks that delimits, the first becomes a space and the others tabs; a line feed within quotes becomes the byte 0x81,
+which alone is no UTF-8; a decimal comma becomes a point; thousands separators are closed up, with blanks in front. A
 number with a point where commas are wanted gets a comma, so that it is refused instead of misread.
 """
 
@@ -21,7 +21,7 @@ from disttrain.data.csv.dialect import Dialect
 from disttrain.data.csv.dialect_scanner import count, find
 from disttrain.native import address, byte_at, called, compiled, inlined, trailing_zeros, word_at
 
-QUOTED_FEED = 0xFF
+QUOTED_FEED = 0x81
 POINT, COMMA, ZERO, NINE, LETTER_E = 46, 44, 48, 57, 101
 _ONES, _HIGH_BITS, _U3 = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080), np.uint64(3)
 
@@ -209,7 +209,7 @@ def _rewrite_fields(buffer: Any, base: Any, position: Any, stop: Any, codes: Any
         if position < stop and byte_at(position) == QUOTE:
             after = _after_quote(position + 1, stop)
             if after < 0:
-                return
+                after = stop  # a fault, of one line
             if quotes:
                 feed = _find(position, after, LF)
                 while feed < after:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from disttrain.data.bad_rows import BadRow, BadRows
 from disttrain.data.csv.digit_scanner import find_losses
 from disttrain.data.csv.header import Header
 from disttrain.data.csv.normalizer import normalizer_of
@@ -21,6 +22,8 @@ from disttrain.data.ranges import Range
 from disttrain.data.row_source import Floats
 from disttrain.errors import DataError, FileChanged
 from disttrain.threads import DaemonPool
+
+MAX_SHOWN = 1000  # characters of a bad row that are kept
 
 
 class OpenRows(Protocol):
@@ -36,6 +39,10 @@ class OpenRows(Protocol):
 
     def row_parser(self, file: int) -> RowParser:
         """Returns what parses a file's rows, for one thread."""
+
+    @property
+    def bad_rows(self) -> BadRows | None:
+        """Takes up rows that cannot be read; None where these are errors."""
 
     @property
     def digit_losses(self) -> DigitLosses:
@@ -64,6 +71,7 @@ class ParsedRows:
         self._left = 0  # rows of this range that are still to come
         self._block: Block | None = None
         self._position = 0
+        self._known: tuple[Block | None, int, Place] = (None, 0, Place("", 0))  # the last position that was asked for
         self._set_parser(0)
         self._blocks = line_blocks(
             source.text.reader, self._spans(), readers, block_bytes=block_bytes, num_ahead=num_ahead,
@@ -118,16 +126,42 @@ class ParsedRows:
         """Parses rows of this block; returns how many there were, at most `len(out)`."""
         if self._block is None:
             raise self._changed("fewer")
+        block, begin = self._block, self._position
         try:
-            begin = self._position
-            count, self._position, has_large = self._parser.parse(self._block.buffer, begin, self._block.stop, out)
+            count, self._position, has_large = self._parser.parse(block.buffer, begin, block.stop, out)
         except ParseFault as fault:
-            raise self._located(fault, self._block.base) from fault
+            bad_rows = self._source.bad_rows
+            if bad_rows is None:
+                raise self._located(fault, block.base) from fault
+            count, has_large = self._skip(fault, block, out, bad_rows)
         if has_large:
             self._note_losses(self._block, begin)
-        if count < len(out):
+        if count < len(out) and self._position >= block.stop:
             self._next_block()
         return count
+
+    def _skip(self, fault: ParseFault, block: Block, out: Floats, bad_rows: BadRows) -> tuple[int, bool]:
+        """Parses the rows before a faulty one, which becomes zeros without weight; returns how many rows that makes."""
+        count, _, has_large = self._parser.parse(block.buffer, self._position, fault.offset, out)
+        out[count] = 0
+        line = block.buffer[fault.offset : block.stop].tobytes().partition(b"\n")[0]
+        self._position = min(fault.offset + len(line) + 1, block.stop)
+        place = self._place_in(block, fault.offset)
+        cause = fault.describe(self._header.names).partition("; ")[0]
+        bad_rows.note(BadRow(place, fault.kind, cause, line.strip().decode("utf-8", "replace")[:MAX_SHOWN]))
+        return count + 1, has_large
+
+    def _place_in(self, block: Block, position: int) -> Place:
+        """Returns the place of a position in a block; those of one file are counted from one to the next."""
+        url = self._source.text.url_at(block.base + position)
+        before, known, place = self._known
+        if before is not block or place.url != url:
+            place = self._source.place_at(block.base + position)
+        else:
+            feeds = int(np.count_nonzero(block.buffer[known:position] == ord("\n")))
+            place = Place(url, place.line + feeds)
+        self._known = (block, position, place)
+        return place
 
     def _next_block(self) -> None:
         """Goes on to the next block of this range, or to None after its last."""

@@ -106,7 +106,11 @@ class ParseFault(Exception):  # the caller adds file and line, and raises a Data
             remedy = "fill it in, remove the line, or leave the column out with --features"
             return f"{label} is empty, expected a number; {remedy}"
         if self.kind == "quote":
-            return f"{label} holds '{self.text}', but quotes may only enclose one whole number on one line; {remedy}"
+            is_open = self.text[:1] == '"' and self.text[-1:] != '"'
+            more = ", or add --quoted-newlines if fields hold line breaks" if is_open else ""
+            return (
+                f"{label} holds '{self.text}', but quotes may only enclose one whole number on one line; {remedy}{more}"
+            )
         return f"{label} holds '{self.text}', expected a number; {remedy}"
 
 

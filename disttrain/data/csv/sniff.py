@@ -40,12 +40,14 @@ def with_delimiter(dialect: Dialect, lines: Sequence[bytes], where: str) -> Dial
             names = " or ".join(f"'{Dialect(one).shown}'" for one in best)
             raise UsageError(f"{where}: fields may be delimited by {names}; say which with --delimiter")
         found = replace(dialect, delimiter=best[0])
-        _ask_about_commas(_rows(lines, found, where), dialect, where)
+        _ask_about_commas(_rows(lines, found, where), found, where)
         return found
     blanks = replace(dialect, delimiter=" ", runs=True)
     rows = _rows(lines, blanks, where)
     if _are_usual(rows) and _share_of_numbers(rows) > 0.5:
         return blanks
+    if dialect.delimiter == dialect.decimal:
+        raise UsageError(f"{where}: no delimiter is found beside the decimal ','; say which with --delimiter")
     return dialect
 
 
@@ -79,4 +81,7 @@ def _ask_about_commas(rows: Sequence[Sequence[str]], dialect: Dialect, where: st
     for column in zip(*(row for row in rows[1:] if len(row) == len(rows[0])), strict=True):
         texts = [field for field in column if field]
         if texts and all(map(_WITH_COMMA.fullmatch, texts)):
-            raise UsageError(f"{where}: there are numbers such as '{texts[0]}': add --decimal ,")
+            raise UsageError(
+                f"{where}: below it are numbers such as '{texts[0]}': add --decimal , or, if it groups digits, "
+                f"--thousands , (or --delimiter '{dialect.shown}' if they are texts)"
+            )

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from disttrain.data.csv.columns import make_layout
-from disttrain.data.csv.dialect import Dialect
 from disttrain.data.csv.encoded_parser import EncodedParser, Encoding
 from disttrain.data.csv.headers import HowRead, read_text
 from disttrain.data.csv.kept_index import index_text, keep_beside, load_beside
@@ -20,6 +19,7 @@ from disttrain.data.csv.open_csv import OpenCsv
 from disttrain.data.csv.parsed_rows import ParsedRows
 from disttrain.data.csv.parser import PlainParser
 from disttrain.data.csv.text import CHUNK_BYTES, CsvText
+from disttrain.data.csv.weighed_parser import WeighedParser
 from disttrain.data.digit_losses import DigitLosses
 from disttrain.data.place import Place
 from disttrain.data.ranges import Range
@@ -27,6 +27,8 @@ from disttrain.data.shuffle import block_bounds
 from disttrain.errors import DataError
 
 if TYPE_CHECKING:
+    from disttrain.data.bad_rows import BadRows
+    from disttrain.data.csv.dialect import Dialect
     from disttrain.data.csv.header import Header, HeaderMode
     from disttrain.data.csv.index import Index
     from disttrain.data.csv.parser import Layout, RowParser
@@ -52,15 +54,19 @@ class Source:
     layout: Layout
     digit_losses: DigitLosses
     encoding: Encoding | None = None
+    bad_rows: BadRows | None = None
 
     @classmethod
-    def of(cls, opened: OpenCsv, index: Index, *, is_strict: bool = False) -> Source:
-        """Returns the rows of an open dataset; DataError if it has none. `is_strict` is the `strict` of `open`."""
+    def of(cls, opened: OpenCsv, index: Index, *, is_strict: bool = False, bad_rows: BadRows | None = None) -> Source:
+        """Returns the rows of an open dataset; DataError if it has none.
+
+        `is_strict` is the `strict` of `open`; `bad_rows` takes up rows that cannot be read, which then weigh nothing.
+        """
         if index.num_rows == 0:
             raise DataError(f"{opened.text.info.url}: has a header line but no rows")
         layout = make_layout(opened.header, opened.feature_names + opened.target_names)
         losses = DigitLosses(is_strict=is_strict)
-        return cls(opened.text, index, opened.feature_names, opened.target_names, layout, losses)
+        return cls(opened.text, index, opened.feature_names, opened.target_names, layout, losses, bad_rows=bad_rows)
 
     @classmethod
     def open(
@@ -82,7 +88,8 @@ class Source:
         `strict`, parsing a whole number that float32 rounds to another one raises a DataError. Raises UsageError for a
         file or column that does not exist, DataError for a file without rows.
         """
-        how = HowRead(cache_dir, header, dialect or Dialect(), finds_delimiter=dialect is None, by_name=by_name)
+        how = HowRead(cache_dir, header, finds_delimiter=dialect is None, by_name=by_name)
+        how = how if dialect is None else replace(how, dialect=dialect)
         text = read_text([urls] if isinstance(urls, str) else urls, how)
         opened = OpenCsv.choose(text, features=features, targets=targets)
         try:
@@ -119,7 +126,8 @@ class Source:
     @property
     def num_columns(self) -> int:
         """Columns of a streamed row: features, targets and, where rows have weights, the weight."""
-        return self.layout.num_columns if self.encoding is None else self.encoding.table.num_slots
+        own = self.layout.num_columns if self.encoding is None else self.encoding.table.num_slots
+        return own + (self.bad_rows is not None and not self._has_weights)
 
     @property
     def table(self) -> Table | None:
@@ -139,6 +147,10 @@ class Source:
     @property
     def is_weighted(self) -> bool:
         """Whether a row's last column is its weight."""
+        return self.bad_rows is not None or self._has_weights
+
+    @property
+    def _has_weights(self) -> bool:
         return self.encoding is not None and self.encoding.table.is_weighted
 
     @property
@@ -181,6 +193,8 @@ class Source:
     def how_read(self) -> Mapping[str, Any]:
         """Tells where rows begin, what delimits fields, which field becomes which column, and how."""
         how: dict[str, Any] = {"rows_start": self.header.rows_start, "delimiter": self.header.delimiter}
+        if self.bad_rows is not None:
+            how["bad_rows"] = "skipped"
         if not self.header.dialect.is_plain:
             how["dialect"] = asdict(self.header.dialect)
         if self.encoding is None:
@@ -190,19 +204,23 @@ class Source:
     def row_parser(self, file: int = 0) -> RowParser:
         """Returns what parses a file's rows, for one thread."""
         own = self.text.files[file]
+        parser: RowParser
         if self.encoding is None:
-            return PlainParser(self.layout.of_fields(own.take(self.layout.take)))
-        return EncodedParser(self.encoding.of_fields(own.take(self.encoding.take)))
+            parser = PlainParser(self.layout.of_fields(own.take(self.layout.take)))
+        else:
+            parser = EncodedParser(self.encoding.of_fields(own.take(self.encoding.take)))
+        return parser if self.bad_rows is None or self._has_weights else WeighedParser(parser)
 
     def split_by_order(self, rows: Range) -> Iterator[Range]:
         """Yields the parts of a range whose files have their columns in the same order."""
-        if not self.text.has_orders:
+        has_quotes = self.header.dialect.quoted_newlines  # of which an open one ends with its file
+        if not self.text.has_orders and not (has_quotes and len(self.text.files) > 1):
             if len(rows):
                 yield rows
             return
         firsts = np.append(self.index.rows, self.num_rows)[self.text.first_chunks]  # each file's first row
         columns = [file.columns for file in self.text.files]
-        cuts = [int(firsts[n]) for n in range(1, len(columns)) if columns[n] != columns[n - 1]]
+        cuts = [int(firsts[n]) for n in range(1, len(columns)) if has_quotes or columns[n] != columns[n - 1]]
         bounds = [rows.start, *(cut for cut in cuts if rows.start < cut < rows.stop), rows.stop]
         yield from (Range(start, stop) for start, stop in itertools.pairwise(bounds) if start < stop)
 

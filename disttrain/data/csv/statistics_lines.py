@@ -60,8 +60,9 @@ def gather_lines(
 
 
 def _by_file(text: CsvText, start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """Yields the span, cut where files begin if their columns stand in other orders."""
-    cuts = text.starts[(text.starts > start) & (text.starts < stop)].tolist() if text.has_orders else []
+    """Yields the span, cut where files begin if their columns stand in other orders, or quotes may be open."""
+    apart = text.has_orders or text.header.dialect.quoted_newlines
+    cuts = text.starts[(text.starts > start) & (text.starts < stop)].tolist() if apart else []
     bounds = [start, *cuts, stop]
     yield from ((first, end) for first, end in pairwise(bounds) if first < end)
 

@@ -32,12 +32,13 @@ Bytes = npt.NDArray[np.uint8]
 class Wanted:
     """Which fields of the first file to look at: `take` int32 [fields] is a field's column, or -1; `as_text` [columns].
 
-    `gaps` are the words that stand for nothing.
+    `gaps` are the words that stand for nothing; `skips` lines that are no rows.
     """
 
     take: npt.NDArray[np.int32]
     as_text: Sequence[bool]
     gaps: Sequence[str]
+    skips: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +105,7 @@ class Gatherers:
         take = self._text.files[file].take(wanted.take)
         if take.tobytes() not in readers:
             delimiter = ord(self._text.header.delimiter)
-            readers[take.tobytes()] = ValueReader(take, delimiter, wanted.as_text, wanted.gaps)
+            readers[take.tobytes()] = ValueReader(take, delimiter, wanted.as_text, wanted.gaps, skips=wanted.skips)
         yield gatherer, readers[take.tobytes()]
         self._free.put((gatherer, readers))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from disttrain.data.csv.header import Header
 from disttrain.storage.base import FileInfo, Reader
 from disttrain.storage.joined import JoinedReader
-from disttrain.storage.open import check_unchanged
+from disttrain.storage.open import check_unchanged, seen_here
 
 CHUNK_BYTES = 1 << 20
 
@@ -31,6 +31,10 @@ class CsvFile:
     info: FileInfo
     header: Header
     columns: tuple[int, ...] | None = None
+
+    def seen_here(self) -> CsvFile:
+        """Returns the file as this machine sees it, where another worker has read its header."""
+        return replace(self, info=seen_here(self.info))
 
     def take(self, take: Int32s) -> Int32s:
         """Returns, for this file's fields, what `take` says of the first file's, int32 [fields]; -1 for others."""

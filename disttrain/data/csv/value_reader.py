@@ -31,6 +31,7 @@ class ValueReader:
         gaps: Sequence[str],
         *,
         keeps_bounds: bool = True,
+        skips: bool = False,
     ) -> None:
         """
         Args:
@@ -39,6 +40,7 @@ class ValueReader:
             as_text: for each column, whether its numbers are texts too.
             gaps: words that stand for nothing.
             keeps_bounds: whether `values` says where texts stand.
+            skips: whether lines that are no rows are left out.
         """
         self._take = take
         self._delimiter = delimiter
@@ -47,6 +49,7 @@ class ValueReader:
         self._gaps = np.array([functools.reduce(operator.or_, (1 << (key & 63) for key in keys), 0), *keys], np.uint64)
         self._gap_numbers = np.array(numbers_of(gaps), np.float64)
         self._keeps_bounds = keeps_bounds
+        self._skips = skips
         num_columns = len(self._as_text)
         self.values = Values.empty(num_columns, max(VALUES_AT_ONCE // num_columns, 16))
         self._scratch = np.zeros(value_scanner.SCRATCH_BYTES, np.uint8)
@@ -66,7 +69,10 @@ class ValueReader:
             values.values, values.tags, values.bounds, values.row_starts, self._scratch,
             capacity if most is None else min(most, capacity), self._keeps_bounds,
         )  # fmt: skip
-        if status == value_scanner.FAULT:
+        if status == value_scanner.FAULT and self._skips:
+            line = buffer[position:stop].tobytes().partition(b"\n")[0]
+            position = min(position + len(line) + 1, stop)
+        elif status == value_scanner.FAULT:
             raise find_fault(buffer[position:stop].tobytes(), position, len(self._take), self._delimiter, ())
         tags = values.tags[:, :num_rows]
         if (unread := tags == UNREAD).any():

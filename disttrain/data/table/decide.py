@@ -10,7 +10,7 @@ from disttrain.data.place import Place
 from disttrain.data.table.checks import show_rows
 from disttrain.data.table.columns import Column, LeftOut, Table
 from disttrain.data.table.gathering import Key
-from disttrain.data.table.kinds import gap_words, has_odd_texts, kind_of, looks_like_code
+from disttrain.data.table.kinds import gap_words, has_odd_texts, is_other_number, kind_of, looks_like_code
 from disttrain.data.table.requests import GAP_ACTIONS, Kind, Requests
 from disttrain.data.table.scaling import is_ordinary
 from disttrain.data.table.statistics import ColumnStatistics, Statistics
@@ -91,7 +91,8 @@ class Decider:
             raise UsageError(f"{self._where}: the target '{labels[0]}' holds labels, and can only be the single target")
         if self._requests.weight is not None:
             columns.append(self._weight(self._requests.weight))
-        self._refuse_gaps(targets)
+        if not self._requests.skips_bad_rows:
+            self._refuse_gaps(targets)
         if not any(column.role == "feature" for column in columns):
             constants = [column.name for column in left_out if self._is_number(column)]
             columns = [*(Column(name, "number") for name in constants), *columns]
@@ -113,8 +114,23 @@ class Decider:
 
     def _kind(self, own: ColumnStatistics) -> Kind:
         if has_odd_texts(own):
+            if self._requests.skips_bad_rows:
+                return "time" if own.times > own.numbers else "number"
             raise self._mixed(own)
-        return kind_of(own)
+        kind = kind_of(own)
+        if kind in ("category", "text") and own.first_text is not None:
+            self._refuse_other_numbers(own, own.first_text)
+        return kind
+
+    def _refuse_other_numbers(self, own: ColumnStatistics, first_text: int) -> None:
+        """Raises DataError if all texts of a column are numbers as other countries write them."""
+        first = self._text_at(first_text, own.name)
+        texts = [text for text, _ in own.values or () if isinstance(text, str)] or [first]
+        if all(is_other_number(text) for text in texts):
+            raise DataError(
+                f"{self._place_of(first_text)}: column '{own.name}' holds numbers such as '{first}': say how they are "
+                f"written, with --decimal and --thousands, or, if they are texts, add --kinds {own.name}=category"
+            )
 
     def _mixed(self, own: ColumnStatistics) -> DataError:
         assert own.first_text is not None
@@ -195,7 +211,7 @@ class Decider:
 
     def _check_numbers(self, own: ColumnStatistics, kind: Kind) -> None:
         """Raises DataError if a column that is asked to be numbers or times holds texts."""
-        if own.texts:
+        if own.texts and not self._requests.skips_bad_rows:
             assert own.first_text is not None
             raise DataError(
                 f"{self._place_of(own.first_text)}: column '{own.name}' holds "

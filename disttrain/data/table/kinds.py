@@ -13,6 +13,7 @@ MOSTLY = 0.9
 FEW = 50  # distinct texts that are categories, however few rows there are
 REPEATED = 2  # a text column with fewer rows for each distinct text is no category
 
+_OTHER_NUMBER = re.compile(r"[+-]?(\d+[.,]\d+|\d{1,3}([.,' ]\d{3})+([.,]\d+)?)")
 _CODE_NAME = re.compile(r"(?:^|_)(?:id|code|zip|zipcode|postcode|plz|sku|key)$", re.IGNORECASE)
 
 
@@ -20,6 +21,11 @@ def has_odd_texts(own: ColumnStatistics) -> bool:
     """Returns whether a column holds texts that are faults, as all but a few of its fields are numbers."""
     others = own.numbers + own.times + own.not_finite
     return own.texts > 0 and others >= (MOSTLY if _num_texts(own) > 2 else 0.5) * own.count
+
+
+def is_other_number(text: str) -> bool:
+    """Returns whether a text is a number with a decimal comma, or with separators between its thousands."""
+    return _OTHER_NUMBER.fullmatch(text.strip('" ')) is not None
 
 
 def kind_of(own: ColumnStatistics) -> Kind:

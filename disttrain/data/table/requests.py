@@ -26,6 +26,7 @@ class Requests:
         max_categories: of a vocabulary.
         weight: the column of the rows' weights.
         class_weights: None for no weights of classes, an empty mapping for balanced ones.
+        skips_bad_rows: whether rows are left out that hold something else than the rest of their column.
     """
 
     kinds: Mapping[str, KindRequest] = field(default_factory=dict)
@@ -36,11 +37,12 @@ class Requests:
     max_categories: int = 10_000
     weight: str | None = None
     class_weights: Mapping[str, float] | None = None
+    skips_bad_rows: bool = False
 
     @property
     def ask_for_encoding(self) -> bool:
         """Whether anything but plain numbers is asked for."""
-        plain = Requests(scale=self.scale, max_categories=self.max_categories)
+        plain = Requests(scale=self.scale, max_categories=self.max_categories, skips_bad_rows=self.skips_bad_rows)
         return self.scale in ("standard", "minmax") or self != plain
 
     def check_names(self, names: Iterable[str], where: str) -> None:

@@ -56,7 +56,7 @@ def numbers_of(words: Iterable[str]) -> list[float]:
 def text_of(content: bytes, *, is_quoted: bool) -> str:
     """Returns the text of a field, without its quotes; bytes that are not UTF-8 become lone surrogates.
 
-    The byte 0xFF stands for a line break within quotes (see `disttrain.data.csv.normalizer`).
+    The byte 0x81 alone stands for a line break within quotes (see `disttrain.data.csv.normalizer`).
     """
     text = (content.replace(b'""', b'"') if is_quoted else content).decode("utf-8", "surrogateescape")
-    return text.replace("\udcff", "\n")
+    return text.replace("\udc81", "\n")

@@ -138,7 +138,7 @@ def test_the_delimiter_is_found(tmp_path, cache_dir, delimiter):
 
 REFUSED = {
     "two that serve": ("a;b,c\nx;y,z\n", "may be delimited by ',' or ';'; say which with --delimiter"),
-    "a decimal comma": ("x;y\n1,5;2\n2,5;3\n", r"line 1: there are numbers such as '1,5': add --decimal ,"),
+    "a decimal comma": ("x;y\n1,5;2\n2,5;3\n", "line 1: below it are numbers such as '1,5': add --decimal , or"),
     "comments": ("# made by\n# hand\nx,y\n1,2\n", "begins with '#'.* add --comment '#'"),
 }
 

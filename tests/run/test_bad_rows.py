@@ -1,0 +1,97 @@
+"""Rows that cannot be read: left out with the weight 0, counted, named in a file, and the end of a run if too many."""
+
+import csv
+import gzip
+import random
+
+import numpy as np
+import pytest
+from command import disttrain, history
+
+ROWS = 3000
+BAD = {
+    3: ("oops,1", "column 'x' holds 'oops', expected a number"),
+    700: ("1", "the row has 1 field, expected 2: '1'"),
+    701: ("1,2,3", "the row has 3 fields, expected 2: '1,2,3'"),
+    1499: (",5", "column 'x' is empty, expected a number"),
+    2999: ('1,"2', "column 'y' holds '\"2', but quotes may only enclose one whole number on one line"),
+}
+OPTIONS = ("--epochs", 2, "--batch-size", 50, "--num-shards", 2, "--scale", "none")
+
+
+@pytest.fixture
+def lines():
+    drawn = random.Random(4)
+    return [f"{(x := drawn.random()):.4f},{3 * x:.4f}" for _ in range(ROWS)]
+
+
+def with_bad(lines):
+    return [BAD[number][0] if number in BAD else line for number, line in enumerate(lines)]
+
+
+def run(directory, *arguments, processes=None):
+    """Trains, which must succeed; returns what was printed."""
+    done = disttrain(directory, *arguments, processes=processes)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def named(output):
+    with (output / "bad-rows.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_row_that_is_skipped_weighs_nothing(tmp_path, lines):
+    (tmp_path / "bad.csv").write_text("x,y\n" + "\n".join(with_bad(lines)) + "\n")
+    weighed = ["0,0,0" if number in BAD else f"{line},1" for number, line in enumerate(lines)]
+    (tmp_path / "weighed.csv").write_text("x,y,w\n" + "\n".join(weighed) + "\n")
+    told = run(tmp_path, "--data", "bad.csv", *OPTIONS, "--on-bad-row", "skip", "--output", "skipped")
+    run(
+        tmp_path, "--data", "weighed.csv", "--features", "x", "--targets", "y", "--weight", "w", *OPTIONS,
+        "--output", "weighed",
+    )  # fmt: skip
+    for name in ("loss", "mse"):
+        np.testing.assert_allclose(history(tmp_path / "skipped")[name], history(tmp_path / "weighed")[name], rtol=1e-5)
+    assert told.count("Skipped 5 rows: 2 with too few or too many fields, ") == 2
+    rows = sorted(named(tmp_path / "skipped"), key=lambda row: int(row["line"]))
+    assert [(row["file"], int(row["line"]), row["cause"], row["text"]) for row in rows] == [
+        ("bad.csv", number + 2, cause, text) for number, (text, cause) in BAD.items()
+    ]
+
+
+@pytest.mark.slow
+def test_two_workers_skip_the_rows_of_compressed_parts(tmp_path, lines):
+    (tmp_path / "parts").mkdir()
+    rows = with_bad(lines)
+    for number in range(3):
+        part = "x,y\n" + "\n".join(rows[number * 1000 : (number + 1) * 1000]) + "\n"
+        (tmp_path / f"parts/{number}.csv.gz").write_bytes(gzip.compress(part.encode()))
+    (tmp_path / "whole.csv").write_text("x,y\n" + "\n".join(rows) + "\n")
+    asked = ("--on-bad-row", "skip", "--shuffle", "global", "--validation-split", 0.1)
+    told = run(tmp_path, "--data", "parts", *OPTIONS, *asked, "--output", "two", processes=2)
+    assert told.count("Skipped ") == 2
+    alone = run(tmp_path, "--data", "whole.csv", *OPTIONS, *asked, "--shuffle", "none", "--output", "one")
+    assert alone.count("Skipped 5 rows") == 2
+    assert history(tmp_path / "two")["rows"] == history(tmp_path / "one")["rows"]
+    places = {(row["file"], int(row["line"])) for row in named(tmp_path / "two")}
+    assert places == {(f"parts/{number // 1000}.csv.gz", number % 1000 + 2) for number in BAD}
+    again = run(tmp_path, "--data", "parts", *OPTIONS, *asked, "--epochs", 3, "--output", "two", processes=2)
+    assert "Going on" in again
+    assert len(named(tmp_path / "two")) == len(BAD)
+
+
+@pytest.mark.parametrize("processes", [None, pytest.param(2, marks=pytest.mark.slow)])
+def test_too_many_bad_rows_end_the_run(tmp_path, lines, processes):
+    (tmp_path / "bad.csv").write_text("x,y\n" + "\n".join(with_bad(lines)) + "\n")
+    asked = ("--on-bad-row", "skip", "--max-bad-fraction", 0.0013)
+    done = disttrain(tmp_path, "--data", "bad.csv", *OPTIONS, *asked, processes=processes)
+    assert done.returncode == (1 if processes else 3)
+    (said,) = [one for one in done.complaints if "are bad" in one][:1]
+    assert " of 3,000 rows are bad, more than --max-bad-fraction 0.0013 allows; one is bad.csv, line " in said
+
+
+def test_a_bad_row_is_an_error_unless_it_may_be_skipped(tmp_path, lines):
+    (tmp_path / "bad.csv").write_text("x,y\n" + "\n".join(with_bad(lines)) + "\n")
+    done = disttrain(tmp_path, "--data", "bad.csv", *OPTIONS)
+    assert done.returncode == 3
+    assert "bad.csv, line " in done.stderr
