@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from disttrain.errors import DataError
-from disttrain.storage import compressed, unpacking
+from disttrain.errors import DataError, StorageError
+from disttrain.storage import compressed, remote, unpacking
 from disttrain.storage.open import check_unchanged, open_content, stat
+from disttrain.storage.remote import RemoteReader
 
 HOW = {
     ".gz": partial(gzip.compress, compresslevel=1),
@@ -113,10 +114,44 @@ def test_a_flipped_bit_is_noticed_when_the_file_is_first_opened(content, tmp_pat
         open_content(str(path), tmp_path)
 
 
+def test_damaged_entries_are_made_anew(content, tmp_path):
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(content, 1))
+    open_content(str(path), tmp_path / "kept").close()
+    (entries,) = (tmp_path / "kept/entries").glob("*.bytes")
+    for size in (entries.stat().st_size // 2, 0):
+        entries.write_bytes(entries.read_bytes()[:size])
+        with open_content(str(path), tmp_path / "kept") as reader:
+            assert read(reader, 1_000_000, 1_000_010) == content[1_000_000:1_000_010]
+
+
+def test_a_store_that_fails_below_gzip_is_a_storage_error(content, tmp_path, s3, monkeypatch):
+    url = s3.put("compressed/failing.csv.gz", gzip.compress(content, 1))
+    read_into = RemoteReader.read_into
+
+    def fail(reader, offset, buffer):
+        if offset:
+            raise StorageError("the store is gone")
+        read_into(reader, offset, buffer)
+
+    monkeypatch.setattr(RemoteReader, "read_into", fail)
+    monkeypatch.setattr(remote, "REMOTE_BLOCK_BYTES", 1 << 16)
+    with pytest.raises(StorageError, match="the store is gone"):
+        open_content(url, tmp_path)
+
+
 def test_padding_of_xz_is_no_garbage(content, tmp_path):
-    (tmp_path / "a.xz").write_bytes(lzma.compress(content[:1000]) + b"\0" * 8)
+    part = lzma.compress(content[:1000])
+    (tmp_path / "a.xz").write_bytes(part + b"\0" * 8 + part + b"\0" * 4)
     with open_content(str(tmp_path / "a.xz"), tmp_path) as reader:
-        assert reader.info.size_bytes == 1000
+        assert reader.info.size_bytes == 2000
+
+
+@pytest.mark.parametrize("suffix", HOW)
+def test_a_compressed_nothing_is_an_empty_file(tmp_path, suffix):
+    (tmp_path / f"a{suffix}").write_bytes(HOW[suffix](b""))
+    with open_content(str(tmp_path / f"a{suffix}"), tmp_path) as reader:
+        assert reader.info.size_bytes == 0
 
 
 def test_an_object_of_a_store(file, content, tmp_path, s3):

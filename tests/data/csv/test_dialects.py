@@ -173,6 +173,45 @@ def test_a_faulty_row_is_shown_as_it_was_written(tmp_path, cache_dir, case):
         parsed(source, 4096)
 
 
+@pytest.mark.parametrize(
+    ("content", "options", "names"),
+    [
+        ('# size in "\na,b\n1,2\n', {"comment": "#"}, ("a", "b")),
+        ('Report 5" disks\na,b\n1,2\n3,4\n', {"skip_lines": 1}, ("a", "b")),
+        ('Report 5" disks\na,b"\n1,2\n3,4\n', {"skip_lines": 1}, ("a", 'b"')),
+        ('height in ",width\n1,2\n', {}, ('height in "', "width")),
+        ('"a\nb", "c ""\nd" \n1,2\n', {}, ("a\nb", 'c "\nd')),
+    ],
+)
+def test_a_quote_counts_only_where_a_field_begins(tmp_path, cache_dir, content, options, names):
+    (tmp_path / "a.csv").write_text(content)
+    dialect = Dialect(quoted_newlines=True, **options)
+    with Source.open(str(tmp_path / "a.csv"), dialect=dialect, cache_dir=cache_dir) as source:
+        assert source.header.names == names
+        np.testing.assert_array_equal(parsed(source, 64)[0], [1, 2])
+
+
+def test_an_open_quote_ends_with_its_file(tmp_path, cache_dir):
+    (tmp_path / "0.csv").write_text('x,y\n1,2\n3,"4\n')
+    (tmp_path / "1.csv").write_text('x,y\n5,6\n7,"8"\n')
+    with Source.open(str(tmp_path / "?.csv"), dialect=Dialect(quoted_newlines=True), cache_dir=cache_dir) as source:
+        assert source.num_rows == 4
+        np.testing.assert_array_equal(parsed(source, 64, [Range(2, 4)]), [[5, 6], [7, 8]])
+        with pytest.raises(DataError, match=r"0\.csv, line 3: column 'y' holds '\"4"):
+            parsed(source, 64)
+
+
+def test_what_is_kept_of_a_file_is_of_its_encoding(tmp_path, cache_dir):
+    (tmp_path / "a.csv").write_bytes("größe,y\n".encode("latin-1") + b"1,2\n" * 3 + b"\xe9,5\n" * 9)
+    found = []
+    for encoding in ("latin-1", "cp1252", "latin-1"):
+        text = read_text([str(tmp_path / "a.csv")], HowRead(cache_dir, encoding=encoding))
+        with text.reader:
+            found.append(text.info)
+            text.check_unchanged()
+    assert found[0] == found[2] != found[1]
+
+
 def test_excel_s_line_names_the_delimiter(tmp_path, cache_dir):
     (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbfsep=|\r\nx|y\r\n1|2\r\n")
     with Source.open(str(tmp_path / "a.csv"), cache_dir=cache_dir) as source:
@@ -218,8 +257,9 @@ def test_columns_are_chosen_by_pattern_and_range(tmp_path, cache_dir, case):
     text = read_text([str(tmp_path / "a.csv")], HowRead(cache_dir))
     with OpenCsv.choose(text, features=features, targets=targets, exclude=exclude) as opened:
         assert opened.feature_names == expected
-        with pytest.raises(UsageError, match=r"no column is meant by 'z\*'"):
-            OpenCsv.choose(text, features=["z*"])
+        for asked, message in (({"features": ["z*"]}, "by 'z"), ({"exclude": ["x3"]}, "has no column 'x3'")):
+            with pytest.raises(UsageError, match=message):
+                OpenCsv.choose(text, **asked)
 
 
 def test_python_s_csv_module_reads_the_same_words(tmp_path):
