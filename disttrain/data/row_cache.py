@@ -39,7 +39,7 @@ from disttrain.data.ranges import Range, RangeSet
 from disttrain.data.row_source import RowSource
 from disttrain.errors import StorageError, UsageError
 from disttrain.storage.base import UNVERSIONED
-from disttrain.storage.local import local_path
+from disttrain.storage.local import absolute
 from disttrain.threads import DaemonPool
 
 FORMAT = 1
@@ -298,7 +298,7 @@ def _write_about(path: Path, identity: dict[str, Any], planned_bytes: int) -> No
 
 def _identity(source: RowSource) -> dict[str, Any]:
     """Returns everything that the cached rows depend on."""
-    files = [file.url if (path := local_path(file.url)) is None else os.path.abspath(path) for file in source.files]
+    files = [absolute(file.url) for file in source.files]
     return {
         "format": FORMAT,
         "byte_order": sys.byteorder,

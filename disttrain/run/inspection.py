@@ -69,7 +69,7 @@ def look_at(config: InspectConfig, environ: Mapping[str, str]) -> Inspected:
         requests.check_names(opened.header.names, url)
         indexed = statistics_of(opened, requests, obtain)
         statistics = indexed.statistics
-        place_of, text_of = partial(opened.place_of, indexed.index), partial(text_at, text)
+        place_of, text_of = partial(indexed.index.place, text), partial(text_at, text)
         table: Table | None = None
         remarks: tuple[str, ...] = ()
         problem, extra = "", []

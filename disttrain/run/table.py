@@ -33,7 +33,7 @@ def understand(context: RunContext, opened: OpenCsv, url: str, like: Table | Non
     if like is None:
         return _find_table(context, opened, url)
     found = shared_statistics(context, opened)
-    place_of = partial(opened.place_of, found.index)
+    place_of = partial(found.index.place, opened.text)
     if context.config.on_bad_row == "error":
         together(context.backend, lambda: check_fits(like, found.statistics, url, place_of))
     return found.index, like
@@ -48,7 +48,7 @@ def _find_table(context: RunContext, opened: OpenCsv, url: str) -> tuple[Index, 
     index, statistics = found.index, found.statistics
     if not index.num_rows:
         return index, None  # which is refused
-    place_of, text_of = partial(opened.place_of, index), partial(text_at, opened.text)
+    place_of, text_of = partial(index.place, opened.text), partial(text_at, opened.text)
 
     def decide() -> tuple[Decided, bool]:
         decider = Decider(statistics, requests, url, place_of, text_of, is_explicit=bool(config.features))

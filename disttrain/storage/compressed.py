@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from disttrain.activity import activity, touch
 from disttrain.errors import DataError, DisttrainError, FileChanged
 from disttrain.storage.base import UNVERSIONED, FileInfo, Reader
-from disttrain.storage.local import LOCAL_BLOCK_BYTES, LocalReader, atomic_write, local_path, remove_parts
+from disttrain.storage.local import LOCAL_BLOCK_BYTES, LocalReader, absolute, atomic_write, local_path, remove_parts
 from disttrain.storage.stream import ReaderStream
 from disttrain.storage.unpacking import converted_blocks, unpacked_blocks
 from disttrain.threads import num_cores
@@ -256,9 +256,7 @@ def _is_of(kept: Mapping[str, Any], info: FileInfo) -> bool:
 
 
 def _kept_path(folder: Path, info: FileInfo, method: str = "") -> Path:
-    path = local_path(info.url)
-    name = info.url if path is None else os.path.abspath(path)
-    key = hashlib.sha256(f"{name}\n{method}".encode()).hexdigest()[:20]
+    key = hashlib.sha256(f"{absolute(info.url)}\n{method}".encode()).hexdigest()[:20]
     return folder / f"{key}.bytes"
 
 

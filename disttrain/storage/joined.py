@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,7 @@ import numpy as np
 
 from disttrain.errors import FileChanged
 from disttrain.storage.base import UNVERSIONED, FileInfo, Reader
-from disttrain.storage.local import LOCAL_BLOCK_BYTES, local_path
+from disttrain.storage.local import LOCAL_BLOCK_BYTES, absolute, local_path
 from disttrain.storage.open import check_unchanged
 from disttrain.storage.remote import REMOTE_BLOCK_BYTES
 from disttrain.threads import DaemonPool
@@ -144,7 +143,6 @@ class JoinedReader:
 
 
 def _joint_fingerprint(files: Sequence[FileInfo]) -> str:
-    names = [file.url if (path := local_path(file.url)) is None else os.path.abspath(path) for file in files]
-    told = "\n".join(f"{name} {file.fingerprint}" for name, file in zip(names, files, strict=True))
+    told = "\n".join(f"{absolute(file.url)} {file.fingerprint}" for file in files)
     digest = hashlib.sha256(told.encode()).hexdigest()[:32]
     return f"{digest}-{UNVERSIONED}" if any(file.fingerprint.endswith(UNVERSIONED) for file in files) else digest

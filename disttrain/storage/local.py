@@ -31,6 +31,12 @@ def local_path(url: str) -> Path | None:
     return None if "://" in url or "::" in url else Path(url).expanduser()
 
 
+def absolute(url: str) -> str:
+    """Returns the absolute path that a path or file URL names; the URL of any other store as it is."""
+    path = local_path(url)
+    return url if path is None else os.path.abspath(path)
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Writes `path` whole or not at all: under another name, then synced and renamed; removed if the block raises."""

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from disttrain.data.csv.dialect import Dialect
 from disttrain.data.csv.header import Header, HeaderMode
 from disttrain.data.csv.parser import Layout
+from disttrain.data.csv.sniff import DELIMITERS
 from disttrain.errors import DataError, UsageError, listed
-
-DELIMITERS = (";", "\t", "|", ",", " ")  # candidates to suggest if the given one does not occur
 
 
 def choose_columns(
@@ -136,9 +136,6 @@ def _other_delimiter(header: Header) -> str:
     if len(header.names) > 1:
         return ""
     (name,) = header.names
-    found = max(DELIMITERS, key=name.count)
-    return f"; if '{_typed(found)}' delimits the fields, add --delimiter '{_typed(found)}'" if found in name else ""
-
-
-def _typed(delimiter: str) -> str:
-    return "\\t" if delimiter == "\t" else delimiter
+    found = max((*DELIMITERS, " "), key=name.count)
+    shown = Dialect(found).shown
+    return f"; if '{shown}' delimits the fields, add --delimiter '{shown}'" if found in name else ""

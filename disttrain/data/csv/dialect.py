@@ -62,7 +62,7 @@ class Dialect:
     @property
     def shown(self) -> str:
         """The delimiter as a user types it."""
-        return "blanks" if self.runs else {"\t": "\\t", " ": "' '"}.get(self.delimiter, self.delimiter)
+        return "blanks" if self.runs else {"\t": "\\t"}.get(self.delimiter, self.delimiter)
 
 
 PLAIN = Dialect()

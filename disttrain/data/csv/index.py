@@ -16,6 +16,7 @@ from disttrain.activity import activity
 from disttrain.data.csv import dialect_scanner, row_scanner
 from disttrain.data.csv.dialect import Dialect
 from disttrain.data.csv.text import CsvText
+from disttrain.data.place import Place
 from disttrain.errors import FileChanged
 from disttrain.storage.base import Reader
 
@@ -87,6 +88,10 @@ class Index:
             line += data.tobytes().count(b"\n")
             position += len(data)
         return line
+
+    def place(self, text: CsvText, offset: int) -> Place:
+        """Returns the file and the line of the byte at `offset`, which must lie in or after the first row."""
+        return Place(text.url_at(offset), self.line_number(text.reader, offset))
 
 
 class Observer(Protocol):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import zipfile
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from disttrain.data.csv.index import FIRST, Counts, Index, Int64s, followed, ind
 from disttrain.data.csv.text import CsvFile, CsvText
 from disttrain.errors import DisttrainError, redacted
 from disttrain.storage.base import UNVERSIONED
-from disttrain.storage.local import atomic_write, local_path, remove_parts
+from disttrain.storage.local import absolute, atomic_write, remove_parts
 
 FORMAT = 3  # of the saved counts; those of another format are made anew
 
@@ -122,7 +121,7 @@ def _beside(cache_dir: Path, text: CsvText, kind: str) -> Path:
 
 def _kept_path(cache_dir: Path, text: CsvText, kind: str = "npz") -> Path:
     """Returns where what is known of a text is kept: by what it is called, so that new files replace old ones."""
-    name, header = _absolute(text.info.url), text.header
+    name, header = absolute(text.info.url), text.header
     dialect = header.delimiter if header.dialect.is_plain else str(header.dialect)
     key = hashlib.sha256(f"{name}\n{header.rows_start}\n{dialect}".encode()).hexdigest()[:20]
     return cache_dir / "index" / f"{key}.{kind}"
@@ -130,9 +129,4 @@ def _kept_path(cache_dir: Path, text: CsvText, kind: str = "npz") -> Path:
 
 def _about(file: CsvFile, num_chunks: int) -> list[object]:
     """Returns what the counts of a file depend on, as JSON can hold it; the last item is how many chunks it has."""
-    return [_absolute(file.info.url), file.info.fingerprint, file.header.rows_start, num_chunks]
-
-
-def _absolute(url: str) -> str:
-    path = local_path(url)
-    return os.path.abspath(path) if path is not None else url
+    return [absolute(file.info.url), file.info.fingerprint, file.header.rows_start, num_chunks]

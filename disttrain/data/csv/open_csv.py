@@ -8,10 +8,8 @@ from types import TracebackType
 
 from disttrain.data.csv.columns import choose_columns, make_layout
 from disttrain.data.csv.header import Header
-from disttrain.data.csv.index import Index
 from disttrain.data.csv.parser import Layout
 from disttrain.data.csv.text import CsvText
-from disttrain.data.place import Place
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,10 +53,6 @@ class OpenCsv:
     def layout(self) -> Layout:
         """How the chosen columns are parsed as plain numbers."""
         return make_layout(self.header, self.column_names)
-
-    def place_of(self, index: Index, offset: int) -> Place:
-        """Returns the file and line of a byte of a row."""
-        return Place(self.text.url_at(offset), index.line_number(self.text.reader, offset))
 
     def close(self) -> None:
         """Closes the files; a second call does nothing."""

@@ -21,7 +21,6 @@ from disttrain.data.csv.parser import PlainParser
 from disttrain.data.csv.text import CHUNK_BYTES, CsvText
 from disttrain.data.csv.weighed_parser import WeighedParser
 from disttrain.data.digit_losses import DigitLosses
-from disttrain.data.place import Place
 from disttrain.data.ranges import Range
 from disttrain.data.shuffle import block_bounds
 from disttrain.errors import DataError
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from disttrain.data.csv.header import Header, HeaderMode
     from disttrain.data.csv.index import Index
     from disttrain.data.csv.parser import Layout, RowParser
+    from disttrain.data.place import Place
     from disttrain.data.row_source import Int64s
     from disttrain.data.table.columns import Table
     from disttrain.storage.base import FileInfo
@@ -178,7 +178,7 @@ class Source:
 
     def place_at(self, offset: int) -> Place:
         """Returns the file and the physical line of a byte of a row."""
-        return Place(self.text.url_at(offset), self.index.line_number(self.text.reader, offset))
+        return self.index.place(self.text, offset)
 
     def check_unchanged(self) -> None:
         """Raises FileChanged if a file is no longer as it was when it was opened."""

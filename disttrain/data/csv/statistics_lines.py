@@ -19,7 +19,6 @@ from disttrain.data.csv.readahead import Block, line_blocks
 from disttrain.data.csv.statistics_pass import Gathered, Gatherers, Wanted, part_chunks
 from disttrain.data.csv.text import CsvText
 from disttrain.data.csv.value_reader import ValueReader
-from disttrain.data.place import Place
 from disttrain.data.table.gathering import Gatherer, Sums
 from disttrain.errors import DataError
 from disttrain.threads import DaemonPool
@@ -74,6 +73,5 @@ def _add_block(text: CsvText, index: Index, sums: Sums, gatherer: Gatherer, valu
             num_rows, position = values.read(block.buffer, position, block.stop)
         except ParseFault as fault:
             offset = block.base + fault.offset
-            place = Place(text.url_at(offset), index.line_number(text.reader, offset))
-            raise DataError(f"{place}: {fault.message}") from fault
+            raise DataError(f"{index.place(text, offset)}: {fault.message}") from fault
         gatherer.add(sums, block.buffer, values.values, num_rows, block.base)

@@ -35,7 +35,7 @@ def decide(tmp_path):
             statistics = found.statistics
             decider = Decider(
                 statistics, requests, "a.csv",
-                partial(opened.place_of, found.index), partial(text_at, text), is_explicit=features is not None,
+                partial(found.index.place, opened.text), partial(text_at, text), is_explicit=features is not None,
             )  # fmt: skip
             return decider.decide(opened.feature_names, opened.target_names, use), statistics
 
