@@ -13,7 +13,6 @@ from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from numba.core import types
@@ -21,7 +20,7 @@ from numba.core import types
 from disttrain.data.place import Place
 from disttrain.data.ranges import Range
 from disttrain.data.row_source import Floats, Int64s, Rows, RowSource
-from disttrain.data.shuffle import key_of
+from disttrain.data.shuffle import key_of, mixed
 from disttrain.errors import DataError
 from disttrain.native import compiled
 
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 
 _PURPOSE = 0x5EED  # sets the draws apart from those of the shuffling
 _AT_ONCE = 1 << 12  # rows that are parsed before those that are taken are copied
-_STEP, _MIX_1, _MIX_2 = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
-_U27, _U30, _U31 = (np.uint64(n) for n in (27, 30, 31))
 
 
 @dataclass(frozen=True)
@@ -235,19 +232,11 @@ class SelectedSource:
         return int(self.choice.numbers(rows)[row - int(self.bounds[block])])
 
 
-@numba.njit(inline="always")
-def _is_held_out(row: Any, key: Any, threshold: Any) -> Any:
-    bits = key + np.uint64(row) * _STEP
-    bits = (bits ^ (bits >> _U30)) * _MIX_1
-    bits = (bits ^ (bits >> _U27)) * _MIX_2
-    return (bits ^ (bits >> _U31)) < threshold
-
-
 def _keep(rows: Any, first_row: Any, key: Any, threshold: Any, held_out: Any) -> Any:
     """Moves the rows that are taken to the beginning of `rows`; returns how many there are."""
     count = 0
     for number in range(len(rows)):
-        if _is_held_out(first_row + number, key, threshold) == held_out:
+        if (mixed(key, first_row + number) < threshold) == held_out:
             for column in range(rows.shape[1]):
                 rows[count, column] = rows[number, column]
             count += 1
@@ -259,7 +248,7 @@ def _count_taken(bounds: Any, key: Any, threshold: Any, held_out: Any) -> Any:
     counts = np.zeros(len(bounds) - 1, np.int64)
     for block in range(len(counts)):
         for row in range(bounds[block], bounds[block + 1]):
-            counts[block] += _is_held_out(row, key, threshold) == held_out
+            counts[block] += (mixed(key, row) < threshold) == held_out
     return counts
 
 

@@ -155,12 +155,18 @@ def key_of(*words: int) -> int:
 
 
 @numba.njit(inline="always")
-def _draw(key: Any, row: Any) -> Any:
-    """Returns the row, from 0 to `row`, that `row` is exchanged with."""
+def mixed(key: Any, row: Any) -> Any:
+    """Returns 64 bits, SplitMix64's, that depend on a key and a row's number."""
     bits = key + np.uint64(row) * _STEP
     bits = (bits ^ (bits >> _U30)) * _MIX_1
     bits = (bits ^ (bits >> _U27)) * _MIX_2
-    bits ^= bits >> _U31
+    return bits ^ (bits >> _U31)
+
+
+@numba.njit(inline="always")
+def _draw(key: Any, row: Any) -> Any:
+    """Returns the row, from 0 to `row`, that `row` is exchanged with."""
+    bits = mixed(key, row)
     count = np.uint64(row + 1)  # the high 64 bits of bits * count, for a count below 2^32
     return np.int64(((bits >> _U32) * count + (((bits & _LOW) * count) >> _U32)) >> _U32)
 

@@ -13,7 +13,7 @@ from disttrain.errors import DataError, UsageError
 from disttrain.storage.base import Reader
 
 FIRST_READ_BYTES = 1 << 16
-MAX_LINE_BYTES = 1 << 24  # a longer first line is not that of a CSV
+MAX_LINE_BYTES = 1 << 24  # a longer line is no row of a CSV
 MAX_LINES_COMPARED = 1000  # most lines with which a first line of numbers is compared
 BOM = b"\xef\xbb\xbf"
 # The first bytes of files that are often given instead of a CSV, and cannot be read as one.

@@ -12,12 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from disttrain.activity import activity
+from disttrain.data.csv.first_lines import MAX_LINE_BYTES
 from disttrain.data.csv.normalizer import Normalizer
 from disttrain.errors import DataError
 from disttrain.storage.base import Reader
 from disttrain.threads import DaemonPool
-
-MAX_LINE_BYTES = 1 << 24  # a longer line is no row of numbers
 
 _HEADROOM = 1 << 16  # bytes before a block, for the start of a line that began in the previous block
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from disttrain.data.csv.first_lines import MAX_LINE_BYTES
 from disttrain.data.csv.index import Counts, scan
 from disttrain.data.csv.parser import ParseFault
-from disttrain.data.csv.readahead import MAX_LINE_BYTES
 from disttrain.data.csv.text import CsvText
 from disttrain.data.csv.value_reader import ValueReader
 from disttrain.data.place import Place
