@@ -1,14 +1,11 @@
-"""Fixtures that several test modules share: folders for indexes and caches, and an S3 server."""
+"""Fixtures that several test modules share: folders for indexes and caches, and the servers of stores."""
 
 import fcntl
 import signal
-import socket
-import subprocess
-import sys
-import time
-from dataclasses import dataclass, field
+from contextlib import ExitStack
 
 import pytest
+from stores import running
 
 from disttrain.data.csv.source import Source
 
@@ -84,60 +81,24 @@ def open_csv(tmp_path, cache_dir):
         source.close()
 
 
-@dataclass
-class S3:
-    """A bucket on a server of this machine; `environ` is what a subprocess needs to reach it."""
-
-    bucket: str
-    environ: dict[str, str] = field(repr=False)
-
-    def url(self, key: str) -> str:
-        return f"s3://{self.bucket}/{key}"
-
-    def put(self, key: str, content: bytes) -> str:
-        self.client().put_object(Bucket=self.bucket, Key=key, Body=content)
-        return self.url(key)
-
-    def client(self):
-        import boto3
-
-        return boto3.client("s3")  # finds the server by the environment
-
-
 @pytest.fixture(scope="session")
-def s3(tmp_path_factory):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environ = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    log = open(tmp_path_factory.mktemp("s3") / "log", "wb")  # noqa: SIM115
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=log, stderr=log)
-    with pytest.MonkeyPatch.context() as patch, log:
-        for name, value in environ.items():
-            patch.setenv(name, value)
-        try:
-            _wait_for_port(port, server)
-            bucket = S3("tests", environ)
-            bucket.client().create_bucket(Bucket=bucket.bucket)
-            yield bucket
-        finally:
-            server.terminate()
-            server.wait(30)
+def stores(tmp_path_factory):
+    """Returns the store of a name, whose server is started when it is first asked for."""
+    started = {}
+    with ExitStack() as stack:
+
+        def start(name):
+            if name not in started:
+                started[name] = stack.enter_context(running(name, tmp_path_factory.mktemp(name)))
+            return started[name]
+
+        yield start
 
 
-def _wait_for_port(port: int, server: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return
-    pytest.fail(f"the S3 server did not start (exit status {server.poll()})")
+@pytest.fixture
+def s3(stores, monkeypatch):
+    """The bucket of S3, which this process finds by its environment."""
+    store = stores("s3")
+    for name, value in store.environ.items():
+        monkeypatch.setenv(name, value)
+    return store

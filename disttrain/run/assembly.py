@@ -14,6 +14,7 @@ from disttrain.training.checkpointing import Checkpointing
 from disttrain.training.evaluator import Evaluator
 from disttrain.training.findings import Findings, open_findings
 from disttrain.training.snapshots import Snapshots
+from disttrain.training.tallies import Tallies
 from disttrain.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def assemble(context: RunContext, opened: Opened, prepared: Prepared, record: Ru
     checkpointing = together(backend, lambda: open_checkpointing(context, opened))
     reporters = open_reporters(context, opened, directory, training.sharding)
     say = context.console.print
+    sources = [source for source in (opened.training, opened.validation) if source is not None]
+    tallies = Tallies(backend, sources, _bad_rows_told(directory, say), reporters)
     findings = open_findings(
         engine.model,
         engine.inputs,
@@ -57,7 +60,7 @@ def assemble(context: RunContext, opened: Opened, prepared: Prepared, record: Ru
         opened.validation,
         say,
         context.cache_dir,
-        _bad_rows_told(directory, say),
+        tallies,
     )
     snapshots = Snapshots(engine, backend, callbacks, checkpointing, record, say)
     evaluator = Evaluator(engine, backend, validation, callbacks) if validation is not None else None

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from disttrain.errors import redacted
 from disttrain.training.metric_sums import Value
 from disttrain.training.progress import EpochResult
-from disttrain.training.reports import EpochBegun, EpochEnded, Event, StepsDone, StepsSkipped
+from disttrain.training.reports import BytesFetched, EpochBegun, EpochEnded, Event, StepsDone, StepsSkipped
 
 LINE_EVERY_S = 5.0
 
@@ -42,6 +42,14 @@ def show_rate(rows_per_s: float) -> str:
         if rows_per_s >= size:
             return f"{rows_per_s / size:.3g}{unit} rows/s"
     return f"{rows_per_s:.3g} rows/s"
+
+
+def show_bytes(num_bytes: float) -> str:
+    """Formats bytes in the unit that leaves one to three digits before the point."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.3g} {unit}"
+    return f"{num_bytes:.0f} B"
 
 
 def show_time(seconds: float) -> str:
@@ -85,6 +93,8 @@ class ConsoleProgress:
                 self._show_steps(event)
             case StepsSkipped():
                 self._tell_skipped(event)
+            case BytesFetched():
+                self._show_fetched(event)
             case EpochEnded():
                 self._show_result(event.result)
 
@@ -126,6 +136,16 @@ class ConsoleProgress:
                 f"epoch {event.epoch}: an update is left out, as its loss or gradient is not finite (before step "
                 f"{event.step:,})"
             )
+
+    def _show_fetched(self, event: BytesFetched) -> None:
+        """Says what came from stores, of all workers, and the least and the most of one."""
+        total, requests = sum(event.num_bytes), sum(event.num_requests)
+        each = ""
+        if len(event.num_bytes) > 1:
+            each = f", {show_bytes(min(event.num_bytes))} to {show_bytes(max(event.num_bytes))} a worker"
+        self._console.print(
+            f"epoch {event.epoch}/{self._epochs} · fetched {show_bytes(total)} in {requests:,} requests{each}"
+        )
 
     def _show_result(self, result: EpochResult) -> None:
         skipped = f" · {result.skipped_steps:,} steps left out" if result.skipped_steps else ""

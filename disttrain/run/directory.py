@@ -26,7 +26,8 @@ CHECKPOINTS = "checkpoints"  # the default folder of a run's checkpoints
 HISTORY = "history.csv"
 METRICS = "metrics.jsonl"
 BAD_ROWS = "bad-rows.csv"
-RESULTS = (MODEL, "config.json", HISTORY, METRICS, BAD_ROWS)
+CONFIG = "config.json"
+RESULTS = (MODEL, CONFIG, HISTORY, METRICS, BAD_ROWS)
 
 
 def default_directory(data: str) -> Path:
@@ -52,7 +53,7 @@ def _has_nothing_to_lose(path: Path) -> bool:
     if (path / MODEL).exists():
         return False
     try:
-        config = json.loads((path / "config.json").read_bytes())
+        config = json.loads((path / CONFIG).read_bytes())
         if config["checkpoint_every"] == "never":
             return not (path / HISTORY).exists()
         checkpoints = config["checkpoint_dir"] or str(path / CHECKPOINTS)
@@ -114,7 +115,7 @@ class RunDirectory:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Writes the resolved configuration to config.json."""
-        with atomic_write(self.path / "config.json") as stream:
+        with atomic_write(self.path / CONFIG) as stream:
             stream.write(json.dumps(all_redacted(dict(config)), indent=2).encode() + b"\n")
 
     def write_model(self, model: keras.Model) -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 from disttrain.run.directory import HISTORY, METRICS, disk_errors
 from disttrain.storage.local import atomic_write
 from disttrain.training.progress import EpochResult
-from disttrain.training.reports import EpochBegun, EpochEnded, Event, Regrouped, StepsDone, StepsSkipped
+from disttrain.training.reports import BytesFetched, EpochBegun, EpochEnded, Event, Regrouped, StepsDone, StepsSkipped
 
 STEPS_EVERY_S = 5.0
 
@@ -38,6 +38,8 @@ class MetricsLog:
                 self._steps_done(event)
             case StepsSkipped(epoch, step, count):
                 self._append({"event": "skipped", "epoch": epoch, "step": step, "count": count})
+            case BytesFetched(epoch, num_bytes, num_requests):
+                self._append({"event": "fetched", "epoch": epoch, "bytes": num_bytes, "requests": num_requests})
             case EpochEnded(result):
                 self._append(
                     {"event": "epoch", "epoch": result.epoch, **result.values, "rows": result.rows}

@@ -15,6 +15,7 @@ from disttrain.run.context import RunContext
 from disttrain.run.identity import new_learning_rate, record_of
 from disttrain.run.opening import Opened, open_run
 from disttrain.run.preparation import Prepared, prepare
+from disttrain.run.publishing import publish
 from disttrain.run.resume import check_same_run, how_to_go_on, is_finished
 from disttrain.training.progress import EpochResult
 
@@ -36,12 +37,14 @@ def train(context: RunContext) -> None:
     record = record_of(context.config, prepared.training, opened.validation, prepared.engine.model, opened.paths)
     if _is_finished(context, opened, record):
         context.console.print(f"{opened.paths.output}: already trained; --epochs adds epochs, --overwrite starts over")
+        together(context.backend, lambda: _publish(context, opened))
         return
     assembled = assemble(context, opened, prepared, record)
     _compile_and_announce(context, opened, prepared, assembled)
     results = _run(context, opened, assembled)
     # All wait for the leader: an elastic run ends with the first worker that ends.
     together(context.backend, lambda: _finish(context, results, prepared, assembled))
+    together(context.backend, lambda: _publish(context, opened))
 
 
 def _is_finished(context: RunContext, opened: Opened, record: RunRecord) -> bool:
@@ -96,3 +99,11 @@ def _finish(context: RunContext, results: list[EpochResult], prepared: Prepared,
     with activity("writing the model"):
         model_path = assembled.directory.write_model(prepared.saved)
     announce_result(context.console, results, assembled.findings.constant, model_path)
+
+
+def _publish(context: RunContext, opened: Opened) -> None:
+    """Copies the results, on the leader, to where they are to be published."""
+    url = context.config.publish
+    if url is not None and context.backend.world.is_leader:
+        publish(opened.paths.output, url)
+        context.console.print(f"Published the results in {url}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from disttrain.data.sharding import shard_range
 from disttrain.distributed.backend import together
 from disttrain.option_types import BLANKS
 from disttrain.run.context import RunContext
+from disttrain.storage.base import PATIENCE
 from disttrain.storage.compressed import UNPACKED, compression_of
+from disttrain.storage.kept_bytes import KeptReader
 from disttrain.storage.listing import list_files
 
 SLOW_S = 2.0
@@ -28,7 +31,8 @@ def shared_text(context: RunContext, places: Sequence[str]) -> CsvText:
         DisttrainError: on the worker that cannot read a file; PeerError on the others.
     """
     backend, world = context.backend, context.backend.world
-    how = how_read(context.config, context.cache_dir)
+    config = context.config
+    how = replace(how_read(config, context.cache_dir), patience=PATIENCE.within(config.timeout))
     listed = together(backend, lambda: list_files(places) if world.is_leader else [])
     expanded = backend.gather(listed if listed != list(places) else [])[0]
     urls = expanded or list(places)
@@ -70,25 +74,40 @@ def how_read(config: ColumnSettings, cache_dir: Path) -> HowRead:
 
 def _prepare(context: RunContext, how: HowRead, urls: Sequence[str]) -> None:
     """Decompresses and converts files once on each machine, to know where they can be entered or to keep their text."""
-    wanted = [url for url in urls if compression_of(url) is not None or how.encoding != "utf-8"]
+    wanted = [url for url in urls if _may_be_kept(url, how)]
     if not wanted:
         return
     world = context.backend.world
     begun_s = time.monotonic()
 
-    def prepare() -> None:
+    def prepare() -> list[str]:
+        copied = []
         for url in wanted[world.local_rank :: world.local_size]:
-            how.open(url).close()
+            with how.open(url) as reader:
+                if isinstance(reader, KeptReader) and compression_of(url) is None and how.encoding == "utf-8":
+                    copied.append(url)
+        return copied
 
-    together(context.backend, prepare)
+    copied = list(chain.from_iterable(context.backend.gather(together(context.backend, prepare))))
     seconds = time.monotonic() - begun_s
     if seconds > SLOW_S:
         shown = wanted[0] if len(wanted) == 1 else f"{len(wanted):,} files"
-        context.console.print(f"Decompressed {shown} in {seconds:.1f} s; what was found is kept for the next run")
+        context.console.print(f"Prepared {shown} in {seconds:.1f} s; what was found is kept for the next run")
+    if copied:
+        _tell_kept(context, copied, "the server gives no parts of a file: copied")
     unpacked = [url for url in wanted if compression_of(url) in UNPACKED.values()]
     if unpacked:
-        more = f" and {len(unpacked) - 1:,} more" if len(unpacked) > 1 else ""
-        context.console.print(
-            f"{unpacked[0]}{more}: {compression_of(unpacked[0])} cannot be entered in the middle: decompressed once, "
-            f"onto the disk of {context.cache_dir}"
-        )
+        method = compression_of(unpacked[0])
+        _tell_kept(context, unpacked, f"{method} cannot be entered in the middle: decompressed")
+
+
+def _may_be_kept(url: str, how: HowRead) -> bool:
+    """Returns whether a file is, or may be, prepared on the local disk: web servers may give it only whole."""
+    is_web = url.startswith(("http://", "https://"))
+    return is_web or compression_of(url) is not None or how.encoding != "utf-8"
+
+
+def _tell_kept(context: RunContext, urls: Sequence[str], what: str) -> None:
+    """Says what was done once to some files, so that parts of them can be read."""
+    more = f" and {len(urls) - 1:,} more" if len(urls) > 1 else ""
+    context.console.print(f"{urls[0]}{more}: {what} once, onto the disk of {context.cache_dir}")

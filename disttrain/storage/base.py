@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import BinaryIO, Protocol
 
 Span = tuple[int, int]  # bytes [start, stop)
+SLOW_BYTES_PER_S = 2_000_000  # whole objects that take longer are given up
 UNVERSIONED = "unversioned"  # ends the fingerprint of a file for which the store reports only the size
 
 
@@ -35,6 +36,18 @@ class Patience:
     attempts: int = 5
     attempt_s: float = 30.0
     total_s: float = 90.0
+
+    def for_bytes(self, num_bytes: int) -> Patience:
+        """Returns the limits on an upload or a download of a whole object of this size."""
+        extra_s = num_bytes / SLOW_BYTES_PER_S
+        return replace(self, attempt_s=self.attempt_s + extra_s, total_s=self.total_s + 2 * extra_s)
+
+    def within(self, timeout_s: float) -> Patience:
+        """Returns limits that are used up before a worker without progress is ended; 0 stands for no such time."""
+        if not timeout_s:
+            return self
+        total_s = min(self.total_s, 0.7 * timeout_s)
+        return replace(self, attempt_s=min(self.attempt_s, total_s / 3), total_s=total_s)
 
 
 PATIENCE = Patience()

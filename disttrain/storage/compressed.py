@@ -7,26 +7,26 @@ a local disk.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from disttrain.activity import activity, touch
 from disttrain.errors import DataError, DisttrainError, FileChanged
-from disttrain.storage.base import UNVERSIONED, FileInfo, Reader
-from disttrain.storage.local import LOCAL_BLOCK_BYTES, LocalReader, absolute, atomic_write, local_path, remove_parts
+from disttrain.storage.base import Reader
+from disttrain.storage.kept_bytes import is_of, kept_path, open_kept
+from disttrain.storage.local import LOCAL_BLOCK_BYTES, atomic_write, local_path
 from disttrain.storage.stream import ReaderStream
-from disttrain.storage.unpacking import converted_blocks, unpacked_blocks
+from disttrain.storage.unpacking import unpacked_blocks
 from disttrain.threads import num_cores
 
 ENTERED = {".gz": "gzip", ".bz2": "bzip2"}
@@ -57,19 +57,17 @@ def open_compressed(raw: Reader, kept_in: Path) -> Reader:
             raise DataError(f"{raw.info.url}: has no bytes, expected a file of {method}; write or copy it again")
         if method in ENTERED.values():
             return EnteredReader(raw, kept_in, _library(method))
-        return _UnpackedReader(raw, _unpacked(raw, str(method), kept_in), raw.info.fingerprint)
+        return open_kept(raw, kept_in, str(method), lambda stream: _unpack(raw, str(method), stream))
     except BaseException:
         raw.close()
         raise
 
 
-def open_converted(raw: Reader, encoding: str, kept_in: Path) -> Reader:
-    """Opens the UTF-8 of a text in another encoding, converted once onto the local disk; closes the text."""
-    try:
-        return _UnpackedReader(raw, _unpacked(raw, encoding, kept_in), f"{encoding}|{raw.info.fingerprint}")
-    except BaseException:
-        raw.close()
-        raise
+def _unpack(raw: Reader, method: str, stream: BinaryIO) -> None:
+    with activity("unpacking {}", raw.info.url):
+        for block in unpacked_blocks(raw, method):
+            stream.write(block)
+            touch()
 
 
 def _library(method: str | None) -> Any:
@@ -166,12 +164,12 @@ class EnteredReader:
 
     def _find_entries(self, kept_in: Path) -> int:
         """Loads or finds where the file can be entered; returns how many bytes it holds."""
-        path = _kept_path(kept_in / "entries", self._raw.info)
+        path = kept_path(kept_in / "entries", self._raw.info)
         about = path.with_suffix(".json")
         with suppress(OSError, ValueError, KeyError):
             kept = json.loads(about.read_bytes())
             offsets = {int(bit): byte for bit, byte in kept["offsets"].items()}
-            if _is_of(kept, self._raw.info) and (offsets or path.stat().st_size == kept["entries_bytes"]):
+            if is_of(kept, self._raw.info) and (offsets or path.stat().st_size == kept["entries_bytes"]):
                 self._entries = offsets or path
                 return int(kept["size_bytes"])
         handle = self._opened()
@@ -218,46 +216,6 @@ class EnteredReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class _UnpackedReader(LocalReader):
-    """The bytes that a file held, from the local disk that they were decompressed onto."""
-
-    def __init__(self, raw: Reader, path: Path, fingerprint: str) -> None:
-        super().__init__(raw.info.url, path)
-        self.info = replace(self.info, fingerprint=fingerprint)
-        raw.close()
-
-
-def _unpacked(raw: Reader, method: str, kept_in: Path) -> Path:
-    """Decompresses or converts a file onto the local disk, unless that was done; returns where it lies."""
-    path = _kept_path(kept_in / "unpacked", raw.info, method)
-    about = path.with_suffix(".json")
-    with suppress(OSError, ValueError, KeyError):
-        kept = json.loads(about.read_bytes())
-        if _is_of(kept, raw.info) and path.stat().st_size == kept["size_bytes"]:
-            return path
-    size_bytes = 0
-    remove_parts(path.parent, r"[0-9a-f]{20}\..+", with_living_writers=True)
-    blocks = unpacked_blocks(raw, method) if method in UNPACKED.values() else converted_blocks(raw, method)
-    with activity("unpacking {}", raw.info.url), atomic_write(path) as stream:
-        for block in blocks:
-            size_bytes += len(block)
-            stream.write(block)
-            touch()
-    with atomic_write(about) as stream:
-        stream.write(json.dumps({"fingerprint": raw.info.fingerprint, "size_bytes": size_bytes}).encode())
-    return path
-
-
-def _is_of(kept: Mapping[str, Any], info: FileInfo) -> bool:
-    """Returns whether what was kept is of this very file."""
-    return bool(kept["fingerprint"] == info.fingerprint) and not info.fingerprint.endswith(UNVERSIONED)
-
-
-def _kept_path(folder: Path, info: FileInfo, method: str = "") -> Path:
-    key = hashlib.sha256(f"{absolute(info.url)}\n{method}".encode()).hexdigest()[:20]
-    return folder / f"{key}.bytes"
 
 
 def _raise_failure(stream: ReaderStream | None) -> None:

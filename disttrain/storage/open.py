@@ -6,7 +6,8 @@ from pathlib import Path
 
 from disttrain.errors import FileChanged, UsageError
 from disttrain.storage.base import PATIENCE, PATIENCE_AGAIN, Directory, FileInfo, Patience, Reader, stored_fingerprint
-from disttrain.storage.compressed import compression_of, open_compressed, open_converted
+from disttrain.storage.compressed import compression_of, open_compressed
+from disttrain.storage.kept_bytes import open_converted, open_copied
 from disttrain.storage.local import LocalDirectory, LocalReader, local_info, local_path
 from disttrain.storage.remote import RemoteDirectory, RemoteReader
 
@@ -49,6 +50,8 @@ def open_content(url: str, kept_in: Path, *, encoding: str = "utf-8", patience: 
         DataError: for bytes that are no text of this encoding.
     """
     reader = open_reader(url, patience=patience)
+    if isinstance(reader, RemoteReader):
+        reader = open_copied(reader, kept_in)
     if compression_of(url) is not None:
         reader = open_compressed(reader, kept_in)
     return reader if encoding == "utf-8" else open_converted(reader, encoding, kept_in)

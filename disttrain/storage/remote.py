@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any, BinaryIO
 
 from disttrain.activity import touch
 from disttrain.errors import UsageError
-from disttrain.storage.answers import Asked, http_info, http_range, s3_range
+from disttrain.storage.answers import Asked
 from disttrain.storage.base import UNVERSIONED, FileInfo, Patience, Span
+from disttrain.storage.protocols import http_serves_ranges, http_whole, protocol_of
 from disttrain.storage.store_calls import StoreCalls
+from disttrain.storage.traffic import TRAFFIC
 
 REMOTE_BLOCK_BYTES = 8 << 20  # large enough to hide a store's latency of some 50 ms
 PIECE_BYTES = 2 << 20  # a remote block is fetched in pieces of this size, all at the same time
@@ -43,6 +45,14 @@ class RemoteReader:
         for start, piece in zip(starts, pieces, strict=True):
             buffer[start - offset : start - offset + len(piece)] = piece
 
+    def serves_ranges(self) -> bool:
+        """Asks the store whether it gives parts of this object; only web servers may not. Raises StorageError."""
+        return self._object.serves_ranges()
+
+    def copy_to(self, stream: BinaryIO) -> None:
+        """Writes all bytes to a stream that can seek; StorageError once retries are used up."""
+        self._object.copy_to(stream, self.info.size_bytes)
+
     def close(self) -> None:
         """Cancels what is still being fetched; a second call does nothing."""
         self._object.calls.close()
@@ -63,14 +73,15 @@ class _Object:
         self.url = url
         self.calls = StoreCalls(url, patience)
         self.fs, self.path = self.calls.fs, self.calls.path
+        self._protocol = protocol_of(url)
         self._info: dict[str, Any] = {}
 
     def file_info(self) -> FileInfo:
         def attempt(timeout_s: float) -> dict[str, Any]:
-            if self.url.startswith(("http://", "https://")):
-                return self.calls.finish(lambda: http_info(self.fs, self.path), timeout_s)
+            if self.fs.async_impl:
+                return self.calls.finish(lambda: self._protocol.info(self.fs, self.path), timeout_s)
             self.fs.invalidate_cache(self.path)
-            return dict(self.calls.run("info", timeout_s, self.path))
+            return dict(self.fs.info(self.path))
 
         info = self._info = self.calls.with_retries("give the file's size", attempt)
         self.calls.has_answered = True
@@ -95,17 +106,23 @@ class _Object:
 
         return self.calls.with_retries(f"give bytes {ranges[0][0]} to {ranges[-1][1]} of {size_bytes}", attempt)
 
+    def serves_ranges(self) -> bool:
+        if not self.url.startswith(("http://", "https://")) or self._info.get("Accept-Ranges") == "bytes":
+            return True
+        ask = partial(self.calls.finish, lambda: http_serves_ranges(self.fs, self.path))
+        return self.calls.with_retries("say whether it gives parts of the file", ask)
+
+    def copy_to(self, stream: BinaryIO, size_bytes: int) -> None:
+        fetch = partial(self.calls.finish, lambda: http_whole(self.fs, self.path, stream, size_bytes))
+        self.calls.with_retries(f"give all {size_bytes:,} bytes", fetch, self.calls.patience.for_bytes(size_bytes))
+        TRAFFIC.add(size_bytes)
+
     async def _gather(self, ranges: list[Span]) -> list[bytes]:
         return list(await asyncio.gather(*map(self._range, ranges)))
 
     async def _range(self, span: Span) -> bytes:
-        protocol = self.url.split("://", 1)[0]
-        if protocol in ("http", "https"):
-            piece = await http_range(self.fs, self.path, Asked(self.url, self._info, span))
-        elif protocol in ("s3", "s3a"):
-            piece = await s3_range(self.fs, self.path, Asked(self.url, self._info, span))
-        else:
-            piece = bytes(await self.fs._cat_file(self.path, start=span[0], end=span[1]))
+        piece = await self._protocol.read(self.fs, self.path, Asked(self.url, self._info, span))
+        TRAFFIC.add(len(piece))
         touch()
         return piece
 
@@ -116,9 +133,6 @@ def _version(info: dict[str, Any]) -> str:
             if info.get(field):
                 return str(info[field]).strip('"')
     return UNVERSIONED
-
-
-SLOW_BYTES_PER_S = 2_000_000  # an upload slower than this is given up, whatever the object's size
 
 
 class RemoteDirectory:
@@ -156,13 +170,9 @@ class RemoteDirectory:
             except NotImplementedError as error:
                 raise UsageError(f"{self._url}: cannot be written to; name a directory or a bucket") from error
 
-        extra_s = len(content) / SLOW_BYTES_PER_S
-        patience = replace(
-            self._patience,
-            attempt_s=self._patience.attempt_s + extra_s,
-            total_s=self._patience.total_s + 2 * extra_s,
+        self._calls.with_retries(
+            f"take {name} ({len(content):,} bytes)", attempt, self._patience.for_bytes(len(content))
         )
-        self._calls.with_retries(f"take {name} ({len(content):,} bytes)", attempt, patience)
 
     def remove(self, name: str) -> None:
         """Removes an object; does nothing if it does not exist."""

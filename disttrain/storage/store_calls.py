@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from disttrain.activity import activity
-from disttrain.errors import DisttrainError, FileChanged, StorageError, UsageError
+from disttrain.errors import DisttrainError, FileChanged, StorageError, UsageError, redacted
 from disttrain.storage.base import Patience
+from disttrain.storage.failures import PERMANENT, describe, is_missing, is_transient, retry_after_s, status_of
+from disttrain.storage.local import FULL
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 EXTRAS = {
     "s3": "s3",
@@ -26,9 +30,7 @@ EXTRAS = {
     "http": "http",
     "https": "http",
 }
-# Packages whose exceptions mean that a store did not answer properly; not all of these exceptions are OSErrors.
-STORE_PACKAGES = frozenset({"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests", "urllib3"})
-PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+LINE_EVERY_S = 5.0
 # HTTP errors that a retry may solve: time-out, too early, too many requests. All others below 500 are final.
 TRANSIENT_STATUSES = frozenset({408, 425, 429})
 MISSING_STATUSES = frozenset({404, 410})
@@ -48,6 +50,7 @@ class StoreCalls:
         self.fs, self.path = _filesystem(url)
         self.has_answered = False  # if so, a file that is missing now was there before
         self._closed = threading.Event()
+        self._next_line_s = 0.0  # when the next retry may be logged
         self._running: set[Any] = set()
 
     def run(self, method: str, timeout_s: float, *arguments: Any, **options: Any) -> Any:
@@ -91,14 +94,23 @@ class StoreCalls:
                 try:
                     return attempt(min(patience.attempt_s, left_s))
                 except BaseException as error:
-                    pause_s = min(0.1 * 2**number, 5.0)
+                    pause_s = max(min(0.1 * 2**number, 5.0), retry_after_s(error))
                     spent_s = time.monotonic() - started
                     self._raise_permanent(error, task)
                     is_last = number >= patience.attempts and not self.has_answered  # if it has, it may be restarting
                     if is_last or spent_s + pause_s >= patience.total_s:
-                        message = f"{number} attempts in {spent_s:.0f} s, the last: {_describe(error)}"
+                        message = f"{number} attempts in {spent_s:.0f} s, the last: {describe(error)}"
                         raise StorageError(f"{self.url}: the store did not {task}: {message}") from error
+                    self._tell_retry(task, error, pause_s)
                 self._closed.wait(pause_s)
+
+    def _tell_retry(self, task: str, error: BaseException, pause_s: float) -> None:
+        """Logs why a call is made again; of the retries of one object, a line every few seconds."""
+        now_s = time.monotonic()
+        if now_s >= self._next_line_s:
+            self._next_line_s = now_s + LINE_EVERY_S
+            cause = describe(error)
+            _log.warning(redacted(f"{self.url}: the store did not {task}: {cause}; asking again in {pause_s:.1f} s"))
 
     def _raise_permanent(self, error: BaseException, task: str) -> None:
         """Raises an error if a retry would not help, as one of disttrain's errors where it is a known one."""
@@ -106,27 +118,29 @@ class StoreCalls:
             raise StorageError(f"{self.url}: closed before the store could {task}") from error
         if isinstance(error, DisttrainError):
             raise error
-        status = _status(error)
+        if isinstance(error, OSError) and error.errno in FULL:  # the disk that a copy is written to
+            raise error
+        status = status_of(error)
         if status is not None and (status >= 500 or status in TRANSIENT_STATUSES):
             return
-        if status in MISSING_STATUSES or (status is None and _is_missing(error)):
+        if status in MISSING_STATUSES or (status is None and is_missing(error)):
             if self.has_answered:
                 raise FileChanged(f"{self.url}: is no longer there; put it back or name another file") from error
             raise UsageError(f"{self.url}: no such file") from error
         if status in FORBIDDEN_STATUSES or isinstance(error, PermissionError):
-            raise UsageError(f"{self.url}: permission denied ({_describe(error)}); check the credentials") from error
+            raise UsageError(f"{self.url}: permission denied ({describe(error)}); check the credentials") from error
         if status in CHANGED_STATUSES and self.has_answered:
             raise FileChanged(
-                f"{self.url}: the file changed while it was being read ({_describe(error)}); run again when nothing "
+                f"{self.url}: the file changed while it was being read ({describe(error)}); run again when nothing "
                 "writes to it"
             ) from error
         if isinstance(error, PERMANENT) and not isinstance(error, FileNotFoundError):
-            raise UsageError(f"{self.url}: expected a file: {_describe(error)}") from error
+            raise UsageError(f"{self.url}: expected a file: {describe(error)}") from error
         if type(error).__name__ in PERMANENT_NAMES:
-            raise UsageError(f"{self.url}: no credentials for this store: {_describe(error)}") from error
+            raise UsageError(f"{self.url}: no credentials for this store: {describe(error)}") from error
         if status is not None:
-            raise StorageError(f"{self.url}: the store refuses to {task}: {_describe(error)}") from error
-        if not _is_transient(error):
+            raise StorageError(f"{self.url}: the store refuses to {task}: {describe(error)}") from error
+        if not is_transient(error):
             raise error
 
     def close(self) -> None:
@@ -141,10 +155,11 @@ def _filesystem(url: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs
 
     protocol = url.split("://", 1)[0].split("::")[-1]
+    options = _s3_options() if protocol in ("s3", "s3a") else {}
     if "::" in url:
         raise UsageError(f"{url}: URLs that are chained with '::' cannot be opened; name the file itself, or rename it")
     try:
-        fs, path = url_to_fs(url)
+        fs, path = url_to_fs(url, **options)
     except ImportError as error:
         extra = EXTRAS.get(protocol)
         remedy = f"pip install 'disttrain[{extra}]'" if extra else str(error)
@@ -154,42 +169,9 @@ def _filesystem(url: str) -> tuple[Any, str]:
     return fs, str(path)
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yields an exception and those that it was raised from."""
-    found: BaseException | None = error
-    while found is not None:
-        yield found
-        found = found.__cause__
+def _s3_options() -> dict[str, Any]:
+    """Returns options of s3fs by which botocore does not retry, unless the user's configuration says how it should."""
+    from fsspec.config import conf
 
-
-def _status(error: BaseException) -> int | None:
-    """Returns the HTTP status in an error of aiohttp, botocore, gcsfs or Azure's package; None if it has none."""
-    for cause in _chain(error):
-        response = getattr(cause, "response", None)
-        metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
-        found = metadata.get("HTTPStatusCode")
-        is_googles = type(cause).__module__.startswith(("gcsfs", "google"))
-        # `code` only for Google's packages: aiohttp sets it to 400 for an answer that it cannot parse.
-        for name in ("status", "status_code", *["code"] * is_googles):
-            found = getattr(cause, name, None) if found is None else found
-        if isinstance(found, int) and 400 <= found < 600:
-            return found
-    return None
-
-
-def _is_missing(error: BaseException) -> bool:
-    """Returns whether the store said that the file does not exist, and did not just fail to answer."""
-    if not isinstance(error, FileNotFoundError):
-        return False
-    return not any(_is_transient(cause) and not isinstance(cause, PERMANENT) for cause in _chain(error))
-
-
-def _is_transient(error: BaseException) -> bool:
-    """Returns whether a retry may help: after I/O errors, time-outs and the store packages' own exceptions."""
-    if isinstance(error, (OSError, TimeoutError, asyncio.TimeoutError)):
-        return True
-    return any(kind.__module__.split(".")[0] in STORE_PACKAGES for kind in type(error).__mro__)
-
-
-def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    own = conf.get("s3", {}).get("config_kwargs", {})
+    return {"config_kwargs": {"retries": {"total_max_attempts": 1}, **own}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from itertools import chain
@@ -13,12 +13,12 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from disttrain.data.bad_rows import BadRowsFound
 from disttrain.data.digit_losses import DigitLoss
 from disttrain.data.row_source import Floats, RowSource
 from disttrain.distributed.backend import Backend
 from disttrain.training.constant import Constant, TargetSample, best_constant, keep_targets, load_targets
 from disttrain.training.inputs import Inputs
+from disttrain.training.tallies import Tallies
 
 MAX_ROWS_LOOKED_AT = 1024  # of one batch: the layers' outputs for these are checked
 MAX_WEIGHTS = 1 << 16  # of one variable: compared to find out whether any changed
@@ -34,14 +34,14 @@ def open_findings(
     validation: RowSource | None,
     say: Callable[[str], None],
     cache_dir: Path,
-    tell_bad: Callable[[Sequence[BadRowsFound]], None],
+    tallies: Tallies,
 ) -> Findings:
     """Findings with what an earlier run kept of the targets in `cache_dir`; the leader's alone are asked."""
     kept = load_targets(cache_dir, training) if backend.world.is_leader and not inputs.is_weighted else None
     shift = training.table.targets[0].offset if training.table is not None else 0.0
     constant = best_constant(model, kept, shift) if kept is not None else None
     keep = partial(keep_targets, cache_dir, training)
-    return Findings(model, inputs, backend, training, validation, say, constant, keep, shift, tell_bad)
+    return Findings(model, inputs, backend, training, validation, say, tallies, constant, keep, shift)
 
 
 class Findings:
@@ -55,10 +55,10 @@ class Findings:
         training: RowSource,
         validation: RowSource | None,
         say: Callable[[str], None],
+        tallies: Tallies,
         constant: Constant | None = None,
         keep: Callable[[Floats], None] = lambda targets: None,
         shift: float = 0.0,
-        tell_bad: Callable[[Sequence[BadRowsFound]], None] = lambda found: None,
     ) -> None:
         """Prepares the checks.
 
@@ -69,10 +69,10 @@ class Findings:
             training: the rows that are trained on.
             validation: the rows that are validated on, if there are any.
             say: prints a sentence for the user.
+            tallies: what the workers count beside.
             constant: the best constant for the targets, if an earlier run has found it.
             keep: is called on the leader with a whole epoch's sample of the targets, float32 [rows, targets].
             shift: what was subtracted from the first target.
-            tell_bad: is called on the leader with the bad rows that all workers found in an epoch.
         """
         self._model = model
         self._inputs = inputs
@@ -82,7 +82,7 @@ class Findings:
         self._sample = TargetSample(training.num_rows, len(training.target_names))
         self._say = say
         self._keep = keep
-        self._tell_bad = tell_bad
+        self._tallies = tallies
         self._rows = np.zeros((0, training.num_columns), np.float32)
         self._told: set[str] = set()
         self._loss_before: float | None = None  # of the epoch before
@@ -95,6 +95,7 @@ class Findings:
     def epoch_begins(self, *, whole: bool) -> None:
         """Starts an epoch; if it is not `whole`, an earlier process has trained on its first rows."""
         self._sample.reset()
+        self._tallies.begin()
         self._is_whole = whole
         if self._loss_before is None and self._backend.world.is_leader:
             self._weights = self._some_weights()
@@ -115,7 +116,7 @@ class Findings:
         """
         is_drawn = self._samples and self._is_whole and whole
         sample = self._sample.rows if is_drawn else None
-        self._join_bad_rows()
+        self._tallies.join(epoch)
         everyones = self._backend.gather((sample, [source.digit_losses.unreported() for source in self._sources]))
         if is_drawn:
             self._samples = False
@@ -131,18 +132,6 @@ class Findings:
             self._keep(targets)
         self._judge_layers()
         self._judge_loss(epoch, loss)
-
-    def _join_bad_rows(self) -> None:
-        """Joins what all workers skipped; DataError, on all of them, if that is too much."""
-        for source in {id(one.bad_rows): one for one in self._sources}.values():
-            if source.bad_rows is None:
-                continue
-            found = self._backend.gather(source.bad_rows.take())
-            if self._backend.world.is_leader:
-                self._tell_bad(found)
-            first = next((row for own in found for row in own.rows), None)
-            if first is not None:
-                source.bad_rows.check(sum(own.total for own in found), first)
 
     def _tell_digits(self, found: list[list[DigitLoss]]) -> None:
         for source, losses in zip(self._sources, found, strict=True):

@@ -44,6 +44,15 @@ class EpochEnded:
 
 
 @dataclass(frozen=True)
+class BytesFetched:
+    """In an epoch's training, each worker, in the order of ranks, fetched so much of the files from stores."""
+
+    epoch: int
+    num_bytes: tuple[int, ...]
+    num_requests: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Regrouped:
     """An elastic run goes on with other workers from a position, so many seconds after the last ones were together."""
 
@@ -55,7 +64,7 @@ class Regrouped:
     seconds: float
 
 
-Event = EpochBegun | StepsDone | StepsSkipped | EpochEnded | Regrouped
+Event = EpochBegun | StepsDone | StepsSkipped | BytesFetched | EpochEnded | Regrouped
 
 
 class Reporter(Protocol):

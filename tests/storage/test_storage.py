@@ -1,4 +1,4 @@
-"""Byte ranges of local files, of an S3 server and of HTTP servers that behave well, badly or not at all."""
+"""Byte ranges of local files and of objects; what cannot be read or written; test_store_faults.py has the faults."""
 
 import errno
 import os
@@ -6,17 +6,16 @@ import subprocess
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from fault_proxy import Proxy
+from stores import environment, forget_filesystems
 
 from disttrain.errors import FileChanged, StorageError, UsageError
-from disttrain.storage.base import Patience
 from disttrain.storage.local import atomic_write
 from disttrain.storage.open import check_unchanged, open_reader, stat
 
 CONTENT = bytes(range(256)) * 40_000  # 10 MB: several of the pieces in which a store is read
-QUICK = Patience(attempts=3, attempt_s=1.0, total_s=4.0)
 
 
 def read(reader, start, stop):
@@ -166,100 +165,24 @@ def test_a_place_that_cannot_be_written_is_a_usage_error(tmp_path):
         pass
 
 
-class Handler(BaseHTTPRequestHandler):
-    """The first part of the path says how the server behaves."""
-
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *args):
-        pass
-
-    def do_HEAD(self):
-        self.send_file(200, CONTENT, len(CONTENT), body=False)
-
-    def do_GET(self):
-        self.server.requests.append(self.path)
-        start, stop = (int(part) for part in self.headers["Range"].removeprefix("bytes=").split("-"))
-        part = CONTENT[start : stop + 1]
-        failing = self.server.requests.count(self.path) <= 2
-        match self.path.split("/")[1]:
-            case "good":
-                self.send_file(206, part, len(part))
-            case "whole":
-                self.send_file(200, CONTENT, len(CONTENT))
-            case "short":
-                self.send_file(206, part[:-1], len(part) - 1)
-            case "busy-at-first" if failing:
-                self.send_error(503)
-            case "cut-at-first" if failing:
-                self.send_file(206, part[: len(part) // 2], len(part))
-                self.close_connection = True
-            case "busy":
-                self.send_error(503)
-            case "silent":
-                self.server.released.wait(30)
-                self.close_connection = True
-            case "gone":
-                self.send_error(404)
-            case _:
-                self.send_file(206, part, len(part))
-
-    def send_file(self, status, content, length, body=True):
-        self.send_response(status)
-        self.send_header("Content-Length", str(length))
-        self.send_header("ETag", '"one"')
-        self.end_headers()
-        if body:
-            self.wfile.write(content)
-
-
 @pytest.fixture
-def http():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.requests, server.released = [], threading.Event()
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.released.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def proxy(s3):
+    """A proxy before the S3 server, which this process reaches through it."""
+    s3.put("proxied/a.csv", CONTENT)
+    with Proxy(s3.port) as proxy, environment(s3, proxy.port):
+        forget_filesystems()
+        yield proxy
+    forget_filesystems()
 
 
-def test_a_web_server_with_ranges_is_read_by_ranges(http):
-    assert_ranges(f"{http}/good/a.csv")
+def test_a_vanished_object_is_an_error_at_once(s3, proxy):
+    with open_reader(s3.url("proxied/a.csv")) as reader:
+        s3.client().delete_object(Bucket=s3.bucket, Key="proxied/a.csv")
+        with pytest.raises(FileChanged, match="no longer there"):
+            read(reader, 0, 10)
 
 
-@pytest.mark.parametrize("how", ["busy-at-first", "cut-at-first"])
-def test_a_passing_failure_is_survived_however_many_attempts_it_takes(http, how):
-    with open_reader(f"{http}/{how}/a.csv", patience=Patience(attempts=1)) as reader:
-        assert read(reader, 100, 1000) == CONTENT[100:1000]
-
-
-NEVER = [
-    ("whole", "does not serve byte ranges"),  # no range support: the answer would be the whole file
-    ("short", "asked for 900 bytes, got 899"),
-    ("busy", "503"),
-    ("silent", "3 attempts"),
-]
-
-
-@pytest.mark.parametrize(("how", "found"), NEVER)
-def test_a_lasting_failure_is_an_error_in_bounded_time(http, how, found):
-    started = time.monotonic()
-    url = f"{http}/{how}/a.csv"
-    with open_reader(url, patience=QUICK) as reader, pytest.raises(StorageError, match=found) as caught:
-        read(reader, 100, 1000)
-    assert url in str(caught.value)
-    assert time.monotonic() - started < QUICK.total_s + 2
-
-
-def test_a_vanished_file_is_an_error_at_once(http):
-    with open_reader(f"{http}/gone/a.csv") as reader, pytest.raises(FileChanged, match="no longer there"):
-        read(reader, 0, 10)
-
-
-def test_closing_wakes_a_thread_that_waits(http):
+def test_closing_wakes_a_thread_that_waits(s3, proxy):
     caught = []
 
     def wait():
@@ -268,7 +191,8 @@ def test_closing_wakes_a_thread_that_waits(http):
         except StorageError as error:
             caught.append(str(error))
 
-    with open_reader(f"{http}/silent/a.csv") as reader:
+    with open_reader(s3.url("proxied/a.csv")) as reader:
+        proxy.faults("stalled", lambda request: request.is_read)
         thread = threading.Thread(target=wait)
         thread.start()
         time.sleep(0.2)

@@ -14,7 +14,7 @@ from disttrain.data.csv.first_lines import NoLines
 from disttrain.data.csv.header import Header, HeaderMode, read_header
 from disttrain.data.csv.text import CsvFile, CsvText
 from disttrain.errors import DataError
-from disttrain.storage.base import Reader
+from disttrain.storage.base import PATIENCE, Patience, Reader
 from disttrain.storage.listing import list_files
 from disttrain.storage.open import open_content
 
@@ -32,6 +32,7 @@ class HowRead:
         finds_delimiter: finds the dialect's delimiter by the first file's first lines.
         by_name: lets columns stand in any order, and files have more of them than the first one.
         encoding: of their text, by Python's name.
+        patience: with stores.
     """
 
     kept_in: Path
@@ -40,10 +41,11 @@ class HowRead:
     finds_delimiter: bool = True
     by_name: bool = False
     encoding: str = "utf-8"
+    patience: Patience = PATIENCE
 
     def open(self, url: str) -> Reader:
         """Opens the text that a file holds, in UTF-8."""
-        return open_content(url, self.kept_in, encoding=self.encoding)
+        return open_content(url, self.kept_in, encoding=self.encoding, patience=self.patience)
 
     def header(self, reader: Reader) -> Header:
         """Reads the header of an open file."""

@@ -1,0 +1,46 @@
+"""Copies a run's results to where others fetch them: a directory, local or in a store."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from disttrain.activity import activity
+from disttrain.run.directory import CONFIG, MODEL, RESULTS
+from disttrain.storage.open import open_directory
+
+
+def begin_publishing(path: Path, url: str) -> None:
+    """Copies the configuration, before the training: a place that cannot be written to is refused by then."""
+    _copy(path, url, [CONFIG])
+
+
+def publish(path: Path, url: str) -> None:
+    """Copies the results of the run in a directory, each whole; the model, by which one knows a finished run, last.
+
+    Raises:
+        UsageError: if the place cannot be written to.
+        StorageError: if the store or the disk fails.
+    """
+    _copy(path, url, sorted(RESULTS, key=MODEL.__eq__))
+
+
+def _copy(path: Path, url: str, names: Sequence[str]) -> None:
+    directory = open_directory(url)
+    try:
+        for name in names:
+            if (path / name).exists():
+                with activity("publishing {} to {}", name, url):
+                    directory.put(name, _writer(path / name))
+    finally:
+        directory.close()
+
+
+def _writer(path: Path) -> Callable[[BinaryIO], None]:
+    def write(stream: BinaryIO) -> None:
+        with path.open("rb") as content:
+            shutil.copyfileobj(content, stream)
+
+    return write
