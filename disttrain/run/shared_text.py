@@ -18,7 +18,7 @@ from disttrain.option_types import BLANKS
 from disttrain.run.context import RunContext
 from disttrain.storage.base import PATIENCE
 from disttrain.storage.compressed import UNPACKED, compression_of
-from disttrain.storage.kept_bytes import KeptReader
+from disttrain.storage.kept_bytes import was_copied
 from disttrain.storage.listing import list_files
 
 SLOW_S = 2.0
@@ -84,7 +84,7 @@ def _prepare(context: RunContext, how: HowRead, urls: Sequence[str]) -> None:
         copied = []
         for url in wanted[world.local_rank :: world.local_size]:
             with how.open(url) as reader:
-                if isinstance(reader, KeptReader) and compression_of(url) is None and how.encoding == "utf-8":
+                if was_copied(reader):
                     copied.append(url)
         return copied
 

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from disttrain.activity import activity, touch
 from disttrain.errors import DataError, DisttrainError, FileChanged
 from disttrain.storage.base import Reader
-from disttrain.storage.kept_bytes import is_of, kept_path, open_kept
+from disttrain.storage.kept_bytes import is_of, kept_path, open_kept, was_copied
 from disttrain.storage.local import LOCAL_BLOCK_BYTES, atomic_write, local_path
 from disttrain.storage.stream import ReaderStream
 from disttrain.storage.unpacking import unpacked_blocks
@@ -90,6 +90,7 @@ class EnteredReader:
 
     def __init__(self, raw: Reader, kept_in: Path, library: Any) -> None:
         self._raw = raw
+        self.was_copied = was_copied(raw)
         self._library = library
         self._idle: list[_Handle] = []  # the most recently used one last
         self._num_handles = 0

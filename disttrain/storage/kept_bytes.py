@@ -16,12 +16,18 @@ from disttrain.storage.local import LocalReader, absolute, atomic_write, remove_
 from disttrain.storage.remote import RemoteReader
 from disttrain.storage.unpacking import converted_blocks
 
+WHOLE = "whole"  # how a copy is kept
+
 
 class KeptReader(LocalReader):
-    """The bytes that a file holds, from the local disk that they were written to once."""
+    """The bytes that a file holds, from the local disk that they were written to once.
 
-    def __init__(self, raw: Reader, path: Path, fingerprint: str) -> None:
+    `was_copied`: whether its server gives the file only whole.
+    """
+
+    def __init__(self, raw: Reader, path: Path, fingerprint: str, how: str) -> None:
         super().__init__(raw.info.url, path)
+        self.was_copied = how == WHOLE or was_copied(raw)
         self.info = replace(self.info, fingerprint=fingerprint)
         raw.close()
 
@@ -43,14 +49,19 @@ def open_kept(
     with suppress(OSError, ValueError, KeyError):
         kept = json.loads(about.read_bytes())
         if is_of(kept, raw.info) and path.stat().st_size == kept["size_bytes"]:
-            return KeptReader(raw, path, prefix + raw.info.fingerprint)
+            return KeptReader(raw, path, prefix + raw.info.fingerprint, how)
     remove_parts(path.parent, r"[0-9a-f]{20}\..+", with_living_writers=True)
     with atomic_write(path) as stream:
         write(stream)
         size_bytes = stream.tell()
     with atomic_write(about) as stream:
         stream.write(json.dumps({"fingerprint": raw.info.fingerprint, "size_bytes": size_bytes}).encode())
-    return KeptReader(raw, path, prefix + raw.info.fingerprint)
+    return KeptReader(raw, path, prefix + raw.info.fingerprint, how)
+
+
+def was_copied(reader: Reader) -> bool:
+    """Returns whether a reader's file had to be copied, as its server gives it only whole."""
+    return bool(getattr(reader, "was_copied", False))
 
 
 def open_converted(raw: Reader, encoding: str, kept_in: Path) -> Reader:
@@ -75,7 +86,7 @@ def open_copied(raw: RemoteReader, kept_in: Path) -> Reader:
         if raw.serves_ranges():
             return raw
         with activity("copying {}", raw.info.url):
-            return open_kept(raw, kept_in, "whole", raw.copy_to)
+            return open_kept(raw, kept_in, WHOLE, raw.copy_to)
     except BaseException:
         raw.close()
         raise

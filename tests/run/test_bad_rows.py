@@ -75,9 +75,6 @@ def test_two_workers_skip_the_rows_of_compressed_parts(tmp_path, lines):
     assert history(tmp_path / "two")["rows"] == history(tmp_path / "one")["rows"]
     places = {(row["file"], int(row["line"])) for row in named(tmp_path / "two")}
     assert places == {(f"parts/{number // 1000}.csv.gz", number % 1000 + 2) for number in BAD}
-    again = run(tmp_path, "--data", "parts", *OPTIONS, *asked, "--epochs", 3, "--output", "two", processes=2)
-    assert "Going on" in again
-    assert len(named(tmp_path / "two")) == len(BAD)
 
 
 @pytest.mark.parametrize("processes", [None, pytest.param(2, marks=pytest.mark.slow)])

@@ -1,16 +1,12 @@
 """Tables with text, gaps, dates, scales and weights: trained as plain Keras trains them, by any number of workers."""
 
 import json
-import os
-import signal
-import subprocess
-import time
 
 import keras
 import numpy as np
 import polars
 import pytest
-from command import command_line, disttrain, environment, history, trained, weights
+from command import disttrain, history, trained, weights
 from tables import MODELS, raw_inputs, write_table
 
 from disttrain.data.sharding import Sharding
@@ -158,39 +154,6 @@ def test_text_labels_become_probabilities_and_labels_again(place):
     )
     weighed = trained(place, "weighed", "--data", "weighed.csv", *columns[2:], "--epochs", 60, "--weight", "weight")
     assert history(weighed)["loss"] == history(balanced)["loss"]
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_bit_with_all_of_it_switched_on(place):
-    run = (
-        "--data",
-        "a.csv",
-        *COLUMNS,
-        "--missing",
-        "indicator",
-        "--kinds",
-        "zip=category,when=time:hour",
-        "--epochs",
-        40,
-    )
-    run += ("--weight", "weight", "--shuffle", "global", *STEPS, "--cache", "rows", "--checkpoint-every", 7)
-    whole = trained(place, "whole", *run, processes=2)
-    process = subprocess.Popen(
-        command_line(*run, "--output", "killed", processes=2), cwd=place, env=environment(place),
-        stdout=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not list((place / "killed" / "checkpoints").glob("*")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    again = trained(place, "killed", *run, processes=2)
-    for mine, expected in zip(weights(again), weights(whole), strict=True):
-        np.testing.assert_array_equal(mine, expected)
-    refused = disttrain(place, *run[:-1], 9, "--output", "killed", "--missing", "median", "--epochs", 50)
-    assert refused.returncode == 2
-    assert "what is done to the columns" in refused.stderr
-    assert "'age': fill" in refused.stderr
 
 
 @pytest.mark.slow

@@ -176,14 +176,6 @@ def test_ones_own_compiled_model_trains_as_under_plain_keras(place, function, pr
 
 
 @pytest.mark.slow
-def test_two_workers_train_from_an_object_store(place, alone, s3):
-    url = s3.put("train.csv", (place / "data.csv").read_bytes())
-    arguments = options()[2:]
-    run = trained(place, "s3", "--data", url, *arguments, processes=2, **s3.environ)
-    np.testing.assert_allclose(history(run)["loss"], history(alone)["loss"], rtol=1e-5)
-
-
-@pytest.mark.slow
 def test_a_million_noisy_rows_reach_the_loss_that_plain_keras_reaches(tmp_path):
     """Both end near the noise's mean absolute deviation, 0.1 * sqrt(2 / pi) = 0.0798; no model gets below."""
     assert disttrain(tmp_path, "make-data", "noisy.csv", "--rows", "1e6", "--noise", "0.1").returncode == 0
