@@ -35,6 +35,8 @@ PEER_GRACE_S = 5.0
 COMMANDS = {
     "train": "disttrain.run.command",
     "inspect": "disttrain.run.inspect",
+    "plan": "disttrain.run.plan",
+    "simulate": "disttrain.run.simulate",
     "make-data": "disttrain.synthetic.command",
 }
 

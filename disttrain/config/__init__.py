@@ -5,12 +5,15 @@ derived from their fields (see options.py).
 """
 
 from disttrain.config.columns import ColumnSettings
+from disttrain.config.plan import PlanConfig, SimulateConfig
 from disttrain.config.settings import Settings, default_cache_dir, option, positional
 from disttrain.config.train import TrainConfig
 
 __all__ = [
     "ColumnSettings",
+    "PlanConfig",
     "Settings",
+    "SimulateConfig",
     "TrainConfig",
     "default_cache_dir",
     "option",

@@ -14,15 +14,13 @@ import numpy.typing as npt
 
 from disttrain.data.epoch import EpochPlan
 from disttrain.data.ranges import Range
+from disttrain.data.reads import ReadAhead
 from disttrain.data.row_cache import RowCache
 from disttrain.data.row_source import Floats, Rows, RowSource
 from disttrain.data.rows import CachedRows, PermutedRows
 from disttrain.data.sharding import Sharding
 from disttrain.threads import DaemonPool, Handover
 
-READ_AHEAD_BYTES = 32 << 20  # what the read-ahead of all held shards may take together
-MIN_BLOCK_BYTES = 64 << 10  # smaller reads cost more in calls than they save in memory
-MAX_READ_THREADS = 8
 JOIN_S = 1.0  # how long closing waits for a thread; one that still waits for a store ends when its reader is closed
 
 
@@ -82,12 +80,8 @@ class Superbatches:
         self._cache = cache if cache is not None and cache.begin_epoch() else None
         self._copy = copy
         num_shards = max(len(plan.shards), 1)
-        self._block_bytes = min(source.block_bytes, max(READ_AHEAD_BYTES // (2 * num_shards), MIN_BLOCK_BYTES))
-        self._num_ahead = 1
-        if plan.order.mode != "none":  # no longer reads, but as many bytes of them at a time
-            block_bytes = min(self._block_bytes, source.max_block_bytes)
-            self._block_bytes, self._num_ahead = block_bytes, self._block_bytes // block_bytes
-        self._readers = DaemonPool(min(num_shards * self._num_ahead, MAX_READ_THREADS), "read")
+        self._ahead = ReadAhead.of(source.block_bytes, source.max_block_bytes, num_shards, plan.order.mode)
+        self._readers = DaemonPool(self._ahead.threads, "read")
         self._parsers = DaemonPool(min(num_shards, num_threads), "parse")
         self._permuters = DaemonPool(min(num_shards, num_threads), "parse-window")
         self._handover: Handover[Superbatch] = Handover(depth)
@@ -163,7 +157,8 @@ class Superbatches:
         return CachedRows(self._cache, ranges, self._parsed, num_columns=self._source.num_columns)
 
     def _parsed(self, ranges: Iterable[Range]) -> Rows:
-        return self._source.rows(ranges, self._readers, block_bytes=self._block_bytes, num_ahead=self._num_ahead)
+        ahead = self._ahead
+        return self._source.rows(ranges, self._readers, block_bytes=ahead.block_bytes, num_ahead=ahead.num_ahead)
 
     def _make(self, shards: list[Rows], first_step: int, num_steps: int) -> Superbatch:
         plan = self._plan

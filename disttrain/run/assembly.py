@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from disttrain.distributed.backend import together
 from disttrain.run.bad_rows import BadRowsFile
 from disttrain.run.keeping import open_checkpointing, open_directory, open_reporters
+from disttrain.run.publishing import begin_publishing
 from disttrain.training.callbacks import build_callbacks
 from disttrain.training.checkpointing import Checkpointing
 from disttrain.training.evaluator import Evaluator
@@ -47,6 +48,7 @@ def assemble(context: RunContext, opened: Opened, prepared: Prepared, record: Ru
         backend, lambda: build_callbacks(config.callbacks, backend.world, engine.model, config.epochs, num_steps)
     )
     directory = together(backend, lambda: open_directory(context, opened))
+    together(backend, lambda: begin_publishing(directory, config.publish))
     checkpointing = together(backend, lambda: open_checkpointing(context, opened))
     reporters = open_reporters(context, opened, directory, training.sharding)
     say = context.console.print

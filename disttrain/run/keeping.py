@@ -14,12 +14,11 @@ from disttrain.checkpoints.writer import CheckpointWriter
 from disttrain.data.sharding import Sharding
 from disttrain.option_types import Every
 from disttrain.run.announce import announce_stopping
-from disttrain.run.console import ConsoleProgress
 from disttrain.run.context import RunContext
 from disttrain.run.directory import RunDirectory
 from disttrain.run.logs import History, MetricsLog
 from disttrain.run.opening import Opened
-from disttrain.run.publishing import begin_publishing
+from disttrain.run.progress_lines import ConsoleProgress
 from disttrain.run.resume import best_by
 from disttrain.training.checkpointing import Checkpointing
 from disttrain.training.reports import Reporter
@@ -44,8 +43,6 @@ def open_directory(context: RunContext, opened: Opened) -> RunDirectory | None:
     directory.write_config(
         {**resolved, "world_size": world.size, "backend": context.backend.name, "versions": versions}
     )
-    if config.publish is not None:
-        begin_publishing(directory.path, config.publish)
     return directory
 
 

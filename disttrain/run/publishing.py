@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from disttrain.activity import activity
-from disttrain.run.directory import CONFIG, MODEL, RESULTS
+from disttrain.run.directory import CONFIG, MODEL, RESULTS, RunDirectory
 from disttrain.storage.open import open_directory
 
 
-def begin_publishing(path: Path, url: str) -> None:
-    """Copies the configuration, before the training: a place that cannot be written to is refused by then."""
-    _copy(path, url, [CONFIG])
+def begin_publishing(directory: RunDirectory | None, url: str | None) -> None:
+    """Copies the configuration, on the leader, before the training: what cannot be written to is refused by then."""
+    if directory is not None and url is not None:
+        _copy(directory.path, url, [CONFIG])
 
 
 def publish(path: Path, url: str) -> None:

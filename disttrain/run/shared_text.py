@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from disttrain.config import ColumnSettings
 from disttrain.data.csv.dialect import Dialect
@@ -15,11 +16,13 @@ from disttrain.data.csv.text import CsvText
 from disttrain.data.sharding import shard_range
 from disttrain.distributed.backend import together
 from disttrain.option_types import BLANKS
-from disttrain.run.context import RunContext
 from disttrain.storage.base import PATIENCE
 from disttrain.storage.compressed import UNPACKED, compression_of
 from disttrain.storage.kept_bytes import was_copied
 from disttrain.storage.listing import list_files
+
+if TYPE_CHECKING:
+    from disttrain.run.context import RunContext
 
 SLOW_S = 2.0
 

@@ -14,8 +14,12 @@ COMMON = ["errors", "activity", "threads", "native", "option_types", "config"]
 WINGS = ["storage", "data", "synthetic", "checkpoints", "distributed", "watchdog", "training", "elastic", "run"]
 ENTRY = ["options", "terminal", "cli", "__main__"]
 # What only some modules of a wing may import, besides what their wing may.
-COMMANDS = {"run.command", "run.inspect", "synthetic.command"}  # a module for each subcommand
-ONLY_FOR = {"options": {*COMMANDS, "cli"}, "terminal": {"run.command", "cli"}, "cli": {"__main__"}}
+COMMANDS = {"run.command", "run.inspect", "run.plan", "run.simulate", "synthetic.command"}  # one for each subcommand
+ONLY_FOR = {
+    "options": {*COMMANDS, "cli"},
+    "terminal": {"run.command", "run.plan", "run.simulate", "cli"},
+    "cli": {"__main__"},
+}
 # Other packages, and the wings or modules that may import them; reading data needs no TensorFlow.
 ONLY_IN = {
     "tensorflow": {"distributed", "training", "elastic", "run"},
@@ -36,7 +40,7 @@ ONLY_BY = {
     "distributed.multiworker": set(),
     "distributed.horovod": {"elastic.membership"},
     "elastic.membership": set(),
-    "run.worlds": {"run.command"},
+    "run.worlds": {"run.command", "run.trial"},
     **{command: set() for command in COMMANDS},
 }
 MAX_ENTRIES = 20  # at the package's first level

@@ -5,17 +5,14 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil
 import pytest
-from command import command_line, disttrain, environment, regression_rows, write_csv
+from command import command_line, environment, regression_rows, write_csv
 
 TIMEOUT_S = 18  # compiling on a busy machine takes half of it
-OPENING_TIMEOUT_S = 6
 START_TIMEOUT_S = 5
 ROWS = 6000
 
@@ -86,63 +83,3 @@ def test_a_rank_that_never_comes_does_not_leave_the_others_in_mpi_for_ever(place
 def rank_of(process):
     environ = process.environ()
     return int(environ.get("HOROVOD_RANK", environ.get("OMPI_COMM_WORLD_RANK")))
-
-
-class StallingHandler(SimpleHTTPRequestHandler):
-    """Serves byte ranges, but never answers requests for bytes from `stalls_from` on."""
-
-    stalls_from = sys.maxsize
-
-    def do_GET(self):
-        first, last = map(int, re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"]).groups())
-        if first >= self.stalls_from:
-            threading.Event().wait(60)
-            return
-        with open(self.translate_path(self.path), "rb") as stream:
-            stream.seek(first)
-            content = stream.read(last + 1 - first)
-        self.send_response(206)
-        self.send_header("Content-Range", f"bytes {first}-{last}/*")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *arguments):
-        pass
-
-
-@pytest.fixture(scope="module")
-def store(place):
-    handler = partial(StallingHandler, directory=str(place))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/data.csv"
-        server.shutdown()
-
-
-@pytest.fixture
-def stalls(monkeypatch):
-    return partial(monkeypatch.setattr, StallingHandler, "stalls_from")
-
-
-@pytest.mark.slow
-def test_a_store_that_stalls_for_one_rank_in_a_later_epoch_ends_the_run_and_what_it_reads_is_named(
-    place, store, stalls
-):
-    arguments = ("--data", store, "--epochs", 100_000, "--batch-size", 30, "--timeout", TIMEOUT_S)
-    run = start(place, LAUNCHERS["gloo"](*arguments, "--output", "halved"))
-    stalls((place / "data.csv").stat().st_size * 2 // 5)  # rank 0's last read begins before, rank 1's first behind
-    _, said = run.communicate(timeout=120)
-    assert run.returncode != 0
-    reads = f"waiting for the rows of step \\d+: waiting for {store} to give bytes"
-    assert re.search(rf"rank 1 \(.*\) made no progress for \d+ s while {reads}", said), said
-
-
-@pytest.mark.slow
-def test_a_store_that_stalls_while_a_file_is_opened_ends_the_run_and_what_is_read_is_named(place, store, stalls):
-    stalls(0)
-    done = disttrain(place, "--data", store, "--epochs", 1, "--timeout", OPENING_TIMEOUT_S, "--output", "stalled")
-    assert done.returncode == 7, done.stderr
-    (said,) = done.complaints
-    assert re.search(rf"made no progress for \d+ s while waiting for {store} to give bytes \d+ to \d+", said), said
