@@ -3,7 +3,8 @@
 So one parser reads all dialects, and every byte keeps its offset. What is rewritten: comments become blanks; of a run
 of blanks that delimits, the first becomes a space and the others tabs; a line feed within quotes becomes the byte 0x81,
 which alone is no UTF-8; a decimal comma becomes a point; thousands separators are closed up, with blanks in front. A
-number with a point where commas are wanted gets a comma, so that it is refused instead of misread.
+number with a point where commas are wanted gets a comma (an apostrophe, where commas delimit), so that it is refused
+instead of misread.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from disttrain.data.csv.dialect_scanner import count, find
 from disttrain.native import address, byte_at, called, compiled, inlined, trailing_zeros, word_at
 
 QUOTED_FEED = 0x81
-POINT, COMMA, ZERO, NINE, LETTER_E = 46, 44, 48, 57, 101
+POINT, COMMA, APOSTROPHE, ZERO, NINE, LETTER_E = 46, 44, 39, 48, 57, 101
 _ONES, _HIGH_BITS, _U3 = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080), np.uint64(3)
 
 Bytes = npt.NDArray[np.uint8]
@@ -139,8 +140,10 @@ def _fraction_end(position: Any, stop: Any, point: Any) -> Any:
 
 
 @called
-def _rewrite_number(buffer: Any, base: Any, start: Any, stop: Any, decimal: Any, thousands: Any, pad: Any) -> Any:
-    """Rewrites a field `[start, stop)` without blanks around it, if it is a number."""
+def _rewrite_number(
+    buffer: Any, base: Any, start: Any, stop: Any, decimal: Any, thousands: Any, pad: Any, foreign: Any
+) -> Any:
+    """Rewrites a field `[start, stop)` without blanks around it, if it is a number; `foreign` replaces a point."""
     digits = start
     if digits < stop and byte_at(digits) in (PLUS, MINUS):
         digits += 1
@@ -167,11 +170,13 @@ def _rewrite_number(buffer: Any, base: Any, start: Any, stop: Any, decimal: Any,
         return
     position = _digits_end(digits, stop)
     if position < stop and byte_at(position) == POINT and _fraction_end(position, stop, POINT) == stop:
-        _put(buffer, base, position, COMMA)
+        _put(buffer, base, position, foreign)
 
 
 @inlined
-def _rewrite_field(buffer: Any, base: Any, start: Any, stop: Any, decimal: Any, thousands: Any, pad: Any) -> Any:
+def _rewrite_field(
+    buffer: Any, base: Any, start: Any, stop: Any, decimal: Any, thousands: Any, pad: Any, foreign: Any
+) -> Any:
     """Rewrites a field that begins without blanks."""
     while stop > start and byte_at(stop - 1) in (SPACE, TAB, CR):
         stop -= 1
@@ -181,7 +186,7 @@ def _rewrite_field(buffer: Any, base: Any, start: Any, stop: Any, decimal: Any, 
             start += 1
         while stop > start and byte_at(stop - 1) in (SPACE, TAB):
             stop -= 1
-    _rewrite_number(buffer, base, start, stop, decimal, thousands, pad)
+    _rewrite_number(buffer, base, start, stop, decimal, thousands, pad, foreign)
 
 
 @inlined
@@ -202,6 +207,7 @@ def _rewrite_fields(buffer: Any, base: Any, position: Any, stop: Any, codes: Any
     """Rewrites a record, from its first byte that is not blank to its line feed."""
     delimiter, decimal, thousands, runs, quotes = codes[0], codes[1], codes[2], codes[4] != 0, codes[5] != 0
     rewrites_numbers, pad = decimal != POINT or thousands >= 0, TAB if delimiter == SPACE else SPACE
+    foreign = COMMA if delimiter != COMMA else APOSTROPHE  # which delimits nothing
     while position < stop:
         while position < stop and byte_at(position) in (SPACE, TAB) and byte_at(position) != delimiter:
             position += 1
@@ -222,7 +228,7 @@ def _rewrite_fields(buffer: Any, base: Any, position: Any, stop: Any, codes: Any
         else:
             position = _find(position, stop, delimiter)
         if rewrites_numbers:
-            _rewrite_field(buffer, base, first, position, decimal, thousands, pad)
+            _rewrite_field(buffer, base, first, position, decimal, thousands, pad, foreign)
         position = _rewrite_blanks(buffer, base, position, stop) if runs else position + 1
 
 
