@@ -201,6 +201,8 @@ REQUESTS = [
     ("x,y\n1,2\n", {"features": ["y"]}, UsageError, "'y' is chosen twice"),
     ("x,y,z\n1,2,3\n", {"features": ["x", "x"]}, UsageError, "'x' is chosen twice"),
     ("y\n1\n", {}, UsageError, "no feature column is left"),
+    ("x:y\n1:2\n", {}, UsageError, "if ':' delimits the fields, add --delimiter ':'"),
+    ("Notes\nx,y\n1,2\n", {}, UsageError, "leave them out with --skip-lines"),
     ("x,y\n1,2\n", {"targets": []}, UsageError, "no target column is left"),
     ("x,y\n", {}, DataError, "header line but no rows"),
     ("x,y\n\n \r\n", {}, DataError, "header line but no rows"),

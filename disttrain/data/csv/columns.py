@@ -13,7 +13,7 @@ import numpy as np
 from disttrain.data.csv.dialect import Dialect
 from disttrain.data.csv.header import Header, HeaderMode
 from disttrain.data.csv.parser import Layout
-from disttrain.data.csv.sniff import DELIMITERS
+from disttrain.data.csv.sniff import DELIMITERS, RARE_DELIMITERS
 from disttrain.errors import DataError, UsageError, listed
 
 
@@ -136,6 +136,9 @@ def _other_delimiter(header: Header) -> str:
     if len(header.names) > 1:
         return ""
     (name,) = header.names
-    found = max((*DELIMITERS, " "), key=name.count)
-    shown = Dialect(found).shown
-    return f"; if '{shown}' delimits the fields, add --delimiter '{shown}'" if found in name else ""
+    found = max((*DELIMITERS, *RARE_DELIMITERS, " "), key=name.count)
+    hints = ["if its first lines are notes, leave them out with --skip-lines"]
+    if found in name:
+        shown = Dialect(found).shown
+        hints.insert(0, f"if '{shown}' delimits the fields, add --delimiter '{shown}'")
+    return "; " + "; ".join(hints)

@@ -12,6 +12,7 @@ from disttrain.activity import activity
 from disttrain.data.csv.dialect import PLAIN, Dialect
 from disttrain.data.csv.first_lines import NoLines
 from disttrain.data.csv.header import Header, HeaderMode, read_header
+from disttrain.data.csv.sniff import DELIMITERS
 from disttrain.data.csv.text import CsvFile, CsvText
 from disttrain.errors import DataError
 from disttrain.storage.base import PATIENCE, Patience, Reader
@@ -143,8 +144,8 @@ def _check_same(header: Header, url: str, first: CsvFile) -> None:
         return
     if len(header.names) != len(known):
         raise DataError(
-            f"{where}: has {len(header.names):,} columns, but {first.info.url} has {len(known):,}; all files need the "
-            "same columns"
+            f"{where}: has {_counted(header)}, but {first.info.url} has {_counted(first.header)}; "
+            f"{_remedy(header, first.header)}"
         )
     column = next(number for number, names in enumerate(zip(header.names, known, strict=True)) if len(set(names)) > 1)
     remedy = "all files need the same header line"
@@ -153,6 +154,22 @@ def _check_same(header: Header, url: str, first: CsvFile) -> None:
     raise DataError(
         f"{where}: column {column + 1} is '{header.names[column]}', but '{known[column]}' in {first.info.url}; {remedy}"
     )
+
+
+def _counted(header: Header) -> str:
+    return "1 column" if len(header.names) == 1 else f"{len(header.names):,} columns"
+
+
+def _remedy(header: Header, known: Header) -> str:
+    """Returns what may help if a file has more columns than another: of one column, it may be delimited otherwise."""
+    for one, delimiter in ((header, known.dialect.shown), (known, header.dialect.shown)):
+        others = [character for character in DELIMITERS if len(one.names) == 1 and character in one.names[0]]
+        if others:
+            shown = Dialect(others[0]).shown
+            return (
+                f"one seems to be delimited by '{shown}', the other by '{delimiter}'; all files need the same delimiter"
+            )
+    return "all files need the same columns; if one is no data, name a pattern, such as 'data/*.csv'"
 
 
 def join_text(label: str, files: Sequence[CsvFile], how: HowRead) -> CsvText:

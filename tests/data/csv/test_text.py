@@ -103,7 +103,9 @@ def test_a_faulty_row_is_named_by_its_own_file(tmp_path, cache_dir, line):
     [
         ("x,z\n1,2\n", r"b\.csv, line 1: column 2 is 'z', but 'y' in \S+a\.csv; all files need the same header line"),
         ("y,x\n1,2\n", r"b\.csv, line 1: column 1 is 'y', but 'x' in \S+a\.csv; .*add --by-name"),
-        ("x,y,z\n1,2,3\n", r"b\.csv, line 1: has 3 columns, but \S+a\.csv has 2"),
+        ("x,y,z\n1,2,3\n", r"b\.csv, line 1: has 3 columns, but \S+a\.csv has 2 columns; all files need the same"),
+        ("x;y\n1;2\n", r"b\.csv, line 1: has 1 column, but .* one seems to be delimited by ';', the other by ','"),
+        ("Notes.\n", r"b\.csv, line 1: has 1 column, but .*; if one is no data, name a pattern"),
     ],
 )
 def test_other_headers_are_refused(tmp_path, cache_dir, second, message):
