@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -17,6 +19,7 @@ from disttrain.storage.remote import RemoteReader
 from disttrain.storage.unpacking import converted_blocks
 
 WHOLE = "whole"  # how a copy is kept
+UNUSED_S = 30 * 86_400.0
 
 
 class KeptReader(LocalReader):
@@ -49,14 +52,25 @@ def open_kept(
     with suppress(OSError, ValueError, KeyError):
         kept = json.loads(about.read_bytes())
         if is_of(kept, raw.info) and path.stat().st_size == kept["size_bytes"]:
+            os.utime(about)  # it is in use
             return KeptReader(raw, path, prefix + raw.info.fingerprint, how)
     remove_parts(path.parent, r"[0-9a-f]{20}\..+", with_living_writers=True)
+    _remove_unused(path.parent)
     with atomic_write(path) as stream:
         write(stream)
         size_bytes = stream.tell()
     with atomic_write(about) as stream:
         stream.write(json.dumps({"fingerprint": raw.info.fingerprint, "size_bytes": size_bytes}).encode())
     return KeptReader(raw, path, prefix + raw.info.fingerprint, how)
+
+
+def _remove_unused(folder: Path) -> None:
+    """Removes what no run has opened for UNUSED_S: the files that it is of may be gone."""
+    for about in folder.glob("*.json"):
+        with suppress(OSError):
+            if time.time() - about.stat().st_mtime > UNUSED_S:
+                about.with_suffix(".bytes").unlink(missing_ok=True)
+                about.unlink()
 
 
 def was_copied(reader: Reader) -> bool:

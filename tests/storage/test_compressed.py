@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import lzma
+import os
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -138,6 +139,18 @@ def test_a_store_that_fails_below_gzip_is_a_storage_error(content, tmp_path, s3,
     monkeypatch.setattr(remote, "REMOTE_BLOCK_BYTES", 1 << 16)
     with pytest.raises(StorageError, match="the store is gone"):
         open_content(url, tmp_path)
+
+
+def test_what_was_unpacked_is_removed_if_nobody_uses_it(content, tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.zst").write_bytes(HOW[".zst"](content))
+    for name in ("a", "b"):
+        open_content(str(tmp_path / f"{name}.zst"), tmp_path / "kept").close()
+    for about in (tmp_path / "kept" / "unpacked").glob("*.json"):
+        os.utime(about, (1, 1))
+    open_content(str(tmp_path / "b.zst"), tmp_path / "kept").close()  # in use
+    open_content(str(tmp_path / "c.zst"), tmp_path / "kept").close()
+    assert len(list((tmp_path / "kept" / "unpacked").glob("*.bytes"))) == 2
 
 
 def test_padding_of_xz_is_no_garbage(content, tmp_path):
