@@ -128,11 +128,13 @@ def plan_reads(
         blocks = np.diff(np.concatenate([[0], np.cumsum(per_shard)])[held])
     else:
         blocks = extent.chunks_between(row_starts, row_stops)
-    if mode == "global":
-        starts, stops, files = np.full_like(starts, -1), np.full_like(stops, -1), np.full_like(files, -1)
     pieces = 0 if piece_bytes is None else -(-ahead.block_bytes // piece_bytes)
     at_least = 0 if piece_bytes is None else -(-num_bytes // piece_bytes)
     requests = np.maximum(np.minimum(blocks * pieces, at_least + blocks), 0)
+    if piece_bytes is not None:  # a block of several files takes a request for each
+        requests = requests + np.maximum(files - 1, 0)
+    if mode == "global":
+        starts, stops, files = np.full_like(starts, -1), np.full_like(stops, -1), np.full_like(files, -1)
     return Reads(np.diff(held), row_stops - row_starts, starts, stops, num_bytes, files, blocks, requests)
 
 

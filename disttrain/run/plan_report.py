@@ -101,7 +101,8 @@ def _time(config: PlanConfig, plan: Plan, measured: Measured | None) -> Iterator
     seconds = plan.epoch_s(rate)
     yield (
         f"At {show_rate(rate)} a worker an epoch takes {_show_seconds(seconds)}, {config.epochs} epochs "
-        f"{_show_seconds(seconds * config.epochs)}, not counting what the workers' exchange takes"
+        f"{_show_seconds(seconds * config.epochs)}, not counting what the workers' exchange and "
+        "validation take"
     )
 
 

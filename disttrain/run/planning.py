@@ -58,8 +58,8 @@ class Plan:
 
     def epoch_s(self, rows_per_s: float) -> float:
         """Returns how long an epoch takes if each worker trains at this speed, and the exchange costs nothing."""
-        most = len(shards_of_rank(self.sharding.num_shards, self.world_size, 0)) * self.sharding.batch_size
-        return self.sharding.num_steps * most / rows_per_s
+        held = len(shards_of_rank(self.sharding.num_shards, self.world_size, 0))
+        return held * len(self.sharding.shard(0)) / rows_per_s
 
 
 def plan_run(config: PlanConfig, environ: Mapping[str, str]) -> Plan:
@@ -92,11 +92,12 @@ def plan_epoch(
 ) -> Plan:
     """Plans an epoch over rows of which the index is known; UsageError if some worker would have no shard or row."""
     used = _used(config, extent)
-    num_shards = config.num_shards or config.world_size
-    if num_shards < config.world_size:
+    num_replicas = config.world_size * (config.devices or 1)
+    num_shards = config.num_shards or num_replicas
+    if num_shards < num_replicas:
         raise UsageError(
-            f"--num-shards {num_shards} leaves some of the {config.world_size:,} workers without a shard; give as many "
-            "shards as workers, or more"
+            f"--num-shards {num_shards} leaves some of the {num_replicas:,} devices of the workers without a shard; "
+            "give as many shards, or more"
         )
     if used.num_rows < num_shards:
         raise UsageError(f"{label}: has {used.num_rows:,} rows, fewer than {num_shards:,} shards; use fewer workers")

@@ -56,7 +56,7 @@ def _trial(config: PlanConfig, environ: Mapping[str, str], rows: int, num_shards
             "limit": rows, "num_shards": min(num_shards, rows), "epochs": 2, "output": Path(place) / "trial",
             "checkpoint_every": "never", "checkpoint_dir": None, "resume": "auto", "overwrite": False, "publish": None,
             "cache": None, "cache_limit": None, "callbacks": None, "validation_data": (), "validation_split": 0,
-            "keep_best": None,
+            "keep_best": None, "backend": "auto", "devices": config.devices or 1,
         }  # fmt: skip
         given = {name: getattr(config, name) for name in config.model_fields_set & TrainConfig.model_fields.keys()}
         with contextlib.redirect_stdout(io.StringIO()):

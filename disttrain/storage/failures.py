@@ -37,6 +37,15 @@ def status_of(error: BaseException) -> int | None:
     return None
 
 
+def code_of(error: BaseException) -> str:
+    """Returns S3's name for an error; an empty text for others."""
+    for cause in _chain(error):
+        response = getattr(cause, "response", None)
+        if isinstance(response, dict) and response.get("Error", {}).get("Code"):
+            return str(response["Error"]["Code"])
+    return ""
+
+
 def is_missing(error: BaseException) -> bool:
     """Returns whether the store said that the file does not exist, and did not just fail to answer."""
     if not isinstance(error, FileNotFoundError):

@@ -52,7 +52,8 @@ def open_kept(
     with suppress(OSError, ValueError, KeyError):
         kept = json.loads(about.read_bytes())
         if is_of(kept, raw.info) and path.stat().st_size == kept["size_bytes"]:
-            os.utime(about)  # it is in use
+            with suppress(OSError):  # it may be another user's
+                os.utime(about)  # it is in use
             return KeptReader(raw, path, prefix + raw.info.fingerprint, how)
     remove_parts(path.parent, r"[0-9a-f]{20}\..+", with_living_writers=True)
     _remove_unused(path.parent)

@@ -12,9 +12,11 @@ from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import quote
 
 from disttrain.activity import touch
+from disttrain.errors import UsageError
 from disttrain.storage.answers import CONTENT_RANGE, Asked
 
 _PIECE_BYTES = 1 << 20
+FIRST_BYTE = {"Range": "bytes=0-0"}
 
 
 class Protocol(NamedTuple):
@@ -49,14 +51,13 @@ async def _any_range(fs: Any, path: str, asked: Asked) -> bytes:
 
 
 async def _http_info(fs: Any, path: str) -> dict[str, Any]:
-    session = await fs.set_session()
-    url, headers = fs.encode_url(path), {"Accept-Encoding": "identity"}
-    async with session.head(url, headers=headers, allow_redirects=True) as answer:
+    session, url, options = await fs.set_session(), fs.encode_url(path), _http_options(fs, {})
+    async with session.head(url, allow_redirects=True, **options) as answer:
         if answer.ok and "Content-Length" in answer.headers and not _is_encoded(answer.headers):
             return _told(answer.headers, int(answer.headers["Content-Length"]))
         if answer.status == 429 or (answer.status >= 500 and answer.status != 501):
             answer.raise_for_status()
-    async with session.get(url, headers={**headers, "Range": "bytes=0-0"}) as answer:  # HEAD did not tell the size
+    async with session.get(url, **_http_options(fs, FIRST_BYTE)) as answer:  # HEAD did not tell the size
         if answer.status == 416:  # the file is empty
             return _told(answer.headers, 0)
         answer.raise_for_status()
@@ -78,21 +79,29 @@ def _told(headers: Mapping[str, str], size_bytes: int | None) -> dict[str, Any]:
 async def http_serves_ranges(fs: Any, path: str) -> bool:
     """Asks a web server that does not say so whether it serves ranges: for one byte."""
     session = await fs.set_session()
-    headers = {"Range": "bytes=0-0", "Accept-Encoding": "identity"}
-    async with session.get(fs.encode_url(path), headers=headers) as answer:
+    async with session.get(fs.encode_url(path), **_http_options(fs, FIRST_BYTE)) as answer:
         if answer.status == 416:  # the file is empty
             return True
         answer.raise_for_status()
         return bool(answer.status == 206)
 
 
-async def http_whole(fs: Any, path: str, stream: BinaryIO, size_bytes: int) -> None:
-    """Writes a whole object over what a stream holds; ConnectionError if it has another size."""
+async def http_whole(fs: Any, path: str, stream: BinaryIO, info: Mapping[str, Any]) -> None:
+    """Writes a whole object over what a stream holds; ConnectionError if its size is not that of `info`.
+
+    Raises FileChanged if its version is not.
+    """
+    from aiohttp import ClientTimeout
+
     stream.seek(0)
     stream.truncate()
-    session = await fs.set_session()
-    async with session.get(fs.encode_url(path), headers={"Accept-Encoding": "identity"}) as answer:
+    size_bytes, session = int(info["size"]), await fs.set_session()
+    options = {**_http_options(fs, {}), "timeout": ClientTimeout(total=None, sock_connect=30, sock_read=60)}
+    async with session.get(fs.encode_url(path), **options) as answer:
         answer.raise_for_status()
+        told = answer.headers
+        asked = Asked(str(answer.url), info, (0, size_bytes))
+        asked.check(f"bytes 0-{size_bytes - 1}/*", told.get("ETag", ""), told.get("Last-Modified", ""))
         async for piece in answer.content.iter_chunked(_PIECE_BYTES):
             stream.write(piece)
             touch()
@@ -101,15 +110,18 @@ async def http_whole(fs: Any, path: str, stream: BinaryIO, size_bytes: int) -> N
 
 
 async def _http_range(fs: Any, path: str, asked: Asked) -> bytes:
-    headers = {"Range": asked.header, "Accept-Encoding": "identity"}
-    if asked.strong_etag:
-        headers["If-Match"] = asked.strong_etag
-    return await _got(await fs.set_session(), fs.encode_url(path), asked, headers, {})
+    headers = {"Range": asked.header} | ({"If-Match": asked.strong_etag} if asked.strong_etag else {})
+    return await _got(await fs.set_session(), fs.encode_url(path), asked, _http_options(fs, headers))
 
 
-async def _got(session: Any, url: str, asked: Asked, headers: Mapping[str, str], options: Mapping[str, Any]) -> bytes:
+def _http_options(fs: Any, headers: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the options of a request: those of fsspec's configuration, with some more headers."""
+    return {**fs.kwargs, "headers": {**fs.kwargs.get("headers", {}), "Accept-Encoding": "identity", **headers}}
+
+
+async def _got(session: Any, url: str, asked: Asked, options: Mapping[str, Any]) -> bytes:
     """Returns the bytes asked for; rejects an answer with others before it reads the body."""
-    async with session.get(url, headers=headers, **options) as answer:
+    async with session.get(url, **options) as answer:
         answer.raise_for_status()
         content_range = answer.headers.get("Content-Range") if answer.status == 206 else None
         is_all = (asked.start, asked.stop) == (0, asked.size_bytes) == (0, answer.content_length)
@@ -151,7 +163,7 @@ async def _google_info(fs: Any, path: str) -> dict[str, Any]:
     try:
         async with session.get(url, params=params, headers=fs._get_headers({})) as answer:
             answer.raise_for_status()
-            return {**await answer.json(), "type": "file"}
+            found = {**await answer.json(), "type": "file"}
     except ClientResponseError as error:
         if error.status not in (403, 404):
             raise
@@ -159,6 +171,11 @@ async def _google_info(fs: Any, path: str) -> dict[str, Any]:
             fs.invalidate_cache(path)
             return await _listed(fs, path, error)
         raise
+    if found.get("contentEncoding") == "gzip":  # Google unpacks it on the way, and then knows no ranges
+        raise UsageError(
+            f"gs://{path}: is stored with the content encoding gzip; store it without, under a name that ends in .gz"
+        )
+    return found
 
 
 async def _listed(fs: Any, path: str, error: Exception) -> dict[str, Any]:
@@ -173,7 +190,7 @@ async def _listed(fs: Any, path: str, error: Exception) -> dict[str, Any]:
 async def _google_range(fs: Any, path: str, asked: Asked) -> bytes:
     params = fs._get_params({"ifGenerationMatch": asked.generation or None})
     headers = fs._get_headers({"Range": asked.header, "Accept-Encoding": "identity"})
-    return await _got(await fs._set_session(), fs.url(path), asked, headers, {"params": params})
+    return await _got(await fs._set_session(), fs.url(path), asked, {"params": params, "headers": headers})
 
 
 # -- Azure
@@ -217,6 +234,7 @@ async def _azure_range(fs: Any, path: str, asked: Asked) -> bytes:
             length=asked.stop - asked.start,
             version_id=version,
             retry_total=0,
+            decompress=False,
             raw_response_hook=check,
             **match,
         )

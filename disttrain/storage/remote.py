@@ -113,12 +113,18 @@ class _Object:
         return self.calls.with_retries("say whether it gives parts of the file", ask)
 
     def copy_to(self, stream: BinaryIO, size_bytes: int) -> None:
-        fetch = partial(self.calls.finish, lambda: http_whole(self.fs, self.path, stream, size_bytes))
+        fetch = partial(self.calls.finish, lambda: http_whole(self.fs, self.path, stream, self._info))
         self.calls.with_retries(f"give all {size_bytes:,} bytes", fetch, self.calls.patience.for_bytes(size_bytes))
         TRAFFIC.add(size_bytes)
 
     async def _gather(self, ranges: list[Span]) -> list[bytes]:
-        return list(await asyncio.gather(*map(self._range, ranges)))
+        tasks = [asyncio.ensure_future(self._range(span)) for span in ranges]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:  # if one fails, the others are not wanted any more
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _range(self, span: Span) -> bytes:
         piece = await self._protocol.read(self.fs, self.path, Asked(self.url, self._info, span))
@@ -158,6 +164,8 @@ class RemoteDirectory:
 
     def put(self, name: str, write: Callable[[BinaryIO], None]) -> None:
         """Stores what `write` writes as one object, whole or not at all; replaces an object of the same name."""
+        if self._url.startswith(("http://", "https://")):
+            raise UsageError(f"{self._url}: web servers cannot be written to; name a directory or a bucket")
         stream = io.BytesIO()
         write(stream)
         content = stream.getvalue()

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from disttrain.activity import activity
 from disttrain.errors import DisttrainError, FileChanged, StorageError, UsageError, redacted
 from disttrain.storage.base import Patience
-from disttrain.storage.failures import PERMANENT, describe, is_missing, is_transient, retry_after_s, status_of
+from disttrain.storage.failures import PERMANENT, code_of, describe, is_missing, is_transient, retry_after_s, status_of
 from disttrain.storage.local import FULL
 
 T = TypeVar("T")
@@ -33,6 +33,8 @@ EXTRAS = {
 LINE_EVERY_S = 5.0
 # HTTP errors that a retry may solve: time-out, too early, too many requests. All others below 500 are final.
 TRANSIENT_STATUSES = frozenset({408, 425, 429})
+TRANSIENT_CODES = frozenset({"RequestTimeout", "BadDigest", "IncompleteBody", "RequestTimeTooSkewed"})  # S3's, with 400
+FINAL_STATUSES = frozenset({501, 505})  # not implemented
 MISSING_STATUSES = frozenset({404, 410})
 FORBIDDEN_STATUSES = frozenset({401, 403})
 CHANGED_STATUSES = frozenset({412, 416})
@@ -97,7 +99,9 @@ class StoreCalls:
                     pause_s = max(min(0.1 * 2**number, 5.0), retry_after_s(error))
                     spent_s = time.monotonic() - started
                     self._raise_permanent(error, task)
-                    is_last = number >= patience.attempts and not self.has_answered  # if it has, it may be restarting
+                    # A server that has answered, if only with an error, may be restarting.
+                    is_nobody = not self.has_answered and status_of(error) is None
+                    is_last = number >= patience.attempts and is_nobody
                     if is_last or spent_s + pause_s >= patience.total_s:
                         message = f"{number} attempts in {spent_s:.0f} s, the last: {describe(error)}"
                         raise StorageError(f"{self.url}: the store did not {task}: {message}") from error
@@ -121,7 +125,11 @@ class StoreCalls:
         if isinstance(error, OSError) and error.errno in FULL:  # the disk that a copy is written to
             raise error
         status = status_of(error)
-        if status is not None and (status >= 500 or status in TRANSIENT_STATUSES):
+        if status == 401 and self.has_answered:  # a token that has run out and could not be renewed just now
+            return
+        if code_of(error) in TRANSIENT_CODES or status in TRANSIENT_STATUSES:
+            return
+        if status is not None and status >= 500 and status not in FINAL_STATUSES:
             return
         if status in MISSING_STATUSES or (status is None and is_missing(error)):
             if self.has_answered:
@@ -166,6 +174,8 @@ def _filesystem(url: str) -> tuple[Any, str]:
         raise UsageError(f"{url}: {protocol}:// needs a package that is not installed: {remedy}") from error
     except (ValueError, TypeError, KeyError) as error:
         raise UsageError(f"{url}: cannot be opened: {error}") from error
+    if protocol in ("s3", "s3a"):
+        fs.retries = 1  # s3fs's own, which tell nobody
     return fs, str(path)
 
 

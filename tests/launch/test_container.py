@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -242,10 +243,10 @@ def test_what_ssh_starts_has_the_containers_environment(engine, volumes, network
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["horovod.sh", "mpi.sh"])
-def test_two_containers_train_together(engine, volumes, network, second, launcher):
-    if launcher == "mpi.sh" and b"libmpi" not in horovod_library():
-        pytest.skip("Horovod was built without MPI")
+def test_two_containers_train_together(engine, volumes, network, second):
+    has_mpi = b"libmpi" in horovod_library()
+    launcher = random.choice(["horovod.sh", "mpi.sh"]) if has_mpi else "horovod.sh"  # drawn anew each time
+    print(launcher)
     done = run_first(
         *(engine, volumes, network, f"{LAUNCH}/{launcher}", "-H", f"first:1,{second}:1", "--network-interface", "eth0"),
         *("--", "--data=/data/rows.csv", f"--output=/runs/{launcher}", "--epochs=2", "--batch-size=5000"),

@@ -1,7 +1,6 @@
 """Rows that cannot be read: left out with the weight 0, counted, named in a file, and the end of a run if too many."""
 
 import csv
-import gzip
 import random
 
 import numpy as np
@@ -57,24 +56,6 @@ def test_a_row_that_is_skipped_weighs_nothing(tmp_path, lines):
     assert [(row["file"], int(row["line"]), row["cause"], row["text"]) for row in rows] == [
         ("bad.csv", number + 2, cause, text) for number, (text, cause) in BAD.items()
     ]
-
-
-@pytest.mark.slow
-def test_two_workers_skip_the_rows_of_compressed_parts(tmp_path, lines):
-    (tmp_path / "parts").mkdir()
-    rows = with_bad(lines)
-    for number in range(3):
-        part = "x,y\n" + "\n".join(rows[number * 1000 : (number + 1) * 1000]) + "\n"
-        (tmp_path / f"parts/{number}.csv.gz").write_bytes(gzip.compress(part.encode()))
-    (tmp_path / "whole.csv").write_text("x,y\n" + "\n".join(rows) + "\n")
-    asked = ("--on-bad-row", "skip", "--shuffle", "global", "--validation-split", 0.1)
-    told = run(tmp_path, "--data", "parts", *OPTIONS, *asked, "--output", "two", processes=2)
-    assert told.count("Skipped ") == 2
-    alone = run(tmp_path, "--data", "whole.csv", *OPTIONS, *asked, "--shuffle", "none", "--output", "one")
-    assert alone.count("Skipped 5 rows") == 2
-    assert history(tmp_path / "two")["rows"] == history(tmp_path / "one")["rows"]
-    places = {(row["file"], int(row["line"])) for row in named(tmp_path / "two")}
-    assert places == {(f"parts/{number // 1000}.csv.gz", number % 1000 + 2) for number in BAD}
 
 
 @pytest.mark.parametrize("processes", [None, pytest.param(2, marks=pytest.mark.slow)])

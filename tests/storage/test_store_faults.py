@@ -1,8 +1,10 @@
 """Every store behind a proxy that answers wrongly: the exact bytes, or an error that names URL, range and cause."""
 
+import gc
 import logging
 import re
 import time
+import warnings
 
 import pytest
 from fault_proxy import FAULTS, Proxy
@@ -18,6 +20,7 @@ QUICK = Patience(attempts=1000, attempt_s=0.7, total_s=2.5)
 PATIENT = Patience(attempts=1000, attempt_s=1.0, total_s=30.0)
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:Unclosed connection:ResourceWarning")
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in STORES if name != "s3"]
 
 
@@ -31,11 +34,13 @@ def store(request, stores):
 
 @pytest.fixture
 def proxy(store):
-    with Proxy(store.port) as proxy, environment(store, proxy.port):
+    with Proxy(store.port) as proxy, environment(store, proxy.port), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # Azure's package does not close what broke
         forget_filesystems()
         stat(store.url("faults/a.csv", proxy.port))  # makes the client, which may take a second
         yield proxy
-    forget_filesystems()
+        forget_filesystems()
+        gc.collect()
 
 
 def read(store, proxy, kept, patience):

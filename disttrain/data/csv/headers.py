@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from disttrain.activity import activity
@@ -15,7 +15,7 @@ from disttrain.data.csv.header import Header, HeaderMode, read_header
 from disttrain.data.csv.sniff import DELIMITERS
 from disttrain.data.csv.text import CsvFile, CsvText
 from disttrain.errors import DataError
-from disttrain.storage.base import PATIENCE, Patience, Reader
+from disttrain.storage.base import PATIENCE, PATIENCE_AGAIN, Patience, Reader
 from disttrain.storage.listing import list_files
 from disttrain.storage.open import open_content
 
@@ -175,5 +175,6 @@ def _remedy(header: Header, known: Header) -> str:
 def join_text(label: str, files: Sequence[CsvFile], how: HowRead) -> CsvText:
     """Returns the text of files whose headers agree; of one file if the others were empty."""
     if len(files) > 1:
-        return CsvText.of_several(label, files, how.open)
+        seen = replace(how, patience=replace(how.patience, attempts=PATIENCE_AGAIN.attempts))
+        return CsvText.of_several(label, files, seen.open)
     return CsvText.of_one(how.open(files[0].info.url), files[0].header)
