@@ -36,7 +36,7 @@ class Request:
 
     @property
     def is_read(self):
-        """Whether it asks for bytes of an object: for more than one, by which a client sees whether it may ask."""
+        """Whether it asks for bytes of an object; a single byte is asked for to see whether the server gives parts."""
         return self.method == "GET" and self.span is not None and self.span[1] - self.span[0] > 1
 
     def asks_for_size_of(self, name: str) -> bool:

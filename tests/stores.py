@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from fault_proxy import Proxy
 
 BUCKET = "tests"
 AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="  # Azurite's own
@@ -219,6 +220,15 @@ def environment(store: Store, port: int | None = None):
         for name, value in store.environ_at(port or store.port).items():
             patch.setenv(name, value)
         yield
+
+
+@contextmanager
+def proxied(store: Store):
+    """Runs a proxy before a store, by which this process's packages reach it."""
+    with Proxy(store.port) as proxy, environment(store, proxy.port):
+        forget_filesystems()
+        yield proxy
+    forget_filesystems()
 
 
 def forget_filesystems() -> None:

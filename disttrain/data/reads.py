@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from disttrain.data.sharding import Sharding
+from disttrain.data.sharding import Sharding, shard_bounds
 from disttrain.data.shuffle import ShuffleMode
 
 READ_AHEAD_BYTES = 32 << 20  # what the read-ahead of all held shards may take together
@@ -113,8 +113,8 @@ def plan_reads(
     extent: Extent, sharding: Sharding, world_size: int, mode: ShuffleMode, ahead: ReadAhead, piece_bytes: int | None
 ) -> Reads:
     """Returns what each of `world_size` workers reads; a store is asked for pieces, None stands for local files."""
-    shard_starts = _bounds(sharding.num_rows, sharding.num_shards)
-    held = _bounds(sharding.num_shards, world_size)
+    shard_starts = shard_bounds(sharding.num_rows, sharding.num_shards)
+    held = shard_bounds(sharding.num_shards, world_size)
     row_starts = shard_starts[held[:-1]]
     row_stops = shard_starts[held[1:]]
     starts, stops = extent.offsets_of(row_starts), extent.offsets_of(row_stops)
@@ -136,10 +136,3 @@ def plan_reads(
     if mode == "global":
         starts, stops, files = np.full_like(starts, -1), np.full_like(stops, -1), np.full_like(files, -1)
     return Reads(np.diff(held), row_stops - row_starts, starts, stops, num_bytes, files, blocks, requests)
-
-
-def _bounds(num_items: int, num_parts: int) -> Int64s:
-    """Returns where each of the equal parts of a range begins, the longer ones first, and where the last one ends."""
-    short, num_long = divmod(num_items, num_parts)
-    parts = np.arange(num_parts + 1, dtype=np.int64)
-    return parts * short + np.minimum(parts, num_long)

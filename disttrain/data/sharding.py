@@ -18,6 +18,13 @@ def shard_range(num_rows: int, num_shards: int, shard: int) -> Range:
     return Range(start, start + short + (shard < num_long))
 
 
+def shard_bounds(num_rows: int, num_shards: int) -> npt.NDArray[np.int64]:
+    """Returns where each shard's rows begin, as in `shard_range`, and where the last one's end, int64 [shards + 1]."""
+    short, num_long = divmod(num_rows, num_shards)
+    shards = np.arange(num_shards + 1, dtype=np.int64)
+    return shards * short + np.minimum(shards, num_long)
+
+
 def shards_of_rank(num_shards: int, world_size: int, rank: int) -> range:
     """Returns the contiguous shards that one rank holds; ranks differ by at most one shard, and may hold none."""
     held = shard_range(num_shards, world_size, rank)

@@ -91,8 +91,13 @@ def _reading(config: PlanConfig, plan: Plan) -> Iterator[str]:
     )
 
 
+def _rate(config: PlanConfig, measured: Measured | None) -> float:
+    """Returns the rows per second of a worker: as they were given or, if not, measured."""
+    return config.rate or (measured.rows_per_s if measured is not None else 0.0)
+
+
 def _time(config: PlanConfig, plan: Plan, measured: Measured | None) -> Iterator[str]:
-    rate = config.rate or (measured.rows_per_s if measured is not None else 0.0)
+    rate = _rate(config, measured)
     if measured is not None:
         yield (
             f"Measured: {measured.steps:,} steps of one worker here at {show_rate(measured.rows_per_s)}, "
@@ -112,7 +117,7 @@ def _show_seconds(seconds: float) -> str:
 
 def as_json(config: PlanConfig, plan: Plan, measured: Measured | None) -> dict[str, Any]:
     """Returns a plan as plain data: the workers' numbers by rank."""
-    rate = config.rate or (measured.rows_per_s if measured is not None else 0.0)
+    rate = _rate(config, measured)
     requests = int(plan.reads.requests.sum())
     return {
         "data": redacted(plan.label),

@@ -56,10 +56,14 @@ class Plan:
         """The mean length of a row's text."""
         return self.size_bytes / max(self.sharding.num_rows, 1)
 
+    @property
+    def shards_held(self) -> int:
+        """The most shards that a worker holds."""
+        return len(shards_of_rank(self.sharding.num_shards, self.world_size, 0))
+
     def epoch_s(self, rows_per_s: float) -> float:
         """Returns how long an epoch takes if each worker trains at this speed, and the exchange costs nothing."""
-        held = len(shards_of_rank(self.sharding.num_shards, self.world_size, 0))
-        return held * len(self.sharding.shard(0)) / rows_per_s
+        return self.shards_held * len(self.sharding.shard(0)) / rows_per_s
 
 
 def plan_run(config: PlanConfig, environ: Mapping[str, str]) -> Plan:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from disttrain.config import PlanConfig, TrainConfig
-from disttrain.data.sharding import shards_of_rank
 
 if TYPE_CHECKING:
     from disttrain.run.planning import Plan
@@ -33,12 +32,11 @@ class Measured:
 
 def measure(config: PlanConfig, environ: Mapping[str, str], plan: Plan) -> Measured:
     """Trains some steps of one worker on the first rows, as the options say, and forgets what they gave."""
-    held = len(shards_of_rank(plan.sharding.num_shards, plan.world_size, 0))
-    rows_per_step = held * config.batch_size
+    rows_per_step = plan.shards_held * config.batch_size
     steps, measured = FIRST_STEPS, None
     while True:
         rows = min(steps * rows_per_step, plan.sharding.num_rows)
-        seconds = _trial(config, environ, rows, held)
+        seconds = _trial(config, environ, rows, plan.shards_held)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         is_last = measured is not None or seconds >= ENOUGH_S or rows == plan.sharding.num_rows
         measured = Measured(-(-rows // rows_per_step), rows / seconds, peak)

@@ -17,13 +17,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import urlsplit
 
 from disttrain.activity import activity, touch
 from disttrain.errors import DataError, DisttrainError, FileChanged
 from disttrain.storage.base import Reader
-from disttrain.storage.kept_bytes import is_of, kept_path, open_kept, was_copied
+from disttrain.storage.kept_bytes import blocks_written, is_of, kept_path, open_kept, was_copied
 from disttrain.storage.local import LOCAL_BLOCK_BYTES, atomic_write, local_path
 from disttrain.storage.stream import ReaderStream
 from disttrain.storage.unpacking import unpacked_blocks
@@ -57,17 +57,10 @@ def open_compressed(raw: Reader, kept_in: Path) -> Reader:
             raise DataError(f"{raw.info.url}: has no bytes, expected a file of {method}; write or copy it again")
         if method in ENTERED.values():
             return EnteredReader(raw, kept_in, _library(method))
-        return open_kept(raw, kept_in, str(method), lambda stream: _unpack(raw, str(method), stream))
+        return open_kept(raw, kept_in, str(method), blocks_written(raw, unpacked_blocks(raw, str(method))))
     except BaseException:
         raw.close()
         raise
-
-
-def _unpack(raw: Reader, method: str, stream: BinaryIO) -> None:
-    with activity("unpacking {}", raw.info.url):
-        for block in unpacked_blocks(raw, method):
-            stream.write(block)
-            touch()
 
 
 def _library(method: str | None) -> Any:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -79,17 +79,23 @@ def was_copied(reader: Reader) -> bool:
     return bool(getattr(reader, "was_copied", False))
 
 
-def open_converted(raw: Reader, encoding: str, kept_in: Path) -> Reader:
-    """Opens the UTF-8 of a text in another encoding, converted once onto the local disk; closes the text."""
+def blocks_written(raw: Reader, blocks: Iterable[bytes]) -> Callable[[BinaryIO], None]:
+    """Returns what writes the blocks that are made of a file, which are made only then, to a stream."""
 
-    def convert(stream: BinaryIO) -> None:
-        with activity("converting {}", raw.info.url):
-            for block in converted_blocks(raw, encoding):
+    def write(stream: BinaryIO) -> None:
+        with activity("unpacking {}", raw.info.url):
+            for block in blocks:
                 stream.write(block)
                 touch()
 
+    return write
+
+
+def open_converted(raw: Reader, encoding: str, kept_in: Path) -> Reader:
+    """Opens the UTF-8 of a text in another encoding, converted once onto the local disk; closes the text."""
     try:
-        return open_kept(raw, kept_in, encoding, convert, prefix=f"{encoding}|")
+        write = blocks_written(raw, converted_blocks(raw, encoding))
+        return open_kept(raw, kept_in, encoding, write, prefix=f"{encoding}|")
     except BaseException:
         raw.close()
         raise

@@ -7,7 +7,6 @@ them alike.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
 from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import quote
 
@@ -16,7 +15,7 @@ from disttrain.errors import UsageError
 from disttrain.storage.answers import CONTENT_RANGE, Asked
 
 _PIECE_BYTES = 1 << 20
-FIRST_BYTE = {"Range": "bytes=0-0"}
+_FIRST_BYTE = {"Range": "bytes=0-0"}
 
 
 class Protocol(NamedTuple):
@@ -57,7 +56,7 @@ async def _http_info(fs: Any, path: str) -> dict[str, Any]:
             return _told(answer.headers, int(answer.headers["Content-Length"]))
         if answer.status == 429 or (answer.status >= 500 and answer.status != 501):
             answer.raise_for_status()
-    async with session.get(url, **_http_options(fs, FIRST_BYTE)) as answer:  # HEAD did not tell the size
+    async with session.get(url, **_http_options(fs, _FIRST_BYTE)) as answer:  # HEAD did not tell the size
         if answer.status == 416:  # the file is empty
             return _told(answer.headers, 0)
         answer.raise_for_status()
@@ -79,7 +78,7 @@ def _told(headers: Mapping[str, str], size_bytes: int | None) -> dict[str, Any]:
 async def http_serves_ranges(fs: Any, path: str) -> bool:
     """Asks a web server that does not say so whether it serves ranges: for one byte."""
     session = await fs.set_session()
-    async with session.get(fs.encode_url(path), **_http_options(fs, FIRST_BYTE)) as answer:
+    async with session.get(fs.encode_url(path), **_http_options(fs, _FIRST_BYTE)) as answer:
         if answer.status == 416:  # the file is empty
             return True
         answer.raise_for_status()
@@ -167,24 +166,17 @@ async def _google_info(fs: Any, path: str) -> dict[str, Any]:
     except ClientResponseError as error:
         if error.status not in (403, 404):
             raise
-        with suppress(PermissionError, ValueError):  # who may not get an object may list it; it may be a directory
-            fs.invalidate_cache(path)
-            return await _listed(fs, path, error)
-        raise
+        try:
+            return await _any_info(fs, path)  # who may not get an object may list it; it may be a directory
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError) as failure:
+            raise error from failure
     if found.get("contentEncoding") == "gzip":  # Google unpacks it on the way, and then knows no ranges
         raise UsageError(
             f"gs://{path}: is stored with the content encoding gzip; store it without, under a name that ends in .gz"
         )
     return found
-
-
-async def _listed(fs: Any, path: str, error: Exception) -> dict[str, Any]:
-    try:
-        return dict(await fs._info(path))
-    except FileNotFoundError:
-        raise
-    except OSError as failure:
-        raise error from failure
 
 
 async def _google_range(fs: Any, path: str, asked: Asked) -> bytes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from disttrain.data.bad_rows import BadRowsFound
 from disttrain.data.row_source import RowSource
 from disttrain.distributed.backend import Backend
-from disttrain.storage.traffic import TRAFFIC, Fetched
+from disttrain.storage.traffic import TRAFFIC
 from disttrain.training.reports import BytesFetched, Reporter
 
 
@@ -36,7 +36,9 @@ class Tallies:
         """Joins the counts of an epoch, numbered from 1; DataError, on all workers, if too many rows were skipped."""
         fetched = self.backend.gather(TRAFFIC.take())
         if any(one.num_bytes for one in fetched):
-            self._tell_fetched(epoch, [Fetched(*one) for one in fetched])
+            num_bytes, num_requests = zip(*fetched, strict=True)
+            for reporter in self.reporters:
+                reporter.report(BytesFetched(epoch, num_bytes, num_requests))
         for source in {id(one.bad_rows): one for one in self.sources}.values():
             if source.bad_rows is None:
                 continue
@@ -46,8 +48,3 @@ class Tallies:
             first = next((row for own in found for row in own.rows), None)
             if first is not None:
                 source.bad_rows.check(sum(own.total for own in found), first)
-
-    def _tell_fetched(self, epoch: int, fetched: Sequence[Fetched]) -> None:
-        event = BytesFetched(epoch, tuple(one.num_bytes for one in fetched), tuple(one.num_requests for one in fetched))
-        for reporter in self.reporters:
-            reporter.report(event)

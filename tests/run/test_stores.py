@@ -1,5 +1,6 @@
 """Runs whose data, checkpoints and results lie in a store: all stores alike, through a proxy that answers wrongly."""
 
+import csv
 import gzip
 import itertools
 import json
@@ -96,6 +97,10 @@ def test_a_killed_run_on_a_faulty_store_ends_as_one_that_nothing_disturbed(place
     else:
         assert ("the server gives no parts of a file: copied once" in victim.text()) == (name == "python")
     assert_same_end(place / output, place / "undisturbed")
+    with (place / output / "bad-rows.csv").open(newline="") as stream:
+        named = {(row["file"].rpartition("/")[2], int(row["line"])) for row in csv.DictReader(stream)}
+    of_part = ROWS // PARTS
+    assert named == {(f"{number // of_part}.csv.gz", number % of_part + 2) for number in BAD}
     assert (place / output / "bad-rows.csv").read_text().count("\n") == len(BAD) + 1
 
 

@@ -8,8 +8,7 @@ import threading
 import time
 
 import pytest
-from fault_proxy import Proxy
-from stores import environment, forget_filesystems
+from stores import proxied
 
 from disttrain.errors import FileChanged, StorageError, UsageError
 from disttrain.storage.local import atomic_write
@@ -169,10 +168,8 @@ def test_a_place_that_cannot_be_written_is_a_usage_error(tmp_path):
 def proxy(s3):
     """A proxy before the S3 server, which this process reaches through it."""
     s3.put("proxied/a.csv", CONTENT)
-    with Proxy(s3.port) as proxy, environment(s3, proxy.port):
-        forget_filesystems()
+    with proxied(s3) as proxy:
         yield proxy
-    forget_filesystems()
 
 
 def test_a_vanished_object_is_an_error_at_once(s3, proxy):

@@ -7,8 +7,8 @@ import time
 import warnings
 
 import pytest
-from fault_proxy import FAULTS, Proxy
-from stores import STORES, environment, forget_filesystems
+from fault_proxy import FAULTS
+from stores import STORES, proxied
 
 from disttrain.errors import DisttrainError, FileChanged, StorageError, UsageError
 from disttrain.storage.base import Patience
@@ -34,12 +34,11 @@ def store(request, stores):
 
 @pytest.fixture
 def proxy(store):
-    with Proxy(store.port) as proxy, environment(store, proxy.port), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # Azure's package does not close what broke
-        forget_filesystems()
-        stat(store.url("faults/a.csv", proxy.port))  # makes the client, which may take a second
-        yield proxy
-        forget_filesystems()
+        with proxied(store) as proxy:
+            stat(store.url("faults/a.csv", proxy.port))  # makes the client, which may take a second
+            yield proxy
         gc.collect()
 
 
