@@ -73,3 +73,21 @@ def test_a_bad_row_is_an_error_unless_it_may_be_skipped(tmp_path, lines):
     done = disttrain(tmp_path, "--data", "bad.csv", *OPTIONS)
     assert done.returncode == 3
     assert "bad.csv, line " in done.stderr
+
+
+@pytest.mark.parametrize(
+    "order", [("0.5,zz,1", "0.5"), ("0.5", "0.5,zz,1"), ("0.5,,1", "0.5,zz,1", "0.5,1,2,3", "0.5")]
+)
+def test_bad_values_and_bad_rows_stand_in_one_block_in_any_order(tmp_path, order):
+    drawn = random.Random(7)
+    lines = [f"{(x := drawn.random()):.4f},{drawn.random():.4f},{3 * x:.4f}" for _ in range(1000)]
+    bad = {500 + 50 * number: line for number, line in enumerate(order)}
+    (tmp_path / "bad.csv").write_text("a,b,y\n" + "\n".join(bad.get(n, line) for n, line in enumerate(lines)) + "\n")
+    told = run(tmp_path, "--data", "bad.csv", "--epochs", 1, "--on-bad-row", "skip", "--output", "skipped")
+    assert f"Skipped {len(bad)} rows: " in told
+    assert sorted((int(row["line"]), row["text"]) for row in named(tmp_path / "skipped")) == [
+        (number + 2, line) for number, line in bad.items()
+    ]
+    done = disttrain(tmp_path, "--data", "bad.csv", "--epochs", 1, "--output", "error")
+    assert done.returncode == 3
+    assert any(f"bad.csv, line {number + 2}: " in done.stderr for number in bad), done.stderr

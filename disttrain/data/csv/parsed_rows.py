@@ -129,27 +129,39 @@ class ParsedRows:
         block, begin = self._block, self._position
         try:
             count, self._position, has_large = self._parser.parse(block.buffer, begin, block.stop, out)
-        except ParseFault as fault:
+        except ParseFault as found:
+            fault, count, has_large = self._first_fault(found, block, out)
             bad_rows = self._source.bad_rows
             if bad_rows is None:
                 raise self._located(fault, block.base) from fault
-            count, has_large = self._skip(fault, block, out, bad_rows)
+            count += self._skip(fault, block, out[count], bad_rows)
         if has_large:
             self._note_losses(self._block, begin)
         if count < len(out) and self._position >= block.stop:
             self._next_block()
         return count
 
-    def _skip(self, fault: ParseFault, block: Block, out: Floats, bad_rows: BadRows) -> tuple[int, bool]:
-        """Parses the rows before a faulty one, which becomes zeros without weight; returns how many rows that makes."""
-        count, _, has_large = self._parser.parse(block.buffer, self._position, fault.offset, out)
-        out[count] = 0
+    def _first_fault(self, fault: ParseFault, block: Block, out: Floats) -> tuple[ParseFault, int, bool]:
+        """Parses the rows before a faulty one; returns the first faulty one, and what `parse` tells of those before it.
+
+        A line that is no row is found before the values of earlier rows are looked at.
+        """
+        while True:
+            try:
+                count, _, has_large = self._parser.parse(block.buffer, self._position, fault.offset, out)
+                return fault, count, has_large
+            except ParseFault as earlier:
+                fault = earlier
+
+    def _skip(self, fault: ParseFault, block: Block, row: Floats, bad_rows: BadRows) -> int:
+        """Makes a faulty row zeros without weight, and goes on behind it; returns how many rows that makes."""
+        row[:] = 0
         line = block.buffer[fault.offset : block.stop].tobytes().partition(b"\n")[0]
         self._position = min(fault.offset + len(line) + 1, block.stop)
         place = self._place_in(block, fault.offset)
         cause = fault.describe(self._header.names).partition("; ")[0]
         bad_rows.note(BadRow(place, fault.kind, cause, line.strip().decode("utf-8", "replace")[:MAX_SHOWN]))
-        return count + 1, has_large
+        return 1
 
     def _place_in(self, block: Block, position: int) -> Place:
         """Returns the place of a position in a block; those of one file are counted from one to the next."""
