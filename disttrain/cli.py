@@ -7,11 +7,13 @@
 
 from __future__ import annotations
 
+import _thread
 import difflib
 import importlib
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -48,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     rank = launched_rank(os.environ)
     name = words.pop(0) if words and words[0] in COMMANDS else "train"
     try:
-        with _termination_raised():
+        with _signals_raised():
             code = _run(name, words, rank)
     except KeyboardInterrupt:
         if not rank:
@@ -61,22 +63,33 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     _leave(code)
 
 
+def _raise_again(lost: sys.UnraisableHookArgs) -> None:
+    """Raises a Ctrl-C or SIGTERM again that came in the middle of a callback, whose exceptions Python only prints."""
+    if isinstance(lost.exc_value, KeyboardInterrupt | _TerminatedError):
+        number = signal.SIGINT if isinstance(lost.exc_value, KeyboardInterrupt) else signal.SIGTERM
+        threading.Timer(0.05, _thread.interrupt_main, (number,)).start()
+    else:
+        sys.__unraisablehook__(lost)
+
+
 class _TerminatedError(BaseException):
     """Raised by the SIGTERM handler so that cleanup runs."""
 
 
 @contextmanager
-def _termination_raised() -> Iterator[None]:
-    """Makes SIGTERM raise an exception, so that half-written files are removed before the process ends."""
+def _signals_raised() -> Iterator[None]:
+    """Makes SIGTERM raise an exception, as Ctrl-C does, so that half-written files are removed before the end."""
 
     def terminate(number: int, frame: FrameType | None) -> None:
         raise _TerminatedError
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    before = signal.signal(signal.SIGTERM, terminate), sys.unraisablehook
+    sys.unraisablehook = _raise_again
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before[0])
+        sys.unraisablehook = before[1]
 
 
 def _run(name: str, words: list[str], rank: int | None) -> int:

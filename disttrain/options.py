@@ -112,8 +112,12 @@ def build_parser(settings: type[Settings], prog: str, description: str, epilog: 
         extra = field.json_schema_extra
         assert isinstance(extra, dict)
         if extra.get("positional"):
+            several = _takes_places(field)
             parser.add_argument(
-                name, metavar="FILE", nargs="+" if _takes_places(field) else None, help=field.description
+                name, metavar="FILE", nargs="*" if several else "?", default=argparse.SUPPRESS, help=field.description
+            )
+            parser.add_argument(  # as the same files are named to other commands
+                _flag(name), nargs="+" if several else None, default=argparse.SUPPRESS, help=argparse.SUPPRESS
             )
             continue
         title = str(extra["group"])
@@ -147,7 +151,9 @@ def load(settings: type[S], parser: argparse.ArgumentParser, arguments: Sequence
     try:
         return settings.model_validate(values)
     except ValidationError as error:
-        raise UsageError("\n".join(_explain(detail, origins) for detail in error.errors())) from None
+        told = [_explain(detail, origins, settings) for detail in error.errors()]
+        missing = any(detail["type"] == "missing" for detail in error.errors())
+        raise UsageError("\n".join(told) + (f"; see {parser.prog} --help" if missing else "")) from None
 
 
 def _help_formatter(prog: str) -> argparse.HelpFormatter:
@@ -217,10 +223,15 @@ def _hint(settings: type[Settings], unknown: Sequence[str]) -> str:
     return _flag(close) if close in settings.model_fields else ""
 
 
-def _explain(detail: ErrorDetails, origins: Mapping[str, str]) -> str:
+def _explain(detail: ErrorDetails, origins: Mapping[str, str], settings: type[Settings]) -> str:
     if not detail["loc"]:
         return detail["msg"].removeprefix("Value error, ")
     name = str(detail["loc"][0])
+    if detail["type"] == "missing":
+        field = settings.model_fields[name]
+        extra = field.json_schema_extra
+        is_positional = isinstance(extra, dict) and extra.get("positional")
+        return f"{'FILE' if is_positional else _flag(name)} is required: {field.description}"
     return f"{origins.get(name, name)}: {detail['input']!r} is not possible: {_expected(detail)}"
 
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
 
+from disttrain.activity import activity
 from disttrain.checkpoints.file import Checkpoint
 from disttrain.checkpoints.store import CheckpointStore
 from disttrain.errors import DisttrainError, StorageError
 from disttrain.threads import DaemonPool
 
 CLOSE_S = 30.0  # how long the last checkpoint may still take when the run ends without waiting for it
+
+
+def _waiting() -> AbstractContextManager[None]:
+    return activity("waiting for checkpoints to be saved", waits_for_threads=True)
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,8 @@ class CheckpointWriter:
         """
         with self._changed:
             if must:
-                self._changed.wait_for(lambda: self._closed or self._waiting is None or not self._waiting.must)
+                with _waiting():
+                    self._changed.wait_for(lambda: self._closed or self._waiting is None or not self._waiting.must)
             if self._closed:
                 raise StorageError(f"{self._store.url}: the checkpoint comes after its writer was closed")
             if self._waiting is not None and self._waiting.must:
@@ -82,7 +89,7 @@ class CheckpointWriter:
             DisttrainError: the error that kept the last one from being saved.
             StorageError: if that takes longer than `timeout_s` seconds.
         """
-        with self._changed:
+        with self._changed, _waiting():
             if not self._changed.wait_for(lambda: not self.is_busy, timeout_s):
                 raise StorageError(f"{self._store.url}: the checkpoint was not saved within {timeout_s:.0f} s")
             if self._failure is not None:
@@ -95,7 +102,8 @@ class CheckpointWriter:
                 return
             self._closed = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self.is_busy, CLOSE_S)
+            with _waiting():
+                self._changed.wait_for(lambda: not self.is_busy, CLOSE_S)
             self._waiting = None
         self._thread.close()
         self._store.close()

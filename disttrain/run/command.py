@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
-from disttrain.activity import activity
 from disttrain.config import TrainConfig
 from disttrain.distributed.launched import launched_by, launched_elastic, launched_rank
 from disttrain.options import Command
+from disttrain.run.importing import import_run_training
 from disttrain.storage.listing import list_files
 from disttrain.storage.local import local_path
 from disttrain.storage.open import stat
@@ -36,9 +34,8 @@ def train(config: TrainConfig, environ: Mapping[str, str]) -> None:
             if local_path(place) is not None:
                 stat(list_files([place])[0])
     with _start_timer(config, environ) as timer:
-        held = native_messages_held("TF_CPP_MIN_LOG_LEVEL" in environ)
-        with held, _gc_frozen(), activity("importing TensorFlow"):
-            from disttrain.run.worlds import run_training  # takes seconds, so only when it is needed
+        with native_messages_held("TF_CPP_MIN_LOG_LEVEL" in environ):
+            run_training = import_run_training()
         run_training(config, environ, timer.stop)
 
 
@@ -46,20 +43,6 @@ def _start_timer(config: TrainConfig, environ: Mapping[str, str]) -> StartTimer:
     """Returns a timer that ends a Horovod worker that waits too long; it is off where the wait has its own limit."""
     is_timed = launched_by(environ) == "horovod" and not launched_elastic(environ)
     return StartTimer(launched_rank(environ) or 0, config.timeout if is_timed else 0)
-
-
-@contextmanager
-def _gc_frozen() -> Iterator[None]:
-    """Disables garbage collection while TensorFlow is imported, then exempts its objects for good.
-
-    There are millions of them, and all are kept. Takes 0.6 s off the 2.6 s of the import.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 COMMAND = Command("disttrain", TrainConfig, DESCRIPTION, train, EPILOG)

@@ -17,7 +17,9 @@ def plan(config: PlanConfig, environ: Mapping[str, str]) -> None:
     from disttrain.run.plan_report import report
     from disttrain.run.planning import plan_run
     from disttrain.run.trial import measure
+    from disttrain.storage.store_calls import give_up_within
 
+    give_up_within(config.timeout)
     planned = plan_run(config, environ)
     measured = None
     if config.rate is None:

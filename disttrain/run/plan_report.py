@@ -30,20 +30,20 @@ def report(config: PlanConfig, plan: Plan, measured: Measured | None) -> None:
         print(json.dumps(as_json(config, plan, measured), indent=2))
         return
     console = Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
-    for line in _head(plan):
+    for line in _head(config, plan):
         console.print(line)
     console.print(_table(plan))
     for line in (*_reading(config, plan), *_time(config, plan, measured)):
         console.print(line)
 
 
-def _head(plan: Plan) -> Iterator[str]:
-    sharding = plan.sharding
+def _head(config: PlanConfig, plan: Plan) -> Iterator[str]:
+    sharding, about = plan.sharding, "about " if config.validation_split else ""  # the rows are drawn
     files = "1 file" if plan.num_files == 1 else f"{plan.num_files:,} files"
-    yield f"{redacted(plan.label)}: {files}, {sharding.num_rows:,} rows, {show_bytes(plan.size_bytes)}"
+    yield f"{redacted(plan.label)}: {files}, {about}{sharding.num_rows:,} rows, {show_bytes(plan.size_bytes)}"
     yield (
         f"{plan.world_size:,} workers, {sharding.num_shards:,} shards, global batch "
-        f"{sharding.num_shards * sharding.batch_size:,}: {sharding.num_steps:,} steps an epoch"
+        f"{sharding.num_shards * sharding.batch_size:,}: {about}{sharding.num_steps:,} steps an epoch"
     )
 
 
@@ -140,9 +140,9 @@ def as_json(config: PlanConfig, plan: Plan, measured: Measured | None) -> dict[s
     }
 
 
-def tell_simulation(plan: Plan, rate: float, found: Simulated) -> None:
+def tell_simulation(config: PlanConfig, plan: Plan, rate: float, found: Simulated) -> None:
     """Prints what came of a simulated epoch."""
-    for line in _head(plan):
+    for line in _head(config, plan):
         print(line)
     print(
         f"The epoch takes {_show_seconds(found.seconds)}; of these the training waits {_show_seconds(found.waited_s)}"

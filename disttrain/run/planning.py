@@ -69,7 +69,10 @@ class Plan:
 def plan_run(config: PlanConfig, environ: Mapping[str, str]) -> Plan:
     """Opens the data, loads or makes its index, and plans; raises what opening a training's data raises."""
     cache_dir = config.cache_dir or default_cache_dir(environ)
-    text = read_text(config.data, how_read(config, cache_dir))
+    how = how_read(config, cache_dir)
+    if config.validation_data:
+        read_text(config.validation_data, how).reader.close()
+    text = read_text(config.data, how)
     with OpenCsv.choose(
         text,
         features=config.features or None,
@@ -78,6 +81,7 @@ def plan_run(config: PlanConfig, environ: Mapping[str, str]) -> Plan:
         exclude=config.exclude,
     ) as opened:
         index = index_text(text, cache_dir, num_threads=num_cores(1))
+        index.check_has_rows(text.info.url)
         extent = Extent(index.rows, index.offsets, index.num_rows, index.size_bytes, text.starts)
         is_remote = any(local_path(file.info.url) is None for file in text.files)
         num_columns = len(opened.feature_names) + len(opened.target_names)

@@ -9,32 +9,37 @@ from typing import BinaryIO
 
 from disttrain.activity import activity
 from disttrain.run.directory import CONFIG, MODEL, RESULTS, RunDirectory
+from disttrain.storage.base import PATIENCE, PATIENCE_AGAIN, Patience
 from disttrain.storage.open import open_directory
 
 
 def begin_publishing(directory: RunDirectory | None, url: str | None) -> None:
     """Copies the configuration, on the leader, before the training: what cannot be written to is refused by then."""
     if directory is not None and url is not None:
-        _copy(directory.path, url, [CONFIG])
+        _copy(directory.path, url, [CONFIG], PATIENCE)
 
 
 def publish(path: Path, url: str) -> None:
     """Copies the results of the run in a directory, each whole; the model, by which one knows a finished run, last.
 
+    Results of an earlier run that this one does not have are removed there.
+
     Raises:
         UsageError: if the place cannot be written to.
         StorageError: if the store or the disk fails.
     """
-    _copy(path, url, sorted(RESULTS, key=MODEL.__eq__))
+    _copy(path, url, sorted(RESULTS, key=MODEL.__eq__), PATIENCE_AGAIN)
 
 
-def _copy(path: Path, url: str, names: Sequence[str]) -> None:
-    directory = open_directory(url)
+def _copy(path: Path, url: str, names: Sequence[str], patience: Patience) -> None:
+    directory = open_directory(url, patience)
     try:
         for name in names:
             if (path / name).exists():
                 with activity("publishing {} to {}", name, url):
                     directory.put(name, _writer(path / name))
+            else:
+                directory.remove(name)
     finally:
         directory.close()
 

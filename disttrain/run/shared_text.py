@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,6 @@ from disttrain.data.csv.text import CsvText
 from disttrain.data.sharding import shard_range
 from disttrain.distributed.backend import together
 from disttrain.option_types import BLANKS
-from disttrain.storage.base import PATIENCE
 from disttrain.storage.compressed import UNPACKED, compression_of
 from disttrain.storage.kept_bytes import was_copied
 from disttrain.storage.listing import list_files
@@ -34,8 +32,7 @@ def shared_text(context: RunContext, places: Sequence[str]) -> CsvText:
         DisttrainError: on the worker that cannot read a file; PeerError on the others.
     """
     backend, world = context.backend, context.backend.world
-    config = context.config
-    how = replace(how_read(config, context.cache_dir), patience=PATIENCE.within(config.timeout))
+    how = how_read(context.config, context.cache_dir)
     listed = together(backend, lambda: list_files(places) if world.is_leader else [])
     expanded = backend.gather(listed if listed != list(places) else [])[0]
     urls = expanded or list(places)
@@ -97,11 +94,11 @@ def _prepare(context: RunContext, how: HowRead, urls: Sequence[str]) -> None:
         shown = wanted[0] if len(wanted) == 1 else f"{len(wanted):,} files"
         context.console.print(f"Prepared {shown} in {seconds:.1f} s; what was found is kept for the next run")
     if copied:
-        _tell_kept(context, copied, "the server gives no parts of a file: copied")
+        _tell_kept(context, copied, "the server gives no parts of a file: read from a copy")
     unpacked = [url for url in wanted if compression_of(url) in UNPACKED.values()]
     if unpacked:
         method = compression_of(unpacked[0])
-        _tell_kept(context, unpacked, f"{method} cannot be entered in the middle: decompressed")
+        _tell_kept(context, unpacked, f"{method} cannot be entered in the middle: read from an unpacked copy")
 
 
 def _may_be_kept(url: str, how: HowRead) -> bool:
@@ -111,6 +108,6 @@ def _may_be_kept(url: str, how: HowRead) -> bool:
 
 
 def _tell_kept(context: RunContext, urls: Sequence[str], what: str) -> None:
-    """Says what was done once to some files, so that parts of them can be read."""
+    """Says that some files are read from the local disk, and why."""
     more = f" and {len(urls) - 1:,} more" if len(urls) > 1 else ""
-    context.console.print(f"{urls[0]}{more}: {what} once, onto the disk of {context.cache_dir}")
+    context.console.print(f"{urls[0]}{more}: {what} on the disk of {context.cache_dir}")

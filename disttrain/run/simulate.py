@@ -19,7 +19,9 @@ def simulate(config: SimulateConfig, environ: Mapping[str, str]) -> None:
     from disttrain.run.plan_report import simulation_as_json, tell_simulation
     from disttrain.run.planning import plan_run
     from disttrain.run.trial import measure
+    from disttrain.storage.store_calls import give_up_within
 
+    give_up_within(config.timeout)
     planned = plan_run(config, environ)
     with native_messages_held("TF_CPP_MIN_LOG_LEVEL" in environ):
         rate = config.rate or measure(config, environ, planned).rows_per_s
@@ -28,7 +30,7 @@ def simulate(config: SimulateConfig, environ: Mapping[str, str]) -> None:
     if config.json_:
         print(json.dumps(simulation_as_json(planned, rate, found), indent=2))
     else:
-        tell_simulation(planned, rate, found)
+        tell_simulation(config, planned, rate, found)
 
 
 COMMAND = Command("disttrain simulate", SimulateConfig, DESCRIPTION, simulate)

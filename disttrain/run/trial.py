@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from disttrain.config import PlanConfig, TrainConfig
+from disttrain.run.importing import import_run_training
 
 if TYPE_CHECKING:
     from disttrain.run.planning import Plan
@@ -47,8 +48,7 @@ def measure(config: PlanConfig, environ: Mapping[str, str], plan: Plan) -> Measu
 
 def _trial(config: PlanConfig, environ: Mapping[str, str], rows: int, num_shards: int) -> float:
     """Trains two epochs on the first rows, in a directory that is removed; returns the seconds of the second one."""
-    from disttrain.run.worlds import run_training  # imports TensorFlow
-
+    run_training = import_run_training()
     with tempfile.TemporaryDirectory() as place:
         changed: dict[str, Any] = {
             "limit": rows, "num_shards": min(num_shards, rows), "epochs": 2, "output": Path(place) / "trial",

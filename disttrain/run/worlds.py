@@ -14,6 +14,7 @@ from disttrain.errors import HungError, PeerError
 from disttrain.run.context import open_context
 from disttrain.run.elastic_worlds import train_elastic
 from disttrain.run.session import train
+from disttrain.storage.store_calls import give_up_within
 from disttrain.training.model import num_dense_weights
 from disttrain.watchdog.watchdog import Watchdog
 
@@ -29,6 +30,7 @@ def run_training(config: TrainConfig, environ: Mapping[str, str], on_start: Call
         DisttrainError: on the worker that failed; PeerError on the others.
         Stopped: where a signal ended the run early; its checkpoint is written.
     """
+    give_up_within(config.timeout)
     num_weights = num_dense_weights(len(config.features) or 1, config.hidden, len(config.targets) or 1)
     small_model = config.model is None and num_weights <= SMALL_MODEL_WEIGHTS
     options = BackendOptions(config.devices, config.threads, small_model, config.timeout, config.collective)

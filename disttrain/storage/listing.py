@@ -63,6 +63,8 @@ def _remote_files(url: str) -> list[str] | None:
     """Returns the sorted files of a store's pattern or directory; None for the URL of a file."""
     protocol = url.split("://", 1)[0]
     if protocol in ("http", "https"):  # has no directories, and '?' begins a query
+        if "*" in url.partition("?")[0]:
+            raise UsageError(f"{url}: web servers do not tell which files they have; name each file")
         return None
     is_pattern, is_directory = _is_pattern(url), url.endswith("/")
     if not is_pattern and not is_directory and Path(url).suffix:

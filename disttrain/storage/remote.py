@@ -146,7 +146,6 @@ class RemoteDirectory:
 
     def __init__(self, url: str, patience: Patience) -> None:
         self._url = url.rstrip("/")
-        self._patience = patience
         self._calls = StoreCalls(self._url, patience)
 
     def names(self) -> list[str]:
@@ -179,7 +178,7 @@ class RemoteDirectory:
                 raise UsageError(f"{self._url}: cannot be written to; name a directory or a bucket") from error
 
         self._calls.with_retries(
-            f"take {name} ({len(content):,} bytes)", attempt, self._patience.for_bytes(len(content))
+            f"take {name} ({len(content):,} bytes)", attempt, self._calls.patience.for_bytes(len(content))
         )
 
     def remove(self, name: str) -> None:

@@ -31,6 +31,7 @@ EXTRAS = {
     "https": "http",
 }
 LINE_EVERY_S = 5.0
+_limit_s = 0.0  # see give_up_within
 # HTTP errors that a retry may solve: time-out, too early, too many requests. All others below 500 are final.
 TRANSIENT_STATUSES = frozenset({408, 425, 429})
 TRANSIENT_CODES = frozenset({"RequestTimeout", "BadDigest", "IncompleteBody", "RequestTimeTooSkewed"})  # S3's, with 400
@@ -43,12 +44,21 @@ PERMANENT_NAMES = frozenset(
 )
 
 
+def give_up_within(timeout_s: float) -> None:
+    """Makes this process's calls to stores end before a worker without progress is ended, after `timeout_s`.
+
+    Then the error tells the cause, not the watchdog. 0 stands for no such time.
+    """
+    global _limit_s
+    _limit_s = timeout_s
+
+
 class StoreCalls:
     """Calls to an fsspec filesystem about one path: each with a deadline, retried, and cancelled on close."""
 
     def __init__(self, url: str, patience: Patience) -> None:
         self.url = url
-        self.patience = patience
+        self.patience = patience.within(_limit_s)
         self.fs, self.path = _filesystem(url)
         self.has_answered = False  # if so, a file that is missing now was there before
         self._closed = threading.Event()

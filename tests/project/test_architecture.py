@@ -40,7 +40,8 @@ ONLY_BY = {
     "distributed.multiworker": set(),
     "distributed.horovod": {"elastic.membership"},
     "elastic.membership": set(),
-    "run.worlds": {"run.command", "run.trial"},
+    "run.worlds": {"run.importing"},
+    "run.importing": {"run.command", "run.trial"},
     **{command: set() for command in COMMANDS},
 }
 MAX_ENTRIES = 20  # at the package's first level

@@ -213,6 +213,30 @@ def test_a_run_that_is_interrupted_keeps_a_checkpoint_and_says_how_to_go_on(plac
     assert not (place / "endless" / "model.keras").exists()
 
 
+def test_an_interrupt_in_the_middle_of_a_callback_is_not_lost(tmp_path):
+    """What is raised there, Python only prints; JAX has callbacks of the garbage collector."""
+    command = """if True:
+        import gc, os, signal, threading
+        from disttrain.cli import main
+
+        def collected(phase, info):
+            if threading.current_thread() is threading.main_thread():
+                gc.callbacks.remove(collected)
+                os.kill(os.getpid(), signal.SIGINT)
+                "".join("the signal is handled here" for _ in range(1000))
+
+        gc.set_threshold(1)
+        threading.Timer(2.0, gc.callbacks.append, [collected]).start()
+        main(["make-data", "endless.csv", "--rows", "500e6"])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", command], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True,
+        timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (130, "disttrain: interrupted\n")
+    assert list(tmp_path.glob("*.csv*")) == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("word", STOPS)
 def test_a_run_that_keeps_no_checkpoints_ends_at_once_with_one_line_and_no_model(place, word):

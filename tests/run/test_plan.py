@@ -73,18 +73,35 @@ def test_a_simulation_says_what_limits_the_epoch(place):
     assert json.loads(told.stdout)["simulated"] == 1
 
 
+@pytest.mark.parametrize("how", ["place", "option", "environment", "file"])
+def test_the_files_of_a_plan_are_named_as_those_of_a_training(place, how):
+    (place / "plan.toml").write_text('data = "parts"\n')
+    words = {"place": ["parts"], "option": ["--data", "parts"], "file": ["--config", "plan.toml"]}.get(how, [])
+    given = {"DISTTRAIN_DATA": "parts"} if how == "environment" else {}
+    done = disttrain(place, "plan", *words, "--rate", "1e6", "--validation-split", 0.25, *WHERE, **given)
+    assert done.stdout.startswith("parts: 3 files, about 90,000 rows, "), done.stderr
+
+
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "code", "says"),
     [
-        (["plan"], "FILE"),
-        (["plan", "none.csv"], "none.csv: no such file"),
-        (["plan", "parts", "--world-size", "0"], "--world-size"),
-        (["plan", "parts", "--world-size", "9", "--num-shards", "8", "--rate", "1"], "without a shard"),
-        (["simulate", "parts", "--rate", "1"], "bandwidth"),
-        (["simulate", "parts", "--bandwith", "1GB"], "did you mean --bandwidth?"),
+        (["plan"], 2, "FILE is required: CSV files to plan for, as one dataset: "),
+        (["plan", "none.csv"], 2, "none.csv: no such file"),
+        (["plan", "empty.csv", "--rate", "1"], 3, "empty.csv: has a header line but no rows"),
+        (["plan", "parts", "--validation-data", "none.csv", "--rate", "1"], 2, "none.csv: no such file"),
+        (
+            ["plan", "http://localhost/*.csv"],
+            2,
+            "http://localhost/*.csv: web servers do not tell which files they have",
+        ),
+        (["plan", "parts", "--world-size", "0"], 2, "--world-size"),
+        (["plan", "parts", "--world-size", "9", "--num-shards", "8", "--rate", "1"], 2, "without a shard"),
+        (["simulate", "parts", "--rate", "1"], 2, "--bandwidth is required: bytes per second that the store gives"),
+        (["simulate", "parts", "--bandwith", "1GB"], 2, "did you mean --bandwidth?"),
     ],
 )
-def test_what_cannot_be_planned_is_a_usage_error(place, words, says):
+def test_what_cannot_be_planned_is_named(place, words, code, says):
+    (place / "empty.csv").write_text("x,y\n")
     done = disttrain(place, *words, *(WHERE if len(words) > 1 else ()))
-    assert done.returncode == 2
+    assert (done.returncode, done.stdout) == (code, "")
     assert says in done.stderr

@@ -95,7 +95,7 @@ def test_a_killed_run_on_a_faulty_store_ends_as_one_that_nothing_disturbed(place
         for result in ("model.keras", "bad-rows.csv"):
             assert (place / f"{name}-published" / result).read_bytes() == (place / output / result).read_bytes()
     else:
-        assert ("the server gives no parts of a file: copied once" in victim.text()) == (name == "python")
+        assert ("the server gives no parts of a file: read from a copy" in victim.text()) == (name == "python")
     assert_same_end(place / output, place / "undisturbed")
     with (place / output / "bad-rows.csv").open(newline="") as stream:
         named = {(row["file"].rpartition("/")[2], int(row["line"])) for row in csv.DictReader(stream)}
@@ -154,3 +154,44 @@ def test_a_store_that_stalls_in_a_later_epoch_ends_the_run_on_every_rank_within_
     assert f"{store.url('stalls/a.csv')}: the store" in said
     assert "Timeout" in said
     assert "asking again in" in told
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """Two plain files, the first with a row that cannot be read."""
+    rows = "".join(f"{number},{number / 2}\n" for number in range(200))
+    (tmp_path / "bad.csv").write_text(f"x,y\n{rows}oops,1\n")
+    (tmp_path / "good.csv").write_text(f"x,y\n{rows}")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_store_that_takes_no_checkpoint_is_given_up_before_the_watchdog_ends_the_run(plain, stores):
+    store = stores("s3")
+    with Proxy(store.port) as proxy:
+        proxy.faults("500", lambda asked: asked.method in ("PUT", "POST") and ".ckpt" in asked.path)
+        options = ["--data", "good.csv", "--checkpoint-every", 1, "--checkpoint-dir", store.url("stalls/kept")]
+        told = run(plain, *options, "--epochs", 3, "--timeout", f"{TIMEOUT_S}s", **store.environ_at(proxy.port))
+    for epoch in (1, 3):
+        assert (
+            f"A checkpoint was not written: {store.url('stalls/kept')}: the store did not take epoch-0000{epoch}"
+            in told
+        )
+
+
+def test_a_place_for_results_that_never_answers_is_given_up_soon(plain, stores):
+    begun_s = time.monotonic()
+    told = run(plain, "--data", "good.csv", "--publish", "s3://nowhere/results", code=4, **stores("s3").environ_at(1))
+    assert time.monotonic() - begun_s < 30
+    assert "the store did not take config.json" in told
+    assert "5 attempts in" in told
+
+
+def test_published_results_of_an_earlier_run_are_replaced_by_those_of_this_one(plain):
+    common = ["--epochs", 1, "--publish", "results"]
+    run(plain, "--data", "bad.csv", *common, "--on-bad-row", "skip", "--output", "first")
+    assert (plain / "results" / "bad-rows.csv").exists()
+    run(plain, "--data", "good.csv", *common, "--output", "second")
+    published = {path.name: path.read_bytes() for path in (plain / "results").iterdir()}
+    assert published == {name: (plain / "second" / name).read_bytes() for name in published}
+    assert "bad-rows.csv" not in published

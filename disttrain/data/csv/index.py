@@ -17,7 +17,7 @@ from disttrain.data.csv import dialect_scanner, row_scanner
 from disttrain.data.csv.dialect import Dialect
 from disttrain.data.csv.text import CsvText
 from disttrain.data.place import Place
-from disttrain.errors import FileChanged
+from disttrain.errors import DataError, FileChanged
 from disttrain.storage.base import Reader
 
 _LOOK_BEHIND = 64  # bytes read before a block, to see whether it begins within a line; keeps the block's words aligned
@@ -55,6 +55,11 @@ class Index:
     offsets: Int64s
     rows: Int64s
     lines: Int64s
+
+    def check_has_rows(self, url: str) -> None:
+        """Raises DataError if there is no row."""
+        if not self.num_rows:
+            raise DataError(f"{url}: has a header line but no rows")
 
     def locate(self, reader: Reader, row: int) -> int:
         """Returns the offset of a row's first byte that is not blank; the file's size for `row == num_rows`."""

@@ -23,7 +23,6 @@ from disttrain.data.csv.weighed_parser import WeighedParser
 from disttrain.data.digit_losses import DigitLosses
 from disttrain.data.ranges import Range
 from disttrain.data.shuffle import block_bounds
-from disttrain.errors import DataError
 
 if TYPE_CHECKING:
     from disttrain.data.bad_rows import BadRows
@@ -62,8 +61,7 @@ class Source:
 
         `is_strict` is the `strict` of `open`; `bad_rows` takes up rows that cannot be read, which then weigh nothing.
         """
-        if index.num_rows == 0:
-            raise DataError(f"{opened.text.info.url}: has a header line but no rows")
+        index.check_has_rows(opened.text.info.url)
         layout = make_layout(opened.header, opened.feature_names + opened.target_names)
         losses = DigitLosses(is_strict=is_strict)
         return cls(opened.text, index, opened.feature_names, opened.target_names, layout, losses, bad_rows=bad_rows)
