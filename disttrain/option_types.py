@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import codecs
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -118,6 +120,64 @@ class Every:
         raise ValueError("must be a number of steps (1000), a time (90s, 5m, 2h), epoch or never")
 
 
+@dataclass(frozen=True)
+class Named:
+    """Something of Keras by name, with arguments; or, if `is_own`, the user's own as `package.module:function`."""
+
+    name: str
+    arguments: Mapping[str, Any]
+    is_own: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Named:
+        """Reads `adam`, `adamw:weight_decay=0.01,clipnorm=1` or `package.module:function`.
+
+        Raises:
+            ValueError: for anything else.
+        """
+        name, colon, rest = text.strip().partition(":")
+        is_path = all(part.isidentifier() for part in name.split("."))
+        if is_path and colon and rest.isidentifier():
+            return cls(text.strip(), {}, is_own=True)
+        pairs = [pair.partition("=") for pair in _NEXT_ARGUMENT.split(rest)] if rest else []
+        keys_are_names = all(key.strip().isidentifier() for key, _, _ in pairs)
+        if not name.isidentifier() or (colon and not pairs) or not keys_are_names:
+            raise ValueError(f"{text!r} must look like name, name:argument=value,… or package.module:function")
+        return cls(name, {key.strip(): _as_value(value.strip()) for key, _, value in pairs})
+
+
+_NEXT_ARGUMENT = re.compile(r",(?=\s*\w+\s*=)")
+
+
+def _as_value(text: str) -> Any:
+    """Returns what a text is in Python, with true and false in small letters too; what is nothing there is a text."""
+    with suppress(ValueError, SyntaxError):
+        return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
+    return text
+
+
+def split_names(value: Any) -> Any:
+    """Returns `"mse,AUC:curve=PR,name=pr"` as `["mse", "AUC:curve=PR,name=pr"]`; all else as `split_commas` does."""
+    words = split_commas(value)
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        return words
+    found: list[str] = []
+    for word in words:
+        is_argument = "=" in word and ":" not in word.partition("=")[0]
+        if found and is_argument and ":" in found[-1]:
+            found[-1] += f",{word}"
+        else:
+            found.append(word)
+    return found
+
+
+def number_or_text(value: Any) -> Any:
+    """Returns a text that is a number as that number; anything else as it is."""
+    with suppress(TypeError, ValueError):
+        return float(value) if isinstance(value, str) else value
+    return value
+
+
 PARTS = ("month", "day", "weekday", "hour", "minute")  # of a time, in the order of the numbers that they become
 MAX_BINS = 1 << 24  # indices up to this are exact as float32
 
@@ -200,6 +260,12 @@ Words = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
 
 
 Places = Annotated[tuple[str, ...], BeforeValidator(split_lines)]  # paths, URLs, patterns, directories
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(split_names)]  # of what Keras has, with arguments
+
+
+Rate = Annotated[float | str, BeforeValidator(number_or_text)]
 
 
 Widths = Annotated[tuple[Annotated[int, Field(ge=1, lt=2**31)], ...], BeforeValidator(split_commas)]

@@ -23,5 +23,6 @@ ruff format --check --quiet || { echo "test: not formatted; run: .venv/bin/ruff 
 mypy --no-error-summary
 shellcheck --external-sources .ci/run launch/*.sh launch/slurm.sbatch launch/{horovod,collective}/*.sh launch/horovod/bin/* launch/{discovery,container}/*.sh
 echo "Running the tests"
-# In the order of their names, files that must not run beside each other (tests/conftest.py) seldom meet.
-exec python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"
+# Three processes for two cores: tests wait for others' time limits a third of the time. In the order of their names,
+# files that must not run beside each other (tests/conftest.py) seldom meet.
+exec python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder "$@"

@@ -76,6 +76,8 @@ SAMPLES = {
     "hidden": "4,2",
     "loss": "mse",
     "metrics": "mae",
+    "optimizer": "sgd",
+    "task": "binary",
     "shuffle": "shard",
     "backend": "local",
     "precision": "mixed_bfloat16",

@@ -111,6 +111,24 @@ def compare_optimizer_class(name: str, kept: str, now: str) -> Difference | None
     return Difference("optimizer", kept, now, f"compile the model with {kept}, or {ANEW}")
 
 
+def compare_optimizer_arguments(name: str, kept: str, now: str) -> Difference | None:
+    """Compares how the options name the optimizer."""
+    return _named("--optimizer", kept, now)
+
+
+def compare_schedule(name: str, kept: str, now: str) -> Difference | None:
+    """Compares the learning rate's schedule."""
+    return _named("--learning-rate", kept, now)
+
+
+def _named(option: str, kept: str, now: str) -> Difference | None:
+    if kept == now:
+        return None
+    remedy = f"{option} {shlex.quote(kept)}" if kept else f"leave {option} out"
+    title = option.strip("-").replace("-", " ")
+    return Difference(title, kept or "no arguments", now or "no arguments", f"{remedy}, or {ANEW}")
+
+
 def compare_loss(name: str, kept: str, now: str) -> Difference | None:
     """Compares the loss."""
     if kept == now:

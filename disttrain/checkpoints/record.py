@@ -13,9 +13,11 @@ from disttrain.checkpoints.differences import (
     compare_metrics,
     compare_model,
     compare_optimizer,
+    compare_optimizer_arguments,
     compare_optimizer_class,
     compare_option,
     compare_rows,
+    compare_schedule,
     compare_table,
 )
 from disttrain.checkpoints.file import Checkpoint
@@ -39,6 +41,8 @@ class RunRecord:
         data: each file's URL with its fingerprint; likewise validation_data. A file that only moved is the same.
         table: what is done to each column, with the statistics that this follows from; empty if nothing is done to any.
         model: the variables of the model; `optimizer` those of its optimizer.
+        optimizer_arguments, schedule: the optimizer and the learning rate as the options name them; empty for a name
+            or a number alone.
         learning_rate: the one that the run began with, or the highest of its schedule.
         output: the run's directory.
         options: as they were given, without secrets.
@@ -64,6 +68,8 @@ class RunRecord:
     loss: str | None = field(default=None, metadata=_by(compare_loss))
     metrics: Sequence[str] | None = field(default=None, metadata=_by(compare_metrics))
     optimizer_class: str | None = field(default=None, metadata=_by(compare_optimizer_class))
+    optimizer_arguments: str | None = field(default=None, metadata=_by(compare_optimizer_arguments))
+    schedule: str | None = field(default=None, metadata=_by(compare_schedule))
     optimizer: Variables | None = field(default=None, metadata=_by(compare_optimizer))
     learning_rate: float | None = None
     output: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Literal
 
@@ -9,7 +10,19 @@ from pydantic import field_validator, model_validator
 
 from disttrain.config.columns import ColumnSettings
 from disttrain.config.settings import option
-from disttrain.option_types import Bytes, Count, Directory, Every, Location, Places, Seconds, Widths, Words
+from disttrain.option_types import (
+    Bytes,
+    Count,
+    Directory,
+    Every,
+    Location,
+    Named,
+    Names,
+    Places,
+    Rate,
+    Seconds,
+    Widths,
+)
 
 # The network, batch and epochs of the job that disttrain was made for.
 JOB_HIDDEN = (16, 8)
@@ -56,9 +69,37 @@ class TrainConfig(ColumnSettings):
         None,
     )
     hidden: Widths = option("model", "units of the dense network's hidden layers", JOB_HIDDEN)
-    loss: str = option("model", "Keras loss", "mae")
-    metrics: Words = option("model", "Keras metrics", ("mse",))
-    learning_rate: float = option("model", "Adam's step size (Keras's default)", 0.001, gt=0, allow_inf_nan=False)
+    task: Literal["auto", "regression", "binary", "multiclass"] = option(
+        "model",
+        "what the targets are: numbers (regression), one of two labels (binary) or of several (multiclass); loss, last "
+        "layer and metrics follow. auto: a target of texts holds labels, all others numbers, unless the loss says "
+        "otherwise",
+        "auto",
+    )
+    loss: str = option(
+        "model",
+        "Keras loss, with arguments as in huber:delta=2, or your own as package.module:function. "
+        "Default: mae; of labels, the cross-entropy",
+        "mae",
+    )
+    metrics: Names = option(
+        "model",
+        "Keras metrics, with arguments as in AUC:curve=PR,name=pr, or your own. Default: mse; of labels, accuracy",
+        ("mse",),
+    )
+    optimizer: str = option(
+        "model",
+        "Keras optimizer, with arguments as in adamw:weight_decay=0.01,clipnorm=1, or package.module:function, which "
+        "may take learning_rate and returns one",
+        "adam",
+    )
+    learning_rate: Rate = option(
+        "model",
+        "the optimizer's step size, or a Keras schedule with arguments, as in "
+        "ExponentialDecay:initial_learning_rate=0.01,decay_steps=1000,decay_rate=0.9, or package.module:function, "
+        "which may take epochs and steps_per_epoch and returns one",
+        0.001,
+    )
     decay: Literal["auto", "cosine", "none"] = option(
         "model",
         "how the learning rate falls: cosine falls to 0 over all epochs (Loshchilov and Hutter 2017); auto is cosine "
@@ -232,6 +273,28 @@ class TrainConfig(ColumnSettings):
     def _warmup_is_of_scaling(self) -> TrainConfig:
         if self.warmup_epochs and not self.scale_lr:
             raise ValueError("warmup_epochs only applies to a scaled learning rate: add --scale-lr")
+        return self
+
+    @field_validator("loss", "metrics", "optimizer")
+    @classmethod
+    def _names_something(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for name in (value,) if isinstance(value, str) else value:
+            Named.parse(name)
+        return value
+
+    @field_validator("learning_rate")
+    @classmethod
+    def _is_a_rate(cls, value: float | str) -> float | str:
+        if isinstance(value, str):
+            Named.parse(value)
+        elif not 0 < value < math.inf:
+            raise ValueError("expected a finite number greater than 0")
+        return value
+
+    @model_validator(mode="after")
+    def _schedule_is_alone(self) -> TrainConfig:
+        if isinstance(self.learning_rate, str) and (self.scale_lr or self.decay == "cosine"):
+            raise ValueError("learning_rate is a schedule, which neither scale_lr nor decay changes: leave these out")
         return self
 
     @model_validator(mode="after")

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from disttrain.checkpoints.commits import Change
-from disttrain.checkpoints.file import Position
 from disttrain.data.csv.columns import remarks
-from disttrain.data.csv.source import Source
-from disttrain.data.sharding import Sharding
-from disttrain.distributed.backend import Backend, World
 from disttrain.errors import listed
 from disttrain.run.console import show_number, show_rate, show_values
-from disttrain.run.context import RunContext
 from disttrain.run.resume import show_position
 from disttrain.training.constant import Constant
 from disttrain.training.metric_sums import Value
 from disttrain.training.progress import EpochResult
 from disttrain.training.reports import Regrouped, Reporter
+from disttrain.training.tasks import task_of
+
+if TYPE_CHECKING:
+    from disttrain.checkpoints.commits import Change
+    from disttrain.checkpoints.file import Position
+    from disttrain.data.csv.source import Source
+    from disttrain.data.sharding import Sharding
+    from disttrain.distributed.backend import Backend, World
+    from disttrain.run.context import RunContext
 
 MAX_COLUMNS_SHOWN = 8
+MAX_LABELS_SHOWN = 5
 
 
 def announce_start(
@@ -42,10 +47,20 @@ def announce_start(
         rest = f"; {first - sharding.num_rows:,} are held out (--validation-split)" if config.validation_split else ""
         console.print(f"Training on {sharding.num_rows:,} rows{of_which}{rest}")
     _announce_world(console, context.backend, sharding)
+    if (task := task_of(config, source.table)) != "regression":
+        console.print(_task_said(task, config.loss, source))
     if config.decay == "cosine":
         console.print(f"The learning rate falls to 0 over {config.epochs} epochs (--decay none keeps it)")
     if position is not None:
         console.print(f"Going on from the checkpoint of {show_position(position)}")
+
+
+def _task_said(task: str, loss: str, source: Source) -> str:
+    labels = source.table.targets[0].categories if source.table is not None else ()
+    held = f"'{source.target_names[0]}' holds {len(labels):,} labels: " if labels else ""
+    if 0 < len(labels) <= MAX_LABELS_SHOWN:
+        held = f"{held[:-2]} ({', '.join(labels)}): "
+    return f"{held}{task} classification by {loss}"
 
 
 def _announce_world(console: Console, backend: Backend, sharding: Sharding) -> None:

@@ -18,7 +18,7 @@ def needs_statistics(context: RunContext, opened: OpenCsv) -> bool:
     as they are, and nothing is asked for that depends on them.
     """
     config, backend = context.config, context.backend
-    requests = requests_of(config)
+    requests = together(backend, lambda: requests_of(config, opened.target_names))
     if requests.ask_for_encoding or together(backend, lambda: takes_table(config)):
         return True
     if config.model is not None:

@@ -40,9 +40,11 @@ def record_of(
         decay=config.decay,
         warmup_epochs=config.warmup_epochs,
         model=describe_variables(model.variables),
-        loss=_loss_name(model),
+        loss=config.loss if ":" in config.loss else _loss_name(model),
         metrics=metric_names(model),
         optimizer_class=type(model.optimizer).__name__,
+        optimizer_arguments=config.optimizer if ":" in config.optimizer else "",
+        schedule=config.learning_rate if isinstance(config.learning_rate, str) else "",
         optimizer=describe_variables(model.optimizer.variables),
         learning_rate=top_learning_rate(config, sharding.num_shards),
         output=str(paths.output),
@@ -58,7 +60,7 @@ def new_learning_rate(config: TrainConfig, num_shards: int, resumed: RunRecord |
     wanted = top_learning_rate(config, num_shards)
     before = resumed.learning_rate if resumed is not None and resumed.learning_rate is not None else wanted
     has_schedule = config.warmup_epochs or config.decay == "cosine"
-    return wanted if wanted != before and not has_schedule else None
+    return wanted if wanted is not None and wanted != before and not has_schedule else None
 
 
 def check_keep_best(config: TrainConfig, metrics: Sequence[str]) -> None:

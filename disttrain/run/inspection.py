@@ -65,7 +65,7 @@ def look_at(config: InspectConfig, environ: Mapping[str, str]) -> Inspected:
             wanted.keep(cache_dir, found)
             return found
 
-        requests = requests_of(config)
+        requests = requests_of(config, opened.target_names)
         requests.check_names(opened.header.names, url)
         indexed = statistics_of(opened, requests, obtain)
         statistics = indexed.statistics

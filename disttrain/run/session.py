@@ -31,8 +31,9 @@ def train(context: RunContext) -> None:
         WorldChanged: where an elastic run is to go on in another world.
     """
     opened = open_run(context)
-    steps = opened.num_steps(context.config.batch_size)
-    context = replace(context, config=with_settings(context.config, opened.training.table, steps))
+    source, steps = opened.training, opened.num_steps(context.config.batch_size)
+    config = with_settings(context.config, source.table, len(source.target_names), steps)
+    context = replace(context, config=config)
     prepared = prepare(context, opened)
     record = record_of(context.config, prepared.training, opened.validation, prepared.engine.model, opened.paths)
     if _is_finished(context, opened, record):

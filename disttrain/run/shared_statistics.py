@@ -35,4 +35,4 @@ def shared_statistics(context: RunContext, opened: OpenCsv) -> Indexed:
             wanted.keep(cache_dir, found)
         return found
 
-    return statistics_of(opened, requests_of(context.config), obtain)
+    return statistics_of(opened, requests_of(context.config, opened.target_names), obtain)

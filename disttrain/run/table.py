@@ -42,7 +42,7 @@ def understand(context: RunContext, opened: OpenCsv, url: str, like: Table | Non
 def _find_table(context: RunContext, opened: OpenCsv, url: str) -> tuple[Index, Table | None]:
     """Gathers the statistics of a file, decides about its columns, and says what was decided."""
     config, backend = context.config, context.backend
-    requests = requests_of(config)
+    requests = requests_of(config, opened.target_names)
     together(backend, lambda: requests.check_names(opened.header.names, url))
     found = shared_statistics(context, opened)
     index, statistics = found.index, found.statistics

@@ -17,6 +17,7 @@ from disttrain.data.digit_losses import DigitLoss
 from disttrain.data.row_source import Floats, RowSource
 from disttrain.distributed.backend import Backend
 from disttrain.training.constant import Constant, TargetSample, best_constant, keep_targets, load_targets
+from disttrain.training.heads import classifies
 from disttrain.training.inputs import Inputs
 from disttrain.training.tallies import Tallies
 
@@ -130,6 +131,7 @@ class Findings:
             targets = np.concatenate([drawn for drawn, _ in everyones])
             self.constant = best_constant(self._model, targets, self._shift)
             self._keep(targets)
+            self._judge_targets(targets)
         self._judge_layers()
         self._judge_loss(epoch, loss)
 
@@ -137,6 +139,12 @@ class Findings:
         for source, losses in zip(self._sources, found, strict=True):
             for loss in source.digit_losses.mark_reported(losses):
                 self._say(f"Warning: {loss.describe()}")
+
+    def _judge_targets(self, targets: Floats) -> None:
+        """Tells of targets that are classes and are trained on as numbers."""
+        loss = self._model.loss
+        if isinstance(loss, str) and not classifies(loss) and set(np.unique(targets)) == {0, 1}:
+            self._say("Note: the target holds only 0 and 1, as numbers; if these are classes, add --task binary")
 
     def _judge_layers(self) -> None:
         """Checks each layer's output for some rows; whatever follows a dead layer is the same for all rows."""

@@ -1,11 +1,8 @@
-"""Chooses the dense network's last layer to suit its loss, and checks the names of Keras losses and metrics."""
+"""Chooses what suits a loss: the targets that it takes, and the dense network's last layer."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, Literal
 
 import keras
@@ -13,17 +10,17 @@ import keras
 from disttrain.config import TrainConfig
 from disttrain.data.table.decide import TargetUse
 from disttrain.errors import UsageError
+from disttrain.training.by_name import loss_of, name_of
 
 Labels = Literal["numbers", "shares", "one-hot", "classes"]
 
 
 @dataclass(frozen=True)
 class Head:
-    """The units and the activation (None: linear) of a last layer; `takes_labels` says whether it classifies."""
+    """The units and the activation (None: linear) of a last layer."""
 
     units: int
     activation: str | None = None
-    takes_labels: bool = False
 
 
 # The targets that a loss takes (numbers, shares from 0 to 1, a share for each class, or class numbers), and the
@@ -48,6 +45,11 @@ def labels_of(loss: str) -> Labels:
     return _LOSSES.get(_full_name(loss), ("numbers", ""))[0]
 
 
+def classifies(loss: str) -> bool:
+    """Returns whether a loss compares labels with the outputs of classes, so that there is an accuracy."""
+    return labels_of(loss) != "numbers" and _full_name(loss) not in ("kl_divergence", "dice", "tversky")
+
+
 # Losses of numbers whose targets may be scaled; those that are true stay the same if targets and outputs are shifted.
 _SCALED = {
     "mean_absolute_error": True,
@@ -64,12 +66,14 @@ _SHIFTED_METRICS = {
 
 def target_use(config: TrainConfig) -> TargetUse:
     """Returns what the loss makes of the targets; your own model's outputs are in the targets' own units."""
+    is_regression = config.task == "regression"
     if config.model is not None:
-        return TargetUse(takes_classes=True)
+        return TargetUse(takes_classes=not is_regression)
     name = _full_name(config.loss)
-    takes_classes = labels_of(config.loss) in ("classes", "shares") or "loss" not in config.model_fields_set
-    may_shift = _SCALED.get(name, False) and all(metric in _SHIFTED_METRICS for metric in config.metrics)
-    max_labels = 2 if labels_of(config.loss) == "shares" else 65_536
+    labels = labels_of(config.loss)
+    takes_classes = not is_regression and (labels in ("classes", "shares") or "loss" not in config.model_fields_set)
+    may_shift = _SCALED.get(name, False) and all(name_of(metric) in _SHIFTED_METRICS for metric in config.metrics)
+    max_labels = 2 if labels == "shares" or config.task == "binary" else 65_536
     return TargetUse(takes_classes, max_labels, may_scale=name in _SCALED, may_shift=may_shift)
 
 
@@ -84,7 +88,7 @@ def head_of(loss: str, num_targets: int, num_classes: int = 0) -> Head:
     Raises:
         UsageError: if Keras does not know the name, or the loss cannot compare these targets.
     """
-    check_loss(loss)
+    loss_of(loss)  # which refuses what Keras does not know
     name = _full_name(loss)
     labels, activation = _LOSSES.get(name, ("numbers", "linear"))
     if name in _NOT_OF_ROWS:
@@ -100,8 +104,7 @@ def head_of(loss: str, num_targets: int, num_classes: int = 0) -> Head:
             "use --loss categorical_crossentropy"
         )
     units = max(num_classes, 2) if labels == "classes" else num_targets
-    takes_labels = labels != "numbers" and name not in ("kl_divergence", "dice", "tversky")
-    return Head(units, activation if activation != "linear" else None, takes_labels)
+    return Head(units, activation if activation != "linear" else None)
 
 
 def compares_outputs_elementwise(loss: Any) -> bool:
@@ -115,32 +118,9 @@ def compares_outputs_elementwise(loss: Any) -> bool:
     return name not in (*_NOT_OF_ROWS, "sparse_categorical_crossentropy")
 
 
-def check_loss(name: str) -> None:
-    """Raises UsageError for a loss that Keras does not know; the message suggests the nearest known name."""
-    _check("--loss", name, keras.losses, "mae, mse, binary_crossentropy")
-
-
-def check_metrics(names: Iterable[str]) -> None:
-    """Raises UsageError for a metric that Keras does not know; the message suggests the nearest known name."""
-    for name in names:
-        _check("--metrics", name, keras.metrics, "mae, mse, accuracy, AUC")
-
-
-def _check(option: str, name: str, module: ModuleType, examples: str) -> None:
-    own = "for your own, compile the model that --model returns"
-    try:
-        module.get(name)
-    except TypeError:
-        raise UsageError(f"{option} {name}: cannot be made from its name alone ({own})") from None
-    except ValueError:
-        known = [*(word for word in dir(module) if not word.startswith("_")), "accuracy", "mae", "mse"]
-        close = difflib.get_close_matches(name, known, n=1) or difflib.get_close_matches(name.lower(), known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"examples are {examples}"
-        raise UsageError(f"{option} {name}: Keras knows no such name; {hint} ({own})") from None
-
-
 def _full_name(loss: str) -> str:
-    """Returns a loss's full name: `binary_crossentropy` for BinaryCrossentropy, bce or BCE."""
+    """Returns a loss's full name: `binary_crossentropy` for BinaryCrossentropy, bce or BCE, arguments or not."""
+    loss = name_of(loss)
     try:
         found = keras.losses.get(loss)
     except (ValueError, TypeError):

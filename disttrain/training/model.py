@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -12,12 +12,13 @@ import numpy as np
 from disttrain.config import TrainConfig
 from disttrain.data.table.columns import Column, Table
 from disttrain.errors import UsageError
+from disttrain.training.by_name import loss_of, metrics_of, optimizer_of, schedule_of
 from disttrain.training.embedding import embedded
-from disttrain.training.heads import Head, check_loss, check_metrics
+from disttrain.training.heads import Head
 from disttrain.training.raw_model import raw_model
 from disttrain.training.user_code import call_user_function, takes_argument
 
-COMPILE_OPTIONS = ("loss", "metrics", "learning_rate", "scale_lr")
+COMPILE_OPTIONS = ("loss", "metrics", "optimizer", "learning_rate", "scale_lr")
 
 
 def build_model(
@@ -58,11 +59,8 @@ def build_model(
     else:
         model = _own_model(config.model, num_features, num_targets, table)
     if not model.compiled:
-        metrics = config.metrics
-        if config.model is None and "metrics" not in config.model_fields_set and head.takes_labels:
-            metrics = ("accuracy",)
         rate = _learning_rate(config, num_shards, steps_per_epoch)
-        _compile(model, config, metrics, rate, is_weighted=is_weighted)
+        _compile(model, config, rate, is_weighted=is_weighted)
     elif given := [f"--{name.replace('_', '-')}" for name in COMPILE_OPTIONS if name in config.model_fields_set]:
         raise UsageError(f"{config.model} returns a compiled model; leave out {', '.join(given)} or do not compile it")
     if getattr(model.loss, "reduction", "") in (None, "none"):
@@ -117,11 +115,15 @@ def saved_model(model: keras.Model, table: Table | None, *, by_name: bool) -> ke
     return model if table is None else raw_model(model, table, by_name=by_name)
 
 
-def top_learning_rate(config: TrainConfig, num_shards: int) -> float:
+def top_learning_rate(config: TrainConfig, num_shards: int) -> float | None:
     """Returns the learning rate after any warm-up: under `--scale-lr` the given one times the number of shards.
+
+    None stands for a schedule that the user named.
 
     Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", arXiv:1706.02677, section 2.1.
     """
+    if isinstance(config.learning_rate, str):
+        return None
     return config.learning_rate * (num_shards if config.scale_lr else 1)
 
 
@@ -137,6 +139,8 @@ def unit_of_loss(model: keras.Model, table: Table | None) -> float:
 
 def _learning_rate(config: TrainConfig, num_shards: int, steps_per_epoch: int) -> Any:
     """Returns a number, or a schedule: of the gradual warm-up of the same paper, section 2.2, and of the decay."""
+    if isinstance(config.learning_rate, str):
+        return schedule_of(config.learning_rate, epochs=config.epochs, steps_per_epoch=steps_per_epoch)
     top, steps = top_learning_rate(config, num_shards), round(config.warmup_epochs * steps_per_epoch)
     if config.decay == "cosine":
         rest = max(config.epochs * steps_per_epoch - steps, 1)
@@ -148,29 +152,40 @@ def _learning_rate(config: TrainConfig, num_shards: int, steps_per_epoch: int) -
     return keras.optimizers.schedules.PolynomialDecay(config.learning_rate, steps, end_learning_rate=top, power=1.0)
 
 
-def _compile(
-    model: keras.Model, config: TrainConfig, metrics: Sequence[str], learning_rate: Any, *, is_weighted: bool
-) -> None:
+def _compile(model: keras.Model, config: TrainConfig, learning_rate: Any, *, is_weighted: bool) -> None:
     """Compiles the model; where rows have weights, its loss is divided by their sum, and its metrics are weighted."""
-    check_loss(config.loss)
-    check_metrics(metrics)
-    optimizer = keras.optimizers.Adam(learning_rate)
+    loss, measured = loss_of(config.loss), metrics_of(config.metrics)
+    is_given = config.scale_lr or "learning_rate" in config.model_fields_set
+    optimizer = optimizer_of(config.optimizer, learning_rate, is_given=is_given)
     if config.precision == "mixed_float16":  # Keras would add it too, but not again when the saved model is loaded
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     if is_weighted:
-        model.compile(optimizer=optimizer, loss=_weighted(config.loss), weighted_metrics=list(metrics))
+        model.compile(optimizer=optimizer, loss=_weighted(loss), weighted_metrics=measured)
     else:
-        model.compile(optimizer=optimizer, loss=config.loss, metrics=list(metrics))
+        model.compile(optimizer=optimizer, loss=loss, metrics=measured)
 
 
-def _weighted(loss: str) -> keras.losses.Loss:
-    """Returns a Keras loss that divides by the sum of the rows' weights."""
+def _weighted(loss: Any) -> keras.losses.Loss:
+    """Returns a loss that divides by the sum of the rows' weights: of Keras, or the user's own function."""
     found = keras.losses.get(loss)
+    if not isinstance(found, keras.losses.Loss) and not getattr(found, "__module__", "").startswith("keras."):
+        return _OwnLoss(found)
     if not isinstance(found, keras.losses.Loss):
         classes = [one for one in vars(keras.losses).values() if isinstance(one, type) and one is not keras.losses.Loss]
         found = next(made for made in (one() for one in classes) if getattr(made, "fn", None) is found)
     found.reduction = "mean_with_sample_weight"
     return found
+
+
+class _OwnLoss(keras.losses.Loss):  # type: ignore[misc]
+    """The user's own function of targets and outputs, averaged by the rows' weights."""
+
+    def __init__(self, function: Callable[[Any, Any], Any]) -> None:
+        super().__init__(name=getattr(function, "__name__", None), reduction="mean_with_sample_weight")
+        self._function = function
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return self._function(y_true, y_pred)
 
 
 def _own_model(target: str, num_features: int, num_targets: int, table: Table | None) -> keras.Model:

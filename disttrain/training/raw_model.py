@@ -174,6 +174,8 @@ def _answers(output: Any, targets: Sequence[Column]) -> Any:
         words = keras.layers.StringLookup(
             vocabulary=list(labels), num_oov_indices=0, oov_token=_unknown(labels), mask_token=None, invert=True
         )
+        if output.shape[-1] == 1:  # the probability of the second label
+            output = ops.concatenate([1 - output, output], axis=-1)
         return {LABEL: words(index), PROBABILITIES: output}
     if any(target.offset for target in targets):
         offsets = [target.offset for target in targets]

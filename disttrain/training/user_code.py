@@ -15,7 +15,7 @@ from disttrain.errors import UsageError
 
 def takes_argument(option: str, target: str, name: str) -> bool:
     """Returns whether the function has a parameter of that name; raises what `call_user_function` raises."""
-    return name in inspect.signature(_function(option, target)).parameters
+    return name in inspect.signature(user_function(option, target)).parameters
 
 
 def call_user_function(option: str, target: str, **values: Any) -> Any:
@@ -26,7 +26,7 @@ def call_user_function(option: str, target: str, **values: Any) -> Any:
     Raises:
         UsageError: if the module cannot be imported, has no such function, or the function requires another argument.
     """
-    function = _function(option, target)
+    function = user_function(option, target)
     signature = inspect.signature(function)
     accepted = _accepted(signature, values)
     try:
@@ -36,7 +36,8 @@ def call_user_function(option: str, target: str, **values: Any) -> Any:
     return function(**accepted)
 
 
-def _function(option: str, target: str) -> Callable[..., Any]:
+def user_function(option: str, target: str) -> Callable[..., Any]:
+    """Imports the function; raises what `call_user_function` raises."""
     module_name, function_name = target.split(":")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)  # as `python -m` does, so that the installed command finds the same modules

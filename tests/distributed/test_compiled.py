@@ -60,7 +60,10 @@ def test_every_worker_gets_the_same_exact_sums_in_the_order_of_ranks(tmp_path):
 def test_a_worker_that_ends_is_named_to_those_that_wait_for_it(tmp_path):
     codes, said = workers(tmp_path, 3, "end")
     assert codes == [0, 0, 9], said
-    assert said[:2] == ["rank 2 ended while others waited for it\n" * 3] * 2
+    told = [[line for line in text.splitlines() if line.startswith("rank")] for text in said[:2]]
+    assert told == [["rank 2 ended while others waited for it"] * 3] * 2, (
+        said
+    )  # TensorFlow may greet each CPU otherwise
 
 
 def test_all_slots_together_fit_into_the_shared_memory_of_a_container():

@@ -82,8 +82,9 @@ def test_a_killed_run_on_a_faulty_store_ends_as_one_that_nothing_disturbed(place
         options += ["--cache-dir", f"{name}-cache"]
         victim = Run(place, *options, processes=2, HOLD_AT="trains 2", **environ)
         victim.wait_for("held)", times=2)
-        os.killpg(victim.process.pid, signal.SIGKILL)
-        victim.process.wait(30)
+        for pid in [*victim.workers(), victim.process.pid]:
+            os.kill(pid, signal.SIGKILL)
+        victim.close()
         told = Run(place, *options, processes=2, **environ).finish()
         assert "Going on" in told, (seed, told)
         assert any(request.fault for request in proxy.requests), seed

@@ -259,18 +259,17 @@ class Decider:
             return Column(name, "time" if own.times else "number", "target", drops=drops)
         if not use.takes_classes:
             raise UsageError(
-                f"{self._where}: the target '{name}' holds texts; add --loss sparse_categorical_crossentropy, which "
-                "takes labels"
+                f"{self._where}: the target '{name}' holds texts, which are labels: leave out --task regression, "
+                "or add --loss sparse_categorical_crossentropy, which takes labels"
             )
         if own.values is None or own.distinct > use.max_labels:
             raise DataError(
-                f"{self._where}: the target '{name}' has {own.distinct:,} different labels, and the loss takes up to "
-                f"{use.max_labels:,}; choose another with --loss"
+                f"{self._where}: the target '{name}' has {own.distinct:,} different labels, and the task and its "
+                f"loss take up to {use.max_labels:,}; for more, there is --task multiclass"
             )
         self._check_utf_8(name, [str(text) for text, _ in own.values])
-        return Column(
-            name, "category", "target", categories=tuple(sorted(str(text) for text, _ in own.values)), drops=drops
-        )
+        labels = sorted((str(text) for text, _ in own.values), key=_by_size)
+        return Column(name, "category", "target", categories=tuple(labels), drops=drops)
 
     def _weight(self, name: str) -> Column:
         own = self._statistics.of(name)
@@ -381,6 +380,14 @@ class Decider:
         if dropped := [c for c in table.columns if c.drops and self._statistics.of(c.name).missing]:
             shown = [f"{c.name} ({self._statistics.of(c.name).missing:,})" for c in dropped]
             self._remarks.append(f"Rows with gaps get the weight 0: {listed(shown, MAX_NAMED)}")
+
+
+def _by_size(label: str) -> tuple[float, str]:
+    """Sorts labels that are numbers by size, and before all others."""
+    try:
+        return float(label), label
+    except ValueError:
+        return math.inf, label
 
 
 def _shown(key: Key) -> str:
