@@ -21,9 +21,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
+from disttrain.config.loading import Command, load_command
 from disttrain.distributed.launched import launched_rank
 from disttrain.errors import DisttrainError, PeerError, Stopped, UsageError, redacted
-from disttrain.options import Command, load_command
 from disttrain.terminal import drop_unread_output
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
@@ -36,6 +36,8 @@ PEER_GRACE_S = 5.0
 # name -> the module whose COMMAND it is, imported when it is called
 COMMANDS = {
     "train": "disttrain.run.command",
+    "evaluate": "disttrain.scoring.evaluate",
+    "predict": "disttrain.scoring.predict",
     "inspect": "disttrain.run.inspect",
     "plan": "disttrain.run.plan",
     "simulate": "disttrain.run.simulate",

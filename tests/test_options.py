@@ -10,9 +10,9 @@ import pytest
 import disttrain
 from disttrain.cli import main
 from disttrain.config import TrainConfig, default_cache_dir
+from disttrain.config.loading import build_parser, load
 from disttrain.data.csv.dialect import Dialect
 from disttrain.errors import UsageError
-from disttrain.options import build_parser, load
 from disttrain.synthetic.command import MakeDataConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -135,7 +135,7 @@ REFUSED = {
     "a number where a switch belongs": ([], {}, "overwrite = 2", ["overwrite in ", "2"]),
     "a number where words belong": ([], {}, "features = 3", ["features in ", "3"]),
     "an unknown key, nearly right": ([], {}, "batchsize = 3", ["job.toml", "'batchsize'", "did you mean batch_size?"]),
-    "an unknown key": ([], {}, "zzz = 3", ["job.toml", "'zzz'", "the options are data, features"]),
+    "an unknown key": ([], {}, "zzz = 3", ["job.toml", "'zzz'", "the options are data, header"]),
     "no TOML": ([], {}, "epochs: 3", ["job.toml", "not a TOML file", "line 1"]),
     "an unknown flag": (["--epoch", "3"], {}, "", ["--epoch", "--help"]),
     "an unknown choice": (["--backend", "mpi"], {}, "", ["--backend", "'mpi'", "local", "horovod"]),

@@ -1,17 +1,23 @@
 """Every option, typed, documented and checked before any file or device is touched.
 
 An option is declared only in classes of `Settings`: flags, environment variables (`DISTTRAIN_*`) and TOML keys are
-derived from their fields (see options.py).
+derived from their fields (see loading.py).
 """
 
 from disttrain.config.columns import ColumnSettings
+from disttrain.config.files import FileSettings
 from disttrain.config.plan import PlanConfig, SimulateConfig
+from disttrain.config.score import EvaluateSettings, PredictSettings, ScoreSettings
 from disttrain.config.settings import Settings, default_cache_dir, option, positional
 from disttrain.config.train import TrainConfig
 
 __all__ = [
     "ColumnSettings",
+    "EvaluateSettings",
+    "FileSettings",
     "PlanConfig",
+    "PredictSettings",
+    "ScoreSettings",
     "Settings",
     "SimulateConfig",
     "TrainConfig",

@@ -1,34 +1,19 @@
-"""The options about how files are read, and what is done to their columns."""
+"""The options about a file's columns, and what is done to each."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ValidationInfo, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
-from disttrain.config.settings import Settings, option
-from disttrain.option_types import (
-    BLANKS,
-    Count,
-    Delimiter,
-    Encoding,
-    Places,
-    Words,
-    check_one_byte,
-    read_class_weights,
-    read_kinds,
-)
+from disttrain.config.files import FileSettings
+from disttrain.config.settings import option
+from disttrain.option_types import Count, Words, read_class_weights, read_kinds
 
 
-class ColumnSettings(Settings):
+class ColumnSettings(FileSettings):
     """The options about a file's columns, and what is done to each."""
 
-    data: Places = option(
-        "data",
-        "CSV files to train on, as one dataset: paths, URLs that fsspec opens (s3://, gs://, az://, http://), patterns "
-        "('parts/*.csv') or directories, each sorted by name. Default: the built-in sample, y = x, 1,000,000 rows",
-        (),
-    )
     features: Words = option(
         "data",
         "feature columns: names, patterns ('x*') and ranges of columns counted from 0 (3-20). Default: every column "
@@ -36,27 +21,7 @@ class ColumnSettings(Settings):
         (),
     )
     targets: Words = option("data", "target columns. Default: the last column", ())
-    header: Literal["auto", "yes", "no"] = option(
-        "data", "whether the first line is a header; without one the columns are called 0, 1, …", "auto"
-    )
     exclude: Words = option("data", "columns that are no features, as with --features. Default: none", ())
-    delimiter: Delimiter = option(
-        "dialect",
-        "the character between two fields; \\t for a tab, blanks for any number of spaces and tabs; auto is found "
-        "among , ; tab | and blanks",
-        "auto",
-    )
-    decimal: Literal[".", ","] = option("dialect", "what stands before a number's fraction", ".")
-    thousands: str | None = option(
-        "dialect", "what stands between a number's groups of three digits, such as , or '. Default: nothing", None
-    )
-    comment: str | None = option("dialect", "the character that begins a line to skip. Default: none does", None)
-    skip_lines: int = option("dialect", "lines to skip at each file's beginning", 0, ge=0)
-    quoted_newlines: bool = option("dialect", "let line breaks stand within quotes", False)
-    encoding: Encoding = option("dialect", "the files' encoding, such as latin-1 or utf-16", "utf-8")
-    by_name: bool = option(
-        "data", "let files have their columns in other orders than the first one, and more of them", False
-    )
     kinds: Words = option(
         "columns",
         "what columns hold, if not what they seem to: zip=category, user=hash:1000000 (that many bins), when=time, "
@@ -95,21 +60,6 @@ class ColumnSettings(Settings):
     def _class_weights_can_be_read(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         read_class_weights(value)
         return value
-
-    @field_validator("delimiter", "comment", "thousands")
-    @classmethod
-    def _is_one_plain_byte(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is not None and not (info.field_name == "delimiter" and value in ("auto", BLANKS)):
-            allowed = ".'" if info.field_name == "thousands" else ""
-            check_one_byte(value, allowed)
-        return value
-
-    @model_validator(mode="after")
-    def _dialect_is_unambiguous(self) -> ColumnSettings:
-        delimiters = " \t" if self.delimiter == BLANKS else self.delimiter
-        if self.thousands == self.decimal or (self.comment and self.comment in (*delimiters, self.thousands)):
-            raise ValueError("thousands must differ from decimal, and comment from delimiter and thousands")
-        return self
 
     @model_validator(mode="after")
     def _columns_serve_one_purpose(self) -> ColumnSettings:

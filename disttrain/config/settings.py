@@ -14,9 +14,9 @@ def option(group: str, description: str, default: Any = ..., **rules: Any) -> An
     return Field(default, description=description, json_schema_extra={"group": group}, **rules)
 
 
-def positional(description: str, **rules: Any) -> Any:
-    """Returns a field that is given by its place."""
-    return Field(description=description, json_schema_extra={"positional": True}, **rules)
+def positional(description: str, metavar: str = "FILE", **rules: Any) -> Any:
+    """Returns a field that is given by its place, where `--help` shows `metavar`."""
+    return Field(description=description, json_schema_extra={"positional": metavar}, **rules)
 
 
 def default_cache_dir(environ: Mapping[str, str]) -> Path:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from disttrain.config import TrainConfig
+from disttrain.config.loading import Command
 from disttrain.distributed.launched import launched_by, launched_elastic, launched_rank
-from disttrain.options import Command
 from disttrain.run.importing import import_run_training
 from disttrain.storage.listing import list_files
 from disttrain.storage.local import local_path

@@ -20,6 +20,7 @@ from disttrain.checkpoints.store import CheckpointStore
 from disttrain.errors import StorageError, UsageError, all_redacted
 from disttrain.run.lock import make_writable, remove_empty
 from disttrain.storage.local import atomic_write, part_of, remove_parts
+from disttrain.training.description import Description
 
 MODEL = "model.keras"
 CHECKPOINTS = "checkpoints"  # the default folder of a run's checkpoints
@@ -118,14 +119,15 @@ class RunDirectory:
         with atomic_write(self.path / CONFIG) as stream:
             stream.write(json.dumps(all_redacted(dict(config)), indent=2).encode() + b"\n")
 
-    def write_model(self, model: keras.Model) -> Path:
-        """Saves a model in Keras's format, and returns its path."""
+    def write_model(self, model: keras.Model, description: Description) -> Path:
+        """Saves a model in Keras's format, with its description, and returns its path."""
         path = self.path / MODEL
         scratch = part_of(path)  # Keras requires a name that ends in .keras
         with disk_errors(path):
             try:
                 scratch.mkdir()
                 model.save(scratch / MODEL)
+                description.add_to(scratch / MODEL)
                 with (scratch / MODEL).open("rb") as stream:
                     os.fsync(stream.fileno())
                 os.replace(scratch / MODEL, path)

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 
 from disttrain.config import ColumnSettings, option, positional
+from disttrain.config.loading import Command
 from disttrain.option_types import Directory, Places
-from disttrain.options import Command
 
 DESCRIPTION = "Says what the columns of a CSV hold, what a training would do to each, and which command trains on it."
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from disttrain.config import PlanConfig
-from disttrain.options import Command
+from disttrain.config.loading import Command
 from disttrain.terminal import native_messages_held
 
 DESCRIPTION = """Says what a training would do on so many workers, without training: shards, byte ranges, steps, memory

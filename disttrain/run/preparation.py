@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import keras
 
-from disttrain.data.row_source import RowSource
 from disttrain.data.shuffle import FILE_ORDER, EpochOrder
-from disttrain.data.superbatches import Feed
 from disttrain.distributed.backend import together
 from disttrain.errors import DataError, UsageError
 from disttrain.run.announce import kind_of_replicas
-from disttrain.run.context import RunContext
 from disttrain.run.feeds import open_feed
 from disttrain.run.identity import check_keep_best, metric_names
-from disttrain.run.opening import Opened
+from disttrain.training.description import Description
 from disttrain.training.engine import Engine
 from disttrain.training.heads import Head, head_of, labels_of
 from disttrain.training.labels import check_shares, num_classes
 from disttrain.training.model import build_model, columns_by_name, saved_model, unit_of_loss
+
+if TYPE_CHECKING:
+    from disttrain.data.row_source import RowSource
+    from disttrain.data.superbatches import Feed
+    from disttrain.run.context import RunContext
+    from disttrain.run.opening import Opened
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A compiled model in its engine, and the rows that it is trained on and validated with.
 
-    `saved` is what is saved at the end: the model or, around it, one that takes the table's raw columns.
+    `saved` is what is saved at the end: the model or, around it, one that takes the table's raw columns; with it,
+    `description`.
     """
 
     engine: Engine
     training: Feed
     validation: Feed | None
     saved: keras.Model
+    description: Description
 
 
 def prepare(context: RunContext, opened: Opened) -> Prepared:
@@ -82,7 +88,8 @@ def _prepare(context: RunContext, opened: Opened, head: Head) -> Prepared:
         )  # fmt: skip
         saved = saved_model(model, source.table, by_name=engine.inputs.by_name is not None)
     check_keep_best(config, metric_names(model, scalars=True))
-    return Prepared(engine, training, validation, saved)
+    description = Description.of(config, source, by_name=engine.inputs.by_name is not None, loss=model.loss)
+    return Prepared(engine, training, validation, saved, description)
 
 
 def _check_shards(context: RunContext, opened: Opened) -> None:

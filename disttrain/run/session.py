@@ -98,7 +98,7 @@ def _finish(context: RunContext, results: list[EpochResult], prepared: Prepared,
     if assembled.directory is None:
         return
     with activity("writing the model"):
-        model_path = assembled.directory.write_model(prepared.saved)
+        model_path = assembled.directory.write_model(prepared.saved, prepared.description)
     announce_result(context.console, results, assembled.findings.constant, model_path)
 
 

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from disttrain.config import ColumnSettings
+from disttrain.config import FileSettings
 from disttrain.data.csv.dialect import Dialect
 from disttrain.data.csv.headers import HowRead, join_text, label_of, open_one, read_first, read_others
 from disttrain.data.csv.text import CsvText
@@ -20,12 +20,12 @@ from disttrain.storage.kept_bytes import was_copied
 from disttrain.storage.listing import list_files
 
 if TYPE_CHECKING:
-    from disttrain.run.context import RunContext
+    from disttrain.run.context import FilesContext
 
 SLOW_S = 2.0
 
 
-def shared_text(context: RunContext, places: Sequence[str]) -> CsvText:
+def shared_text(context: FilesContext, places: Sequence[str]) -> CsvText:
     """Opens paths, URLs, patterns or directories as one text, which the context's stack closes; a collective.
 
     Raises:
@@ -49,13 +49,13 @@ def shared_text(context: RunContext, places: Sequence[str]) -> CsvText:
     return together(backend, lambda: _held(context, join_text(label, [file.seen_here() for file in files], how)))
 
 
-def _held(context: RunContext, text: CsvText) -> CsvText:
+def _held(context: FilesContext, text: CsvText) -> CsvText:
     """Returns a text, which the context's stack closes."""
     context.stack.enter_context(text.reader)
     return text
 
 
-def how_read(config: ColumnSettings, cache_dir: Path) -> HowRead:
+def how_read(config: FileSettings, cache_dir: Path) -> HowRead:
     """Returns how the options say that files are read."""
     dialect = Dialect(
         delimiter={"auto": ",", BLANKS: " "}.get(config.delimiter, config.delimiter),
@@ -72,7 +72,7 @@ def how_read(config: ColumnSettings, cache_dir: Path) -> HowRead:
     )
 
 
-def _prepare(context: RunContext, how: HowRead, urls: Sequence[str]) -> None:
+def _prepare(context: FilesContext, how: HowRead, urls: Sequence[str]) -> None:
     """Decompresses and converts files once on each machine, to know where they can be entered or to keep their text."""
     wanted = [url for url in urls if _may_be_kept(url, how)]
     if not wanted:
@@ -107,7 +107,7 @@ def _may_be_kept(url: str, how: HowRead) -> bool:
     return is_web or compression_of(url) is not None or how.encoding != "utf-8"
 
 
-def _tell_kept(context: RunContext, urls: Sequence[str], what: str) -> None:
+def _tell_kept(context: FilesContext, urls: Sequence[str], what: str) -> None:
     """Says that some files are read from the local disk, and why."""
     more = f" and {len(urls) - 1:,} more" if len(urls) > 1 else ""
     context.console.print(f"{urls[0]}{more}: {what} on the disk of {context.cache_dir}")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 
 from disttrain.config import SimulateConfig
-from disttrain.options import Command
+from disttrain.config.loading import Command
 from disttrain.terminal import native_messages_held
 
 DESCRIPTION = """Simulates how all workers read an epoch from a store, and train on it in step: how long it takes, how

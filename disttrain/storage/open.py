@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from disttrain.errors import FileChanged, UsageError
 from disttrain.storage.base import PATIENCE, PATIENCE_AGAIN, Directory, FileInfo, Patience, Reader, stored_fingerprint
 from disttrain.storage.compressed import compression_of, open_compressed
 from disttrain.storage.kept_bytes import open_converted, open_copied
-from disttrain.storage.local import LocalDirectory, LocalReader, local_info, local_path
-from disttrain.storage.remote import RemoteDirectory, RemoteReader
+from disttrain.storage.local import LocalDirectory, LocalReader, atomic_write, local_info, local_path
+from disttrain.storage.remote import RemoteDirectory, RemoteReader, put_object
 
 ARCHIVES = (".lz4", ".zip", ".7z", ".br", ".snappy", ".tgz", ".tar", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
@@ -91,6 +93,34 @@ def _is_read_as_stored(info: FileInfo) -> bool:
 def _refuse_archive(url: str) -> None:
     if url.lower().endswith(ARCHIVES):
         raise UsageError(f"{url}: archives cannot be read by byte ranges; unpack it and name what was in it")
+
+
+def write_whole(url: str, write: Callable[[BinaryIO], None]) -> None:
+    """Writes a file of this machine or of a store, whole or not at all; `write` may be called more than once.
+
+    Raises:
+        UsageError: if it cannot be written there.
+        StorageError: if the disk is full or the store fails.
+    """
+    path = local_path(url)
+    if path is None:
+        put_object(url, write, PATIENCE_AGAIN)
+        return
+    try:
+        with atomic_write(path) as stream:
+            write(stream)
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        raise UsageError(f"{url}: cannot be written: {error.strerror}") from error
+
+
+def exists(url: str) -> bool:
+    """Returns whether there is a file; StorageError if a store does not answer."""
+    try:
+        stat(url)
+    except UsageError:
+        path = local_path(url)
+        return path is not None and path.exists()
+    return True
 
 
 def open_directory(url: str, patience: Patience = PATIENCE_AGAIN, *, file_names: str | None = None) -> Directory:

@@ -141,6 +141,28 @@ def _version(info: dict[str, Any]) -> str:
     return UNVERSIONED
 
 
+def put_object(url: str, write: Callable[[BinaryIO], None], patience: Patience) -> None:
+    """Stores what `write` writes as one object of any size, whole or not at all, without holding it in memory.
+
+    A failed attempt is made again from the beginning.
+    """
+    calls = StoreCalls(url, patience)
+
+    def attempt(timeout_s: float) -> None:
+        with calls.fs.open(calls.path, "wb") as stream:
+            try:
+                write(stream)
+            except BaseException:
+                stream.discard()
+                stream.closed = True  # else leaving the block would complete what was sent
+                raise
+
+    try:
+        calls.with_retries("take the file", attempt)
+    finally:
+        calls.close()
+
+
 class RemoteDirectory:
     """The objects directly below a URL; every call is retried within the limits of `patience`."""
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from disttrain.config import Settings, option, positional
+from disttrain.config.loading import Command
 from disttrain.option_types import Count
-from disttrain.options import Command
 
 DESCRIPTION = "Writes regression data as CSV: one feature gives y = x, more give a smooth function of them."
 

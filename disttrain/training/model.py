@@ -54,10 +54,7 @@ def build_model(
     head = head or Head(num_targets)
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(config.precision)
-    if config.model is None:
-        model = dense_network(num_features, config.hidden, head.units, head.activation, table)
-    else:
-        model = _own_model(config.model, num_features, num_targets, table)
+    model = new_model(config, num_features, num_targets, head, table)
     if not model.compiled:
         rate = _learning_rate(config, num_shards, steps_per_epoch)
         _compile(model, config, rate, is_weighted=is_weighted)
@@ -66,6 +63,13 @@ def build_model(
     if getattr(model.loss, "reduction", "") in (None, "none"):
         raise UsageError("the model's loss has reduction='none'; gradients need one number: use 'sum_over_batch_size'")
     return model
+
+
+def new_model(config: TrainConfig, num_features: int, num_targets: int, head: Head, table: Table | None) -> keras.Model:
+    """Returns the dense network or the user's own model, which may be compiled; raises as `build_model` does."""
+    if config.model is None:
+        return dense_network(num_features, config.hidden, head.units, head.activation, table)
+    return _own_model(config.model, num_features, num_targets, table)
 
 
 def dense_network(

@@ -7,6 +7,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import numpy.typing as npt
 from keras.src.backend.common import global_state  # has no public name
@@ -88,6 +89,14 @@ def restore_state(engine: Engine, backend: Backend, arrays: Mapping[str, npt.NDA
         totals, partial = [_of_leader(total, world) for total in _added(totals, partial)], []
     engine.totals.restore([total[world.rank] for total in totals], [_of_replicas(states, world) for states in partial])
     _set_random_state([values[world.rank if len(values) == world.size else 0] for values in randoms])
+
+
+def assign_weights(model: keras.Model, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Gives a model alone the weights in what `capture_state` returned; of replicas' statistics, the mean."""
+    for variable, value in zip(model.trainable_variables, _listed(arrays, "weights"), strict=True):
+        variable.assign(value)
+    for variable, values in zip(model.non_trainable_variables, _listed(arrays, "replica"), strict=True):
+        variable.assign(_of_replicas(values, World())[0])
 
 
 def describe_variables(variables: Sequence[Any]) -> list[list[Any]]:

@@ -11,30 +11,45 @@ PACKAGE = ROOT / "disttrain"
 
 # The modules at the package's top that every wing may use, and the wings. One imports only from those before it.
 COMMON = ["errors", "activity", "threads", "native", "option_types", "config"]
-WINGS = ["storage", "data", "synthetic", "checkpoints", "distributed", "watchdog", "training", "elastic", "run"]
-ENTRY = ["options", "terminal", "cli", "__main__"]
+WINGS = [
+    "storage",
+    "data",
+    "synthetic",
+    "checkpoints",
+    "distributed",
+    "watchdog",
+    "training",
+    "elastic",
+    "run",
+    "scoring",
+]
+ENTRY = ["terminal", "cli", "__main__"]
 # What only some modules of a wing may import, besides what their wing may.
-COMMANDS = {"run.command", "run.inspect", "run.plan", "run.simulate", "synthetic.command"}  # one for each subcommand
+COMMANDS = {"run.command", "run.inspect", "run.plan", "run.simulate", "synthetic.command"} | {
+    "scoring.evaluate",
+    "scoring.predict",
+}  # one for each subcommand
 ONLY_FOR = {
-    "options": {*COMMANDS, "cli"},
-    "terminal": {"run.command", "run.plan", "run.simulate", "cli"},
+    "config.loading": {*COMMANDS, "cli"},
+    "terminal": {"run.command", "run.plan", "run.simulate", "scoring.evaluate", "scoring.predict", "cli"},
     "cli": {"__main__"},
 }
 # Other packages, and the wings or modules that may import them; reading data needs no TensorFlow.
 ONLY_IN = {
-    "tensorflow": {"distributed", "training", "elastic", "run"},
-    "keras": {"training", "run"},
+    "tensorflow": {"distributed", "training", "elastic", "run", "scoring"},
+    "keras": {"training", "run", "scoring"},
+    "pyarrow": {"scoring.formats", "scoring.tables"},
     "horovod": {"distributed.horovod", "distributed.horovod_collective", "elastic"},
-    "rich": {"run", "synthetic.progress"},
-    "argparse": {"options"},
-    "pydantic": {"config", "option_types", "options"},
+    "rich": {"run", "synthetic.progress", "scoring.report"},
+    "argparse": {"config.loading"},
+    "pydantic": {"config", "option_types"},
     "fsspec": {"storage.store_calls"},
     "numba": {"native", "data", "synthetic"},
     "ctypes": {"elastic.reexec", "distributed.compiled", "distributed.horovod", "distributed.nccl"},
 }
 # Modules that nobody else imports: they are called by name, or by those named here.
 ONLY_BY = {
-    "distributed.registry": {"run.worlds", "run.elastic_worlds"},
+    "distributed.registry": {"run.watched_world", "run.elastic_worlds"},
     "distributed.local": {"distributed.mirrored"},
     "distributed.mirrored": {"distributed.multiworker"},
     "distributed.multiworker": set(),

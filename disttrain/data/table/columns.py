@@ -205,6 +205,21 @@ class Table:
             self.num_slots,
         )
 
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> Table:
+        """Reads what `to_json` returned; KeyError or a similar error if something else wrote it."""
+
+        def column(own: Mapping[str, Any]) -> Column:
+            words: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value for key, value in own.items()
+            }
+            return Column(**words)
+
+        weights = {float(value): float(weight) for value, weight in kept["class_weights"]}
+        left_out = tuple(LeftOut(**own) for own in kept["left_out"])
+        columns = tuple(column(own) for own in kept["columns"])
+        return cls(columns, left_out, tuple(kept["gaps"]), weights or None, kept["is_weighted"])
+
     def to_json(self) -> dict[str, Any]:
         """Returns the table as JSON gives it back: with lists for tuples."""
         plain: dict[str, Any] = json.loads(
@@ -219,6 +234,10 @@ class Table:
             )
         )
         return plain
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)

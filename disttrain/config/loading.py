@@ -108,13 +108,18 @@ def build_parser(settings: type[Settings], prog: str, description: str, epilog: 
     parser.add_argument("--version", action="version", version=f"disttrain {__version__}")
     parser.add_argument("--config", metavar="FILE", help="TOML file of options, under their names with underscores")
     groups: dict[str, argparse._ArgumentGroup] = {}
-    for name, field in settings.model_fields.items():
+    fields = settings.model_fields.items()
+    for name, field in sorted(fields, key=lambda one: _takes_places(one[1])):  # what takes several words comes last
         extra = field.json_schema_extra
         assert isinstance(extra, dict)
         if extra.get("positional"):
             several = _takes_places(field)
             parser.add_argument(
-                name, metavar="FILE", nargs="*" if several else "?", default=argparse.SUPPRESS, help=field.description
+                name,
+                metavar=str(extra["positional"]),
+                nargs="*" if several else "?",
+                default=argparse.SUPPRESS,
+                help=field.description,
             )
             parser.add_argument(  # as the same files are named to other commands
                 _flag(name), nargs="+" if several else None, default=argparse.SUPPRESS, help=argparse.SUPPRESS
@@ -230,8 +235,8 @@ def _explain(detail: ErrorDetails, origins: Mapping[str, str], settings: type[Se
     if detail["type"] == "missing":
         field = settings.model_fields[name]
         extra = field.json_schema_extra
-        is_positional = isinstance(extra, dict) and extra.get("positional")
-        return f"{'FILE' if is_positional else _flag(name)} is required: {field.description}"
+        metavar = extra.get("positional") if isinstance(extra, dict) else None
+        return f"{metavar or _flag(name)} is required: {field.description}"
     return f"{origins.get(name, name)}: {detail['input']!r} is not possible: {_expected(detail)}"
 
 

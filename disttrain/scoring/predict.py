@@ -1,0 +1,23 @@
+"""The subcommand `predict`: what a trained model gives for the rows of other files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from disttrain.config import PredictSettings
+from disttrain.config.loading import Command
+from disttrain.terminal import native_messages_held
+
+DESCRIPTION = """Writes what a trained model predicts for each row, in the order of the rows, to a .csv or .parquet
+file, which is whole or absent. The same command goes on where an earlier one was killed. Under horovodrun, each worker
+takes a part."""
+
+
+def predict(config: PredictSettings, environ: Mapping[str, str]) -> None:
+    """Writes the file that `config` names; raises what opening model and files raises."""
+    with native_messages_held("TF_CPP_MIN_LOG_LEVEL" in environ):
+        from disttrain.scoring.prediction import write_predictions
+    write_predictions(config, environ)
+
+
+COMMAND = Command("disttrain predict", PredictSettings, DESCRIPTION, predict)

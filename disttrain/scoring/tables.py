@@ -1,0 +1,62 @@
+"""What is predicted, as columns: the targets in their own units, labels, or probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from disttrain.data.row_source import Floats
+from disttrain.training.description import Description
+
+
+class Answers:
+    """Makes columns of a model's outputs; a row whose outputs are not numbers has no answer."""
+
+    def __init__(self, description: Description, num_outputs: int, kept: Sequence[str], *, as_labels: bool) -> None:
+        """Chooses the columns.
+
+        Args:
+            description: of the model.
+            num_outputs: numbers that it gives for a row.
+            kept: the data's columns that are written before the predictions.
+            as_labels: whether a classification gives the label; else it gives the probability of each.
+        """
+        targets, table = description.targets, description.table
+        self._offsets = np.array([column.offset for column in table.targets] if table is not None else [0.0])
+        self._labels: tuple[str, ...] = ()
+        is_classified = description.task != "regression" and len(targets) == 1
+        if is_classified:
+            known = table.targets[0].categories if table is not None else ()
+            self._labels = known or tuple(map(str, range(max(num_outputs, 2))))
+        self._gives_labels = as_labels and is_classified
+        if is_classified and not as_labels:
+            names = [f"{targets[0]}={label}" for label in self._labels]
+        elif num_outputs == len(targets) or self._gives_labels:
+            names = list(targets)
+        else:
+            names = [f"output_{number}" for number in range(num_outputs)]
+        taken = [f"predicted_{name}" if name in kept else name for name in names]
+        kind = pa.string() if self._gives_labels else pa.float64() if self._offsets.any() else pa.float32()
+        self._kept = tuple(kept)
+        self.schema = pa.schema([*((name, pa.string()) for name in kept), *((name, kind) for name in taken)])
+
+    def columns(self, outputs: Floats, kept: Sequence[Sequence[str]]) -> pa.Table:
+        """Returns the table of some rows: `outputs` float32 [rows, outputs], and the texts of the kept columns."""
+        arrays: list[Any] = [pa.array(texts, pa.string()) for texts in kept]
+        is_gap = np.isnan(outputs).any(axis=1)
+        if self._gives_labels:
+            words = pa.array(self._labels, pa.string())
+            index = outputs.argmax(axis=1) if outputs.shape[1] > 1 else (outputs[:, 0] > 0.5).astype(np.int64)
+            arrays.append(words.take(pa.array(index, mask=is_gap if is_gap.any() else None)))
+        else:
+            numbers: Any = outputs
+            if self._labels and outputs.shape[1] == 1:
+                numbers = np.concatenate([1 - outputs, outputs], axis=1)
+            elif self._offsets.any():
+                numbers = outputs.astype(np.float64) + self._offsets
+            for one in np.ascontiguousarray(numbers.T):
+                arrays.append(pa.array(one, mask=np.isnan(one) if is_gap.any() else None))
+        return pa.Table.from_arrays(arrays, schema=self.schema)

@@ -1,0 +1,56 @@
+"""The world in which a trained model is used: workers, a model that all of them have, and the rows of their parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from disttrain.config import ScoreSettings, default_cache_dir
+from disttrain.data.csv.source import Source
+from disttrain.distributed.backend import BackendOptions, together
+from disttrain.distributed.launched import launched_rank
+from disttrain.run.console import open_console
+from disttrain.run.context import FilesContext
+from disttrain.run.watched_world import watched_world
+from disttrain.scoring.forward import Forward
+from disttrain.scoring.rows import open_rows
+from disttrain.scoring.saved import Trained, open_trained
+from disttrain.storage.store_calls import give_up_within
+from disttrain.training.inputs import Inputs
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A trained model and the rows that it is used on.
+
+    Attributes:
+        context: the workers, and where the leader prints.
+        trained: the model.
+        source: the rows, encoded for it.
+        forward: the model on this worker's devices.
+        inputs: what the columns of a row are to it.
+    """
+
+    context: FilesContext
+    trained: Trained
+    source: Source
+    forward: Forward
+    inputs: Inputs
+
+
+@contextmanager
+def open_world(config: ScoreSettings, environ: Mapping[str, str], *, with_targets: bool) -> Iterator[Scored]:
+    """Meets the other workers, and opens model and rows on all of them; raises what opening these raises."""
+    give_up_within(config.timeout)
+    options = BackendOptions(config.devices, config.threads, False, config.timeout)
+    with watched_world(config, environ, options, lambda: None) as (backend, stack):
+        plain = False if launched_rank(environ) is not None else None
+        console = open_console(is_quiet=not backend.world.is_leader, is_terminal=plain)
+        context = FilesContext(config, backend, config.cache_dir or default_cache_dir(environ), console, stack)
+        with backend.replicas.scope():
+            trained = together(backend, lambda: open_trained(config.model, trust=config.trust_model))
+        source = open_rows(context, trained.description, config.model, with_targets=with_targets)
+        by_name = source.table.features if trained.description.by_name and source.table is not None else None
+        inputs = Inputs(len(source.feature_names), len(source.target_names), source.is_weighted, by_name)
+        yield Scored(context, trained, source, Forward(trained.core, backend.replicas, inputs), inputs)

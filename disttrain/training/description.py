@@ -1,0 +1,91 @@
+"""What a saved model is told to be, in a member of its own of the `.keras` file: its columns, loss and metrics."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from disttrain.config import TrainConfig
+from disttrain.data.row_source import RowSource
+from disttrain.data.table.columns import Table
+from disttrain.training.tasks import task_of
+
+MEMBER = "disttrain.json"  # Keras reads the members that it knows, and leaves this one alone
+_FORMAT = 1
+_DATE = (1980, 1, 1, 0, 0, 0)  # the same for every file, so that equal models give equal bytes
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a trained model takes and gives.
+
+    Attributes:
+        features: the columns of the file that it takes, in the order of the trained network's inputs.
+        targets: the columns that it was trained to give.
+        table: what is done to each column; None where all become float32 as they are.
+        by_name: whether the trained network takes columns by name.
+        task: "regression", "binary" or "multiclass".
+        loss: as the options name it; empty for a loss of a model that the user compiled.
+        metrics: as the options name them.
+        function: the user's own that made the network, as `package.module:function`; empty for the dense network.
+    """
+
+    features: tuple[str, ...]
+    targets: tuple[str, ...]
+    table: Table | None
+    by_name: bool
+    task: str
+    loss: str
+    metrics: tuple[str, ...]
+    function: str = ""
+
+    @classmethod
+    def of(cls, config: TrainConfig, source: RowSource, *, by_name: bool, loss: Any) -> Description:
+        """Describes the model of a run; `loss` is the compiled model's."""
+        table = source.table
+        features = source.feature_names if table is None else tuple(column.name for column in table.features)
+        targets = source.target_names if table is None else tuple(column.name for column in table.targets)
+        is_own = config.model is not None and "loss" not in config.model_fields_set
+        name = (loss if isinstance(loss, str) else "") if is_own else config.loss
+        metrics = () if is_own else config.metrics
+        return cls(features, targets, table, by_name, task_of(config, table), name, metrics, config.model or "")
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> Description:
+        """Reads what `to_json` returned; KeyError or a similar error if something else wrote it."""
+        table = Table.from_json(kept["table"]) if kept["table"] else None
+        words: dict[str, Any] = {name: tuple(kept[name]) for name in ("features", "targets", "metrics")}
+        own = {name: kept[name] for name in ("by_name", "task", "loss", "function")}
+        return cls(table=table, **own, **words)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns it as JSON can hold it."""
+        table = self.table.to_json() if self.table is not None else {}
+        return {**vars(self), "table": table, "format": _FORMAT}
+
+    def add_to(self, path: Path) -> None:
+        """Adds it to a saved model's file."""
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(zipfile.ZipInfo(MEMBER, _DATE), json.dumps(self.to_json(), indent=1))
+
+    @classmethod
+    def read(cls, path: Path) -> Description | None:
+        """Returns what a `.keras` file is described as; None if disttrain did not write it.
+
+        Raises:
+            ValueError: for a format of a newer disttrain, or a file that is no `.keras` file.
+        """
+        try:
+            with zipfile.ZipFile(path) as archive:
+                if MEMBER not in archive.namelist():
+                    return None
+                kept = json.loads(archive.read(MEMBER))
+        except zipfile.BadZipFile as error:
+            raise ValueError("is no .keras file, or a damaged one") from error
+        if kept.get("format", _FORMAT) > _FORMAT:
+            raise ValueError("was written by a newer disttrain: update this one")
+        return cls.from_json(kept)
