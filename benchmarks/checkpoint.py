@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.measure import print_table, printed, write_json
-from disttrain.option_types import Every
+from disttrain.config.option_types import Every
 from disttrain.synthetic.regression import Recipe, make_data
 
 # Hidden units and batch size: the job's network, and 5.3 million weights (a checkpoint of 64 MB with Adam's state).

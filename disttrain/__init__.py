@@ -6,11 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from disttrain.data.batches import batches, num_batches
+    from disttrain.run.dataset import open_csv
+    from disttrain.run.fitting import fit
+    from disttrain.scoring.calls import evaluate, predict
 
 __version__ = "0.1.0"
-__all__ = ["batches", "num_batches"]
+__all__ = ["batches", "evaluate", "fit", "num_batches", "open_csv", "predict"]
 
-_HOME = {"batches": "disttrain.data.batches", "num_batches": "disttrain.data.batches"}
+_HOME = {
+    "batches": "disttrain.data.batches",
+    "evaluate": "disttrain.scoring.calls",
+    "fit": "disttrain.run.fitting",
+    "num_batches": "disttrain.data.batches",
+    "open_csv": "disttrain.run.dataset",
+    "predict": "disttrain.scoring.calls",
+}
 
 
 def __getattr__(name: str) -> Any:

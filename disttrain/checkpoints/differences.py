@@ -108,25 +108,31 @@ def compare_optimizer_class(name: str, kept: str, now: str) -> Difference | None
     """Compares the optimizer's class."""
     if kept == now:
         return None
-    return Difference("optimizer", kept, now, f"compile the model with {kept}, or {ANEW}")
+    remedy = f"--optimizer {kept.lower()}, or compile your own model with {kept}, or {ANEW}"
+    return Difference("optimizer", kept, now, remedy)
 
 
-def compare_optimizer_arguments(name: str, kept: str, now: str) -> Difference | None:
+def compare_optimizer_name(name: str, kept: str, now: str) -> Difference | None:
     """Compares how the options name the optimizer."""
     return _named("--optimizer", kept, now)
 
 
 def compare_schedule(name: str, kept: str, now: str) -> Difference | None:
-    """Compares the learning rate's schedule."""
+    """Compares the learning rate's schedule; it has none if it is a number."""
     return _named("--learning-rate", kept, now)
+
+
+def compare_metric_arguments(name: str, kept: str, now: str) -> Difference | None:
+    """Compares the metrics that have arguments."""
+    return _named("--metrics", kept, now)
 
 
 def _named(option: str, kept: str, now: str) -> Difference | None:
     if kept == now:
         return None
-    remedy = f"{option} {shlex.quote(kept)}" if kept else f"leave {option} out"
-    title = option.strip("-").replace("-", " ")
-    return Difference(title, kept or "no arguments", now or "no arguments", f"{remedy}, or {ANEW}")
+    title, nothing = option.strip("-").replace("-", " "), "as the name or the number alone"
+    remedy = f"{option} {shlex.quote(kept)}" if kept else f"{option} without {shlex.quote(now)}"
+    return Difference(title, kept or nothing, now or nothing, f"{remedy}, or {ANEW}")
 
 
 def compare_loss(name: str, kept: str, now: str) -> Difference | None:

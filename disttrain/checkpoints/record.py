@@ -10,11 +10,12 @@ from disttrain.checkpoints.differences import (
     Difference,
     compare_files,
     compare_loss,
+    compare_metric_arguments,
     compare_metrics,
     compare_model,
     compare_optimizer,
-    compare_optimizer_arguments,
     compare_optimizer_class,
+    compare_optimizer_name,
     compare_option,
     compare_rows,
     compare_schedule,
@@ -41,8 +42,8 @@ class RunRecord:
         data: each file's URL with its fingerprint; likewise validation_data. A file that only moved is the same.
         table: what is done to each column, with the statistics that this follows from; empty if nothing is done to any.
         model: the variables of the model; `optimizer` those of its optimizer.
-        optimizer_arguments, schedule: the optimizer and the learning rate as the options name them; empty for a name
-            or a number alone.
+        optimizer_name, schedule, metric_arguments: the optimizer, the learning rate's schedule and the metrics that
+            have arguments, as the options name them; empty if there is none.
         learning_rate: the one that the run began with, or the highest of its schedule.
         output: the run's directory.
         options: as they were given, without secrets.
@@ -67,8 +68,9 @@ class RunRecord:
     model: Variables | None = field(default=None, metadata=_by(compare_model))
     loss: str | None = field(default=None, metadata=_by(compare_loss))
     metrics: Sequence[str] | None = field(default=None, metadata=_by(compare_metrics))
+    metric_arguments: str | None = field(default=None, metadata=_by(compare_metric_arguments))
     optimizer_class: str | None = field(default=None, metadata=_by(compare_optimizer_class))
-    optimizer_arguments: str | None = field(default=None, metadata=_by(compare_optimizer_arguments))
+    optimizer_name: str | None = field(default=None, metadata=_by(compare_optimizer_name))
     schedule: str | None = field(default=None, metadata=_by(compare_schedule))
     optimizer: Variables | None = field(default=None, metadata=_by(compare_optimizer))
     learning_rate: float | None = None

@@ -6,6 +6,7 @@ derived from their fields (see loading.py).
 
 from disttrain.config.columns import ColumnSettings
 from disttrain.config.files import FileSettings
+from disttrain.config.inspect import InspectConfig
 from disttrain.config.plan import PlanConfig, SimulateConfig
 from disttrain.config.score import EvaluateSettings, PredictSettings, ScoreSettings
 from disttrain.config.settings import Settings, default_cache_dir, option, positional
@@ -15,6 +16,7 @@ __all__ = [
     "ColumnSettings",
     "EvaluateSettings",
     "FileSettings",
+    "InspectConfig",
     "PlanConfig",
     "PredictSettings",
     "ScoreSettings",

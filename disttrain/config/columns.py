@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import field_validator, model_validator
 
 from disttrain.config.files import FileSettings
+from disttrain.config.option_types import Count, Words, read_class_weights, read_kinds
 from disttrain.config.settings import option
-from disttrain.option_types import Count, Words, read_class_weights, read_kinds
 
 
 class ColumnSettings(FileSettings):

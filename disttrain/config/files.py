@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import ValidationInfo, field_validator, model_validator
 
+from disttrain.config.option_types import BLANKS, Delimiter, Encoding, Places, check_one_byte
 from disttrain.config.settings import Settings, option
-from disttrain.option_types import BLANKS, Delimiter, Encoding, Places, check_one_byte
 
 
 class FileSettings(Settings):

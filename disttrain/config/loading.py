@@ -12,12 +12,12 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 
 from disttrain import __version__
 from disttrain.config import Settings
+from disttrain.config.explaining import explain, flag_of
+from disttrain.config.option_types import from_home, split_lines
 from disttrain.errors import UsageError
-from disttrain.option_types import from_home, split_lines
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -49,27 +49,6 @@ OTHER_NAMES = {
     "units": "hidden",
     "bs": "batch_size",
     "workers": "num_shards",
-}
-# pydantic's names for what is wrong with a value, and our words for what was expected.
-BOUNDS = {
-    "greater_than": "greater than",
-    "greater_than_equal": "greater than or equal to",
-    "less_than": "less than",
-    "less_than_equal": "less than or equal to",
-}
-KINDS = {
-    "int_parsing": "expected an integer",
-    "int_type": "expected an integer",
-    "int_from_float": "expected an integer",
-    "int_parsing_size": "expected a smaller number",
-    "float_parsing": "expected a number",
-    "float_type": "expected a number",
-    "finite_number": "expected a finite number",
-    "bool_parsing": "expected true or false",
-    "bool_type": "expected true or false",
-    "string_type": "expected a text",
-    "tuple_type": "expected a list, such as a,b",
-    "path_type": "expected a path",
 }
 
 
@@ -122,12 +101,12 @@ def build_parser(settings: type[Settings], prog: str, description: str, epilog: 
                 help=field.description,
             )
             parser.add_argument(  # as the same files are named to other commands
-                _flag(name), nargs="+" if several else None, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+                flag_of(name), nargs="+" if several else None, default=argparse.SUPPRESS, help=argparse.SUPPRESS
             )
             continue
         title = str(extra["group"])
         group = groups.setdefault(title, parser.add_argument_group(title) if title not in groups else groups[title])
-        group.add_argument(_flag(name), dest=name, default=argparse.SUPPRESS, **_presentation(name, field))
+        group.add_argument(flag_of(name), dest=name, default=argparse.SUPPRESS, **_presentation(name, field))
     return parser
 
 
@@ -137,7 +116,7 @@ def load(settings: type[S], parser: argparse.ArgumentParser, arguments: Sequence
     Raises:
         UsageError: for an unknown flag or key and for every value that breaks a rule, naming where it came from.
     """
-    found, unknown = parser.parse_known_args(list(arguments))
+    found, unknown = parser.parse_known_intermixed_args(list(arguments))  # files may come after options
     if unknown:
         hint = _hint(settings, unknown)
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{f'; did you mean {hint}?' if hint else ''}")
@@ -156,17 +135,13 @@ def load(settings: type[S], parser: argparse.ArgumentParser, arguments: Sequence
     try:
         return settings.model_validate(values)
     except ValidationError as error:
-        told = [_explain(detail, origins, settings) for detail in error.errors()]
+        told = [explain(detail, origins, settings) for detail in error.errors()]
         missing = any(detail["type"] == "missing" for detail in error.errors())
         raise UsageError("\n".join(told) + (f"; see {parser.prog} --help" if missing else "")) from None
 
 
 def _help_formatter(prog: str) -> argparse.HelpFormatter:
     return argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=110)
-
-
-def _flag(name: str) -> str:
-    return "--" + name.rstrip("_").replace("_", "-")
 
 
 def _presentation(name: str, field: FieldInfo) -> dict[str, Any]:
@@ -225,27 +200,4 @@ def _hint(settings: type[Settings], unknown: Sequence[str]) -> str:
         return f"--data {' '.join(unknown)}" if is_path else ""
     name = word.lstrip("-").replace("-", "_")
     close = OTHER_NAMES.get(name) or next(iter(difflib.get_close_matches(name, settings.model_fields, n=1)), None)
-    return _flag(close) if close in settings.model_fields else ""
-
-
-def _explain(detail: ErrorDetails, origins: Mapping[str, str], settings: type[Settings]) -> str:
-    if not detail["loc"]:
-        return detail["msg"].removeprefix("Value error, ")
-    name = str(detail["loc"][0])
-    if detail["type"] == "missing":
-        field = settings.model_fields[name]
-        extra = field.json_schema_extra
-        metavar = extra.get("positional") if isinstance(extra, dict) else None
-        return f"{metavar or _flag(name)} is required: {field.description}"
-    return f"{origins.get(name, name)}: {detail['input']!r} is not possible: {_expected(detail)}"
-
-
-def _expected(detail: ErrorDetails) -> str:
-    """Returns what a value should have been, in our words."""
-    bounds, kind = detail.get("ctx", {}), detail["type"]
-    if kind in BOUNDS:
-        return f"expected a number {BOUNDS[kind]} {next(iter(bounds.values())):,.20g}"
-    if kind == "literal_error":
-        return f"expected {bounds['expected']}"
-    message = KINDS.get(kind) or detail["msg"].removeprefix("Value error, ")
-    return f"{message[0].lower()}{message[1:]}"
+    return flag_of(close) if close in settings.model_fields else ""

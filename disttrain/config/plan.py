@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from disttrain.config.option_types import Bytes, Count, Places, Seconds
 from disttrain.config.settings import option, positional
 from disttrain.config.train import TrainConfig
-from disttrain.option_types import Bytes, Count, Places, Seconds
 
 
 class PlanConfig(TrainConfig):

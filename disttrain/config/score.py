@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from disttrain.config.files import FileSettings
+from disttrain.config.option_types import Count, Directory, Location, Places, Seconds, Words
 from disttrain.config.settings import option, positional
-from disttrain.option_types import Count, Directory, Location, Places, Seconds, Words
 
 
 class ScoreSettings(FileSettings):

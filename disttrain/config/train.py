@@ -9,8 +9,7 @@ from typing import Literal
 from pydantic import field_validator, model_validator
 
 from disttrain.config.columns import ColumnSettings
-from disttrain.config.settings import option
-from disttrain.option_types import (
+from disttrain.config.option_types import (
     Bytes,
     Count,
     Directory,
@@ -23,6 +22,7 @@ from disttrain.option_types import (
     Seconds,
     Widths,
 )
+from disttrain.config.settings import option
 
 # The network, batch and epochs of the job that disttrain was made for.
 JOB_HIDDEN = (16, 8)

@@ -63,6 +63,7 @@ def assemble(context: RunContext, opened: Opened, prepared: Prepared, record: Ru
         say,
         context.cache_dir,
         tallies,
+        asks_for_task=config.task == "auto",
     )
     snapshots = Snapshots(engine, backend, callbacks, checkpointing, record, say)
     evaluator = Evaluator(engine, backend, validation, callbacks) if validation is not None else None

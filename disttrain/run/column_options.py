@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from disttrain.config import ColumnSettings, TrainConfig
+from disttrain.config.option_types import KindRequest, read_class_weights, read_kinds, read_missing
 from disttrain.data.table.columns import Table
 from disttrain.data.table.requests import Requests
-from disttrain.option_types import KindRequest, read_class_weights, read_kinds, read_missing
 from disttrain.training.tasks import holds_labels, settings_of
 
 
@@ -48,4 +48,6 @@ def with_settings(config: TrainConfig, table: Table | None, num_targets: int, st
         is_plain = config.callbacks is None and config.optimizer == "adam" and not isinstance(config.learning_rate, str)
         falls = is_dense and is_scaled and is_plain and steps_per_epoch >= DECAY_STEPS
         changes["decay"] = "cosine" if falls else "none"
-    return config.model_copy(update=changes) if changes else config
+    found = config.model_copy(update=changes)
+    object.__setattr__(found, "__pydantic_fields_set__", set(config.model_fields_set))  # what the user has given
+    return found

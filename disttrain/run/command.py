@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 from disttrain.config import TrainConfig
 from disttrain.config.loading import Command
-from disttrain.distributed.launched import launched_by, launched_elastic, launched_rank
+from disttrain.distributed.launched import launched_rank
 from disttrain.run.importing import import_run_training
 from disttrain.storage.listing import list_files
 from disttrain.storage.local import local_path
 from disttrain.storage.open import stat
 from disttrain.terminal import native_messages_held
-from disttrain.watchdog.start_timer import StartTimer
+from disttrain.watchdog.start_timer import start_timer
 
 DESCRIPTION = "Trains a Keras model on a CSV, one worker or many: horovodrun -np 4 python -m disttrain --data FILE"
 EPILOG = """Every option is also read from the environment as DISTTRAIN_NAME (DISTTRAIN_BATCH_SIZE=500)
@@ -33,16 +33,10 @@ def train(config: TrainConfig, environ: Mapping[str, str]) -> None:
         for place in (*config.data, *config.validation_data):
             if local_path(place) is not None:
                 stat(list_files([place])[0])
-    with _start_timer(config, environ) as timer:
+    with start_timer(config.timeout, environ) as timer:
         with native_messages_held("TF_CPP_MIN_LOG_LEVEL" in environ):
             run_training = import_run_training()
         run_training(config, environ, timer.stop)
-
-
-def _start_timer(config: TrainConfig, environ: Mapping[str, str]) -> StartTimer:
-    """Returns a timer that ends a Horovod worker that waits too long; it is off where the wait has its own limit."""
-    is_timed = launched_by(environ) == "horovod" and not launched_elastic(environ)
-    return StartTimer(launched_rank(environ) or 0, config.timeout if is_timed else 0)
 
 
 COMMAND = Command("disttrain", TrainConfig, DESCRIPTION, train, EPILOG)

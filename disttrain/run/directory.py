@@ -21,6 +21,7 @@ from disttrain.errors import StorageError, UsageError, all_redacted
 from disttrain.run.lock import make_writable, remove_empty
 from disttrain.storage.local import atomic_write, part_of, remove_parts
 from disttrain.training.description import Description
+from disttrain.training.saving import loadable
 
 MODEL = "model.keras"
 CHECKPOINTS = "checkpoints"  # the default folder of a run's checkpoints
@@ -126,7 +127,8 @@ class RunDirectory:
         with disk_errors(path):
             try:
                 scratch.mkdir()
-                model.save(scratch / MODEL)
+                with loadable(model):
+                    model.save(scratch / MODEL)
                 description.add_to(scratch / MODEL)
                 with (scratch / MODEL).open("rb") as stream:
                     os.fsync(stream.fileno())

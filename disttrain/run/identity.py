@@ -43,24 +43,39 @@ def record_of(
         loss=config.loss if ":" in config.loss else _loss_name(model),
         metrics=metric_names(model),
         optimizer_class=type(model.optimizer).__name__,
-        optimizer_arguments=config.optimizer if ":" in config.optimizer else "",
+        optimizer_name=config.optimizer if config.model is None else None,
+        metric_arguments=",".join(metric for metric in config.metrics if ":" in metric),
         schedule=config.learning_rate if isinstance(config.learning_rate, str) else "",
         optimizer=describe_variables(model.optimizer.variables),
-        learning_rate=top_learning_rate(config, sharding.num_shards),
+        learning_rate=learning_rate_of(config, model, sharding.num_shards),
         output=str(paths.output),
         options=all_redacted(config.model_dump(mode="json")),
     )
 
 
-def new_learning_rate(config: TrainConfig, num_shards: int, resumed: RunRecord | None) -> float | None:
+def learning_rate_of(config: TrainConfig, model: keras.Model, num_shards: int) -> float | None:
+    """Returns the learning rate that a compiled model begins with, or the highest of the options' own schedules.
+
+    None stands for a schedule of the user's.
+    """
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    if isinstance(optimizer._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+        return top_learning_rate(config, num_shards) if config.warmup_epochs or config.decay == "cosine" else None
+    return float(optimizer.learning_rate)
+
+
+def new_learning_rate(
+    config: TrainConfig, model: keras.Model, num_shards: int, resumed: RunRecord | None
+) -> float | None:
     """Returns the learning rate that was asked for if it differs from the one that the resumed run began with.
 
     Where a schedule begins with it, or warms up to it, the model has that schedule already.
     """
-    wanted = top_learning_rate(config, num_shards)
-    before = resumed.learning_rate if resumed is not None and resumed.learning_rate is not None else wanted
-    has_schedule = config.warmup_epochs or config.decay == "cosine"
-    return wanted if wanted is not None and wanted != before and not has_schedule else None
+    wanted = learning_rate_of(config, model, num_shards)
+    before = resumed.learning_rate if resumed is not None else None
+    if wanted is None or before is None or config.warmup_epochs or config.decay == "cosine":
+        return None
+    return wanted if np.float32(wanted) != np.float32(before) else None  # an optimizer keeps it as float32
 
 
 def check_keep_best(config: TrainConfig, metrics: Sequence[str]) -> None:

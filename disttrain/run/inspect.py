@@ -5,23 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from disttrain.config import ColumnSettings, option, positional
+from disttrain.config import InspectConfig
 from disttrain.config.loading import Command
-from disttrain.option_types import Directory, Places
 
 DESCRIPTION = "Says what the columns of a CSV hold, what a training would do to each, and which command trains on it."
-
-
-class InspectConfig(ColumnSettings):
-    """The options of `disttrain inspect`."""
-
-    data: Places = positional(
-        "CSV files to look at, as one dataset: paths, URLs that fsspec opens, patterns or directories", min_length=1
-    )
-    json_: bool = option("output", "print everything as JSON, the statistics too", False)
-    cache_dir: Directory | None = option(
-        "output", "directory for indexes and statistics. Default: $XDG_CACHE_HOME/disttrain or ~/.cache/disttrain", None
-    )
 
 
 def inspect(config: InspectConfig, environ: Mapping[str, str]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from disttrain.config import default_cache_dir
+from disttrain.config import InspectConfig, default_cache_dir
 from disttrain.data.csv.columns import remarks as told
 from disttrain.data.csv.headers import read_text
 from disttrain.data.csv.kept_index import index_text
@@ -26,7 +26,6 @@ from disttrain.threads import num_cores
 if TYPE_CHECKING:
     from disttrain.data.table.columns import Table
     from disttrain.data.table.statistics import Statistics
-    from disttrain.run.inspect import InspectConfig
 
 _AS_ALL_LOSSES = TargetUse(takes_classes=True, may_scale=True, may_shift=True)
 
@@ -94,7 +93,9 @@ def look_at(config: InspectConfig, environ: Mapping[str, str]) -> Inspected:
 def _command(config: InspectConfig, extra: list[str]) -> str:
     """Returns the command that trains on the file with these options."""
     words = ["python", "-m", "disttrain", "--data", *map(redacted, config.data)]
-    for name in sorted(config.model_fields_set - {"data", "json_", "cache_dir"}, key=list(config.model_fields).index):
+    for name in sorted(
+        config.model_fields_set - {"data", "json_", "cache_dir"}, key=list(type(config).model_fields).index
+    ):
         value = getattr(config, name)
         if name == "missing" and "--missing" in extra:
             value, extra = (*value, "median"), [word for word in extra if word not in ("--missing", "median")]

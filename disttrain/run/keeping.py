@@ -11,8 +11,8 @@ import tensorflow as tf
 import disttrain
 from disttrain.checkpoints.store import CheckpointStore
 from disttrain.checkpoints.writer import CheckpointWriter
+from disttrain.config.option_types import Every
 from disttrain.data.sharding import Sharding
-from disttrain.option_types import Every
 from disttrain.run.announce import announce_stopping
 from disttrain.run.context import RunContext
 from disttrain.run.directory import RunDirectory

@@ -88,7 +88,7 @@ def _prepare(context: RunContext, opened: Opened, head: Head) -> Prepared:
         )  # fmt: skip
         saved = saved_model(model, source.table, by_name=engine.inputs.by_name is not None)
     check_keep_best(config, metric_names(model, scalars=True))
-    description = Description.of(config, source, by_name=engine.inputs.by_name is not None, loss=model.loss)
+    description = Description.of(config, source, model, by_name=engine.inputs.by_name is not None)
     return Prepared(engine, training, validation, saved, description)
 
 

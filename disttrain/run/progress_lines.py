@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -14,10 +15,34 @@ from disttrain.training.progress import EpochResult
 from disttrain.training.reports import BytesFetched, EpochBegun, EpochEnded, Event, StepsDone, StepsSkipped
 
 LINE_EVERY_S = 5.0
+NOTEBOOK_EVERY_S = 0.2
+
+
+class NotebookLine:
+    """A line below a notebook's cell that changes in place, a few times a second."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+        self._shown_s = 0.0
+
+    def show(self, line: str, *, at_once: bool) -> None:
+        """Shows a line instead of the one before; drops it if that came just now, unless it is to be seen `at_once`."""
+        import IPython.display  # it is there where there is a notebook
+
+        display: Any = IPython.display.display
+        now_s = time.monotonic()
+        if not at_once and now_s - self._shown_s < NOTEBOOK_EVERY_S:
+            return
+        self._shown_s = now_s
+        content = {"text/plain": line}
+        if self._handle is None:
+            self._handle = display(content, raw=True, display_id=True)
+        else:
+            self._handle.update(content, raw=True)
 
 
 class ConsoleProgress:
-    """Shows progress: a live line on a terminal, a line every few seconds anywhere else, and one for each epoch."""
+    """Shows progress: a live line on a terminal and in a notebook, else a line every few seconds; and each epoch's."""
 
     def __init__(self, console: Console, *, epochs: int, num_steps: int, num_rows: int) -> None:
         """Of a run of so many epochs, each of so many steps and rows."""
@@ -29,6 +54,7 @@ class ConsoleProgress:
         self._skipped_in = 0  # the last epoch in which skipped steps were reported
         self._live: Progress | None = None
         self._task: TaskID | None = None
+        self._notebook = NotebookLine() if console.is_jupyter else None
         if console.is_terminal:
             self._live = Progress(
                 TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[state]}"),
@@ -66,7 +92,7 @@ class ConsoleProgress:
     def _show_steps(self, event: StepsDone) -> None:
         """Moves the bar on; off a terminal, prints a line every few seconds."""
         now_s = time.monotonic()
-        is_due = self._next_line_s is not None and now_s >= self._next_line_s
+        is_due = self._notebook is not None or (self._next_line_s is not None and now_s >= self._next_line_s)
         if self._live is None and not is_due:
             return
         left_s = (self._num_rows - event.rows + (self._epochs - event.epoch) * self._num_rows) / event.rows_per_s
@@ -78,7 +104,14 @@ class ConsoleProgress:
             self._live.update(self._task, completed=event.step, state=state)
         else:
             self._next_line_s = now_s + LINE_EVERY_S
-            self._console.print(f"epoch {event.epoch}/{self._epochs} · {state}")
+            self._print(f"epoch {event.epoch}/{self._epochs} · {state}")
+
+    def _print(self, line: str, *, at_once: bool = False) -> None:
+        """Prints a line or, in a notebook, shows it instead of the one before."""
+        if self._notebook is not None:
+            self._notebook.show(line, at_once=at_once)
+        else:
+            self._console.print(line)
 
     def _tell_skipped(self, event: StepsSkipped) -> None:
         """Says so once an epoch."""
@@ -101,7 +134,8 @@ class ConsoleProgress:
 
     def _show_result(self, result: EpochResult) -> None:
         skipped = f" · {result.skipped_steps:,} steps left out" if result.skipped_steps else ""
-        self._console.print(
+        self._print(
             f"epoch {result.epoch}/{self._epochs} · {show_values(result.values)} · {show_rate(result.rows_per_s)} · "
-            f"{show_time(result.seconds)}{skipped}"
+            f"{show_time(result.seconds)}{skipped}",
+            at_once=True,
         )

@@ -34,11 +34,12 @@ def publish(path: Path, url: str) -> None:
 def _copy(path: Path, url: str, names: Sequence[str], patience: Patience) -> None:
     directory = open_directory(url, patience)
     try:
+        earlier = set(directory.names())
         for name in names:
             if (path / name).exists():
                 with activity("publishing {} to {}", name, url):
                     directory.put(name, _writer(path / name))
-            else:
+            elif name in earlier:
                 directory.remove(name)
     finally:
         directory.close()

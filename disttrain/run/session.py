@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import keras
+
 from disttrain.activity import activity
 from disttrain.checkpoints.record import RunRecord
 from disttrain.distributed.backend import together
@@ -42,7 +44,7 @@ def train(context: RunContext) -> None:
         return
     assembled = assemble(context, opened, prepared, record)
     _compile_and_announce(context, opened, prepared, assembled)
-    results = _run(context, opened, assembled)
+    results = _run(context, opened, prepared.engine.model, assembled)
     # All wait for the leader: an elastic run ends with the first worker that ends.
     together(context.backend, lambda: _finish(context, results, prepared, assembled))
     together(context.backend, lambda: _publish(context, opened))
@@ -72,10 +74,10 @@ def _compile_and_announce(context: RunContext, opened: Opened, prepared: Prepare
         announce_change(context, change, position, assembled.reporters)
 
 
-def _run(context: RunContext, opened: Opened, assembled: Assembled) -> list[EpochResult]:
+def _run(context: RunContext, opened: Opened, model: keras.Model, assembled: Assembled) -> list[EpochResult]:
     """Trains all epochs; where the run is stopped, says how it goes on."""
     config = context.config
-    learning_rate = new_learning_rate(config, opened.num_shards, opened.resumed)
+    learning_rate = new_learning_rate(config, model, opened.num_shards, opened.resumed)
     try:
         return assembled.trainer.run(config.epochs, opened.checkpoint, learning_rate=learning_rate)
     except Stopped as stopped:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from disttrain.config import FileSettings
+from disttrain.config.option_types import BLANKS
 from disttrain.data.csv.dialect import Dialect
 from disttrain.data.csv.headers import HowRead, join_text, label_of, open_one, read_first, read_others
 from disttrain.data.csv.text import CsvText
 from disttrain.data.sharding import shard_range
 from disttrain.distributed.backend import together
-from disttrain.option_types import BLANKS
 from disttrain.storage.compressed import UNPACKED, compression_of
 from disttrain.storage.kept_bytes import was_copied
 from disttrain.storage.listing import list_files

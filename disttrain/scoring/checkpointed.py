@@ -9,11 +9,12 @@ import keras
 from disttrain.checkpoints.file import Checkpoint, foreign_content, read_checkpoint
 from disttrain.checkpoints.record import RunRecord
 from disttrain.config import TrainConfig
+from disttrain.config.option_types import Named
 from disttrain.data.table.columns import Table
 from disttrain.errors import UsageError
 from disttrain.storage.open import open_reader
 from disttrain.storage.stream import ReaderStream
-from disttrain.training.description import Description
+from disttrain.training.description import Description, compiled_with
 from disttrain.training.heads import Head, head_of
 from disttrain.training.inputs import Inputs
 from disttrain.training.model import new_model, takes_table
@@ -39,17 +40,20 @@ def model_of_checkpoint(url: str, *, trust: bool) -> tuple[keras.Model, Descript
         config = _config_of(record)
         table = Table.from_json(record.table) if record.table else None
         features, targets = tuple(record.features or ()), tuple(record.targets or ())
-        loss = str(record.loss)
-    if config.model is not None and not trust:
+    own = [word for word in (config.model, config.loss) if word is not None and Named.parse(word).is_own]
+    if own and not trust:
         raise UsageError(
-            f"{url}: its model comes from {config.model}, which would be called; add --trust-model if you trust it, or "
-            "give the model.keras of the run"
+            f"{url}: its model needs {own[0]}, which would be called; add --trust-model if you trust it, or give the "
+            "model.keras of the run"
         )
-    by_name = table is not None and takes_table(config)
+    loss, by_name = config.loss, table is not None and takes_table(config)
     model = _built(config, checkpoint, record, table, by_name=by_name)
     names = [tuple(one.name for one in columns) for columns in (table.features, table.targets)] if table else None
     features, targets = names or (features, targets)
-    words = (task_of(config, table), loss, config.metrics, config.model or "")
+    metrics = config.metrics
+    if model.compiled:
+        loss, metrics = compiled_with(model)
+    words = (task_of(config, table), loss, metrics, config.model or "")
     return model, Description(features, targets, table, by_name, *words)
 
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from disttrain.config import EvaluateSettings
+from disttrain.data.row_source import Floats
 from disttrain.data.sharding import shard_range
 from disttrain.distributed.backend import together
-from disttrain.errors import UsageError
-from disttrain.scoring.figures import MOST_CLASSES, ClassSums, LossSum, NumberSums, without_weightless
+from disttrain.errors import DataError, UsageError
+from disttrain.scoring.figures import ClassSums, LossSum, NumberSums
 from disttrain.scoring.streaming import parsed_parts, part_rows, parts_of
 from disttrain.scoring.world import Scored, open_world
 from disttrain.threads import num_cores
+from disttrain.training.description import Description
 from disttrain.training.metric_sums import Value
+
+Int64s = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -43,48 +48,28 @@ class Evaluated:
     classes: Mapping[str, Any] = field(default_factory=dict)
 
 
-def evaluated(config: EvaluateSettings, environ: Mapping[str, str]) -> Evaluated | None:
-    """Evaluates on all workers together; returns the result on the leader, None on the others."""
-    with open_world(config, environ, with_targets=True) as scored:
-        found = _evaluated(config, scored)
+def evaluated(
+    config: EvaluateSettings, environ: Mapping[str, str], on_start: Callable[[], None] = lambda: None
+) -> Evaluated | None:
+    """Evaluates on all workers together; returns the result on the leader, None on the others.
+
+    Calls `on_start` once the workers have met.
+    """
+    with open_world(config, environ, with_targets=True, on_start=on_start) as scored:
+        found = evaluated_in(config, scored)
         return found if scored.context.backend.world.is_leader else None
 
 
-def _evaluated(config: EvaluateSettings, scored: Scored) -> Evaluated:
-    backend, source, inputs, description = (
-        scored.context.backend,
-        scored.source,
-        scored.inputs,
-        scored.trained.description,
-    )
-    world, begun_s = backend.world, time.monotonic()
-    labels = _labels(scored)
-    losses, numbers = LossSum(description), NumberSums(inputs.num_targets)
-    classes = ClassSums(len(labels)) if labels else None
-    parts = parts_of(source.num_rows, part_rows(source.num_columns))
-    own = shard_range(len(parts), world.size, world.rank)
-    offsets = np.array([column.offset for column in description.table.targets] if description.table else [0.0])
-
-    def work() -> int:
-        weightless = 0
-        for _, rows in parsed_parts(source, parts[own.start : own.stop], num_cores(world.local_size)):
-            _, targets, weights = inputs.split(rows)
-            given = {"targets": targets, "outputs": scored.forward(rows), "weights": weights}
-            kept = without_weightless(given)
-            y, outputs, weights = kept["targets"], kept["outputs"], kept["weights"]
-            assert y is not None
-            assert outputs is not None
-            weightless += len(rows) - len(y)
-            losses.add(y, outputs, weights)
-            if classes is not None:
-                classes.add(y, outputs, weights)
-            elif outputs.shape == y.shape:
-                numbers.add((y + offsets).astype(np.float32), (outputs + offsets).astype(np.float32), weights)
-        return weightless
-
-    weightless = sum(backend.gather(together(backend, work)))
-    values = losses.values(backend)
-    is_regression = classes is None and description.task == "regression"
+def evaluated_in(config: EvaluateSettings, scored: Scored) -> Evaluated:
+    """Evaluates in an open world; a collective."""
+    backend, source, description = scored.context.backend, scored.source, scored.trained.description
+    begun_s = time.monotonic()
+    evaluation = together(backend, lambda: _Evaluation(scored, trust=config.trust_model))
+    if left_out := evaluation.losses.left_out:
+        scored.context.console.print(f"Left out, as the model is not trusted (--trust-model): {', '.join(left_out)}")
+    weightless = sum(backend.gather(together(backend, evaluation.run)))
+    values = evaluation.losses.values(backend)
+    classes, numbers = evaluation.classes, evaluation.numbers
     return Evaluated(
         config.model,
         source.url,
@@ -92,19 +77,67 @@ def _evaluated(config: EvaluateSettings, scored: Scored) -> Evaluated:
         weightless,
         time.monotonic() - begun_s,
         values,
-        numbers.values(backend, description.targets) if is_regression else [],
-        classes.values(backend, labels) if classes is not None else {},
+        numbers.values(backend, description.targets) if numbers is not None else [],
+        classes.values(backend, evaluation.labels) if classes is not None else {},
     )
 
 
-def _labels(scored: Scored) -> tuple[str, ...]:
+class _Evaluation:
+    """This worker's part of an evaluation."""
+
+    def __init__(self, scored: Scored, *, trust: bool) -> None:
+        description, num_outputs = scored.trained.description, scored.forward.num_outputs
+        self._scored = scored
+        self.losses = LossSum(description, num_outputs, trust=trust)
+        self.labels = _labels(description, num_outputs, scored.trained.url)
+        self.classes = ClassSums(len(self.labels)) if self.labels else None
+        is_compared = description.task == "regression" and num_outputs == len(description.targets)
+        self.numbers = NumberSums(num_outputs) if is_compared else None
+        self._has_words = description.table is not None and bool(description.table.targets[0].categories)
+
+    def run(self) -> int:
+        """Adds this worker's rows; returns how many had no weight."""
+        scored, source = self._scored, self._scored.source
+        world, weightless = scored.context.backend.world, 0
+        parts = parts_of(source.num_rows, part_rows(source.num_columns))
+        own = shard_range(len(parts), world.size, world.rank)
+        for part, rows in parsed_parts(source, parts[own.start : own.stop], num_cores(world.local_size)):
+            _, targets, weights = scored.inputs.split(rows)
+            outputs, numbers = scored.forward(rows), np.arange(part.start, part.stop)
+            if weights is not None and not weights.all():  # what has no weight may stand for nothing
+                kept = weights != 0
+                weightless += int(np.count_nonzero(~kept))
+                targets, outputs, numbers, weights = targets[kept], outputs[kept], numbers[kept], weights[kept]
+            if len(targets):
+                self._add(targets, outputs, weights, numbers)
+        return weightless
+
+    def _add(self, targets: Floats, outputs: Floats, weights: Floats | None, numbers: Int64s) -> None:
+        classes = self._class_numbers(targets, numbers) if self.classes is not None else None
+        self.losses.add(targets, outputs, weights)
+        if self.classes is not None and classes is not None:
+            self.classes.add(classes, outputs, weights)
+        if self.numbers is not None:
+            self.numbers.add(targets, outputs, weights)
+
+    def _class_numbers(self, targets: Floats, numbers: Int64s) -> Int64s:
+        """Returns the class of each row; DataError for one that the model does not have. Shares count as 0 or 1."""
+        values, size = targets[:, 0], len(self.labels)
+        is_share = (values >= 0) & (values <= 1) if size == 2 and not self._has_words else np.zeros(len(values), bool)
+        odd = np.flatnonzero(~is_share & ~((values >= 0) & (values < size) & (values == np.floor(values))))
+        if len(odd):
+            place = self._scored.source.place_of(int(numbers[odd[0]]))
+            name = self._scored.trained.description.targets[0]
+            raise DataError(f"{place}: column '{name}' holds {values[odd[0]]:.9g}, but the model has {size} classes")
+        return np.where(is_share, values > 0.5, values).astype(np.int64)
+
+
+def _labels(description: Description, num_outputs: int, model: str) -> tuple[str, ...]:
     """Returns the labels of a classification by one target; those that are numbers count from 0."""
-    description, core = scored.trained.description, scored.trained.core
-    if description.task == "regression" or len(description.targets) > 1:
+    if description.task == "regression" or len(description.targets) != 1:
         return ()
-    if description.table is not None and (labels := description.table.targets[0].categories):
-        return labels
-    units = max(int(core.output_shape[-1]), 2)
-    if units > MOST_CLASSES:
-        raise UsageError(f"{scored.trained.url}: has {units:,} classes, and up to {MOST_CLASSES:,} are compared")
-    return tuple(map(str, range(units)))
+    known = description.table.targets[0].categories if description.table is not None else ()
+    size = max(num_outputs, 2)
+    if known and size != len(known):
+        raise UsageError(f"{model}: gives {num_outputs} numbers for {len(known)} labels, which cannot be compared")
+    return known or tuple(map(str, range(size)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from functools import partial
 from typing import Any
 
 import keras
@@ -29,6 +31,11 @@ class Forward:
         self._width = inputs.num_features
         self.chunk_rows = min(max(CHUNK_BYTES // (4 * self._width), LEAST_ROWS), MOST_ROWS)
         self._run = Compiled(self._make, use_xla=replicas.count == 1)
+
+    @functools.cached_property
+    def num_outputs(self) -> int:
+        """Returns how many numbers the model gives for a row."""
+        return int(self(np.zeros((1, self._width), np.float32)).shape[1])
 
     def __call__(self, rows: Floats) -> Floats:
         """Returns what the model gives for rows, float32 [rows, numbers] to [rows, outputs]; more columns are ignored.
@@ -60,4 +67,5 @@ class Forward:
         def run(value: Any) -> Any:
             return self._replicas.run(step, value)
 
-        return tf.function(run, jit_compile=use_xla)
+        # Partial: TensorFlow takes functions of the same lines for one that is traced too often.
+        return tf.function(partial(run), jit_compile=use_xla)

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 from disttrain.activity import activity, touch
+from disttrain.errors import UsageError
 from disttrain.scoring.formats import Format
-from disttrain.storage.local import local_path
+from disttrain.storage.local import local_path, remove_parts
 from disttrain.storage.open import open_directory, open_reader, write_whole
 from disttrain.storage.stream import ReaderStream
 
 _ABOUT = "about.txt"
+_OWN = re.compile(r"part-\d+\.\w+|about\.txt")
+
+
+class Parts(Protocol):
+    """Where the parts of predictions go."""
+
+    def write(self, number: int, table: Any) -> None:
+        """Takes a part."""
+
+
+class PartsInMemory:
+    """The parts of one worker, by number, in memory."""
+
+    def __init__(self) -> None:
+        self.tables: dict[int, Any] = {}
+
+    def write(self, number: int, table: Any) -> None:
+        """Keeps a part."""
+        self.tables[number] = table
 
 
 class PartFiles:
@@ -31,10 +52,18 @@ class PartFiles:
         names = self._directory.names()
         if _ABOUT in names and self._read_about() == about:
             return [number for number, name in enumerate(self._names) if name in names]
-        for name in names:
+        for name in filter(_OWN.fullmatch, names):
             self._directory.remove(name)
         self._directory.put(_ABOUT, lambda stream: _write(stream, about.encode()))
         return []
+
+    def check_seen(self, about: str) -> None:
+        """Raises UsageError unless this worker sees what the leader began: the workers have to share the directory."""
+        if _ABOUT not in self._directory.names() or self._read_about() != about:
+            raise UsageError(
+                f"{self._url}: this worker does not see what the leader writes there: name an --output that all "
+                "workers share, such as one in a store"
+            )
 
     def write(self, number: int, table: Any) -> None:
         """Writes a part, whole or not at all."""
@@ -48,6 +77,7 @@ class PartFiles:
             self._directory.remove(name)
         path = local_path(self._url)
         if path is not None:
+            remove_parts(path, _OWN.pattern, with_living_writers=False)
             with suppress(OSError):
                 path.rmdir()
 

@@ -15,7 +15,7 @@ from disttrain.data.row_source import Floats
 from disttrain.data.sharding import shard_range
 from disttrain.run.console import show_rate
 from disttrain.scoring.kept_fields import fields_of_rows
-from disttrain.scoring.part_files import PartFiles
+from disttrain.scoring.part_files import Parts
 from disttrain.scoring.streaming import parsed_parts
 from disttrain.scoring.tables import Answers
 from disttrain.scoring.world import Scored
@@ -28,13 +28,14 @@ WRITTEN_AHEAD = 2  # parts that wait to be written
 class Predictor:
     """This worker's share of the parts: parsed ahead, predicted, and written behind by other threads."""
 
-    def __init__(self, config: PredictSettings, scored: Scored, parts: PartFiles) -> None:
+    def __init__(self, config: PredictSettings, scored: Scored, parts: Parts) -> None:
         self._kept = config.keep_columns
         self._scored = scored
         self._parts = parts
-        num_outputs = int(scored.trained.core.output_shape[-1])
         as_labels = config.answer == "label"
-        self.answers = Answers(scored.trained.description, num_outputs, config.keep_columns, as_labels=as_labels)
+        self.answers = Answers(
+            scored.trained.description, scored.forward.num_outputs, config.keep_columns, as_labels=as_labels
+        )
 
     def run(self, rows: Sequence[Range], done: Sequence[int]) -> None:
         """Predicts the parts of this worker that are not done."""

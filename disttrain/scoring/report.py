@@ -21,7 +21,9 @@ MOST_SHOWN = 20  # labels of a confusion matrix; --json has all
 def report(found: Evaluated, *, as_json: bool) -> None:
     """Prints an evaluation."""
     if as_json:
-        print(json.dumps(_plain({**vars(found), "data": redacted(found.data)}), indent=2))
+        print(
+            json.dumps(_plain({**vars(found), "model": redacted(found.model), "data": redacted(found.data)}), indent=2)
+        )
         return
     console = Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
     left_out = f", {found.weightless:,} of them without weight" if found.weightless else ""
@@ -39,10 +41,11 @@ def _report_classes(console: Console, classes: Any) -> None:
         console.print(f"auc {show_number(classes['auc'])}")
     labels = [one["label"] for one in classes["classes"]]
     grid = Grid(box=None, pad_edge=False, header_style="bold")
-    shown = labels if len(labels) <= MOST_SHOWN else []
+    shown = labels if classes["confusion"] and len(labels) <= MOST_SHOWN else []
+    counted = classes["confusion"] or [[]] * len(labels)
     for title in ("label", "rows", "precision", "recall", "f1", *(f"as {label}" for label in shown)):
         grid.add_column(title, justify="left" if title == "label" else "right")
-    for one, counts in zip(classes["classes"], classes["confusion"], strict=True):
+    for one, counts in zip(classes["classes"], counted, strict=True):
         figures = [f"{one[name]:.4f}" for name in ("precision", "recall", "f1")]
         grid.add_row(one["label"], f"{one['rows']:,.0f}", *figures, *(f"{n:,.0f}" for n in counts[: len(shown)]))
     console.print(grid)

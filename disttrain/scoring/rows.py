@@ -34,6 +34,8 @@ def open_rows(context: FilesContext, description: Description, model: str, *, wi
     """
     text = shared_text(context, context.config.data)
     table = _table(description, with_targets=with_targets, names=text.header.names)
+    if with_targets and (lost := _lost_weight(description.table, text.header.names)) is not None:
+        context.console.print(f"There is no column '{lost}' of the rows' weights: all rows count alike")
     targets = description.targets if with_targets else ()
     wanted = [*description.features, *targets]
     together(context.backend, lambda: _check_columns(text.header, wanted, description, text.files[0].info.url, model))
@@ -49,8 +51,8 @@ def open_rows(context: FilesContext, description: Description, model: str, *, wi
 def _table(description: Description, *, with_targets: bool, names: Sequence[str]) -> Table | None:
     """Returns what is done to the columns of these rows.
 
-    Rows count alike: weights of classes are a matter of training. A gap in a column whose gaps were left out of the
-    training has no prediction: its number is NaN.
+    Rows count alike: weights of classes are a matter of training. A gap in a column of numbers whose gaps were left out
+    of the training has no prediction: its number is NaN. A category's is taken for one that the vocabulary lacks.
     """
     table = description.table
     if table is None:
@@ -61,6 +63,11 @@ def _table(description: Description, *, with_targets: bool, names: Sequence[str]
     columns = tuple(column for column in table.columns if column.role != "weight" or column.name in names)
     is_weighted = any(column.role == "weight" or column.drops for column in columns)
     return replace(table, columns=columns, class_weights=None, is_weighted=is_weighted)
+
+
+def _lost_weight(table: Table | None, names: Sequence[str]) -> str | None:
+    weights = [column.name for column in table.columns if column.role == "weight"] if table is not None else []
+    return weights[0] if weights and weights[0] not in names else None
 
 
 def _with_gaps_as_nan(column: Column) -> Column:

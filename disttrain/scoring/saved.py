@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import keras
 
@@ -51,13 +53,33 @@ def open_trained(url: str, *, trust: bool) -> Trained:
         DataError: if the file is damaged, or disttrain did not write it.
         StorageError: if it cannot be read.
     """
-    name = url.rstrip("/").rpartition("/")[2]
-    if position_of(name) is not None:
+    file = _file_of(url)
+    if position_of(file.rpartition("/")[2]) is not None:
         core, description = model_of_checkpoint(url, trust=trust)
         return Trained(url, stat(url).fingerprint, core, description, None)
-    file = url if name.endswith(".keras") else f"{url.rstrip('/')}/{MODEL}"
     with _local_copy(url, file) as path:
         return _loaded(url, stat(file).fingerprint, path, trust=trust)
+
+
+def digest_of(url: str) -> str:
+    """Returns the SHA-256 of a model's file; raises what `open_trained` raises."""
+    file = _file_of(url)
+    with _local_copy(url, file) as path, path.open("rb") as stream:
+        return _digest(stream)
+
+
+def _digest(stream: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while block := stream.read(_COPY_BYTES):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _file_of(url: str) -> str:
+    plain = url.partition("?")[0] if "://" in url else url  # a query may be a signature
+    name = plain.rstrip("/").rpartition("/")[2]
+    is_file = name.endswith(".keras") or position_of(name) is not None
+    return url if is_file else f"{url.rstrip('/')}/{MODEL}"
 
 
 @contextmanager
@@ -113,7 +135,7 @@ def _loaded(url: str, fingerprint: str, path: Path, *, trust: bool) -> Trained:
         raise _refused(url, error, "" if trust else description.function) from error
     if description.table is None:
         return Trained(url, fingerprint, model, description, model)
-    core = next(layer for layer in model.layers if layer.name in (CORE, f"{CORE}_of_model"))
+    core = next(one for one in model.layers if isinstance(one, keras.Model) and one.name in (CORE, f"{CORE}_of_model"))
     return Trained(url, fingerprint, core, description, model)
 
 

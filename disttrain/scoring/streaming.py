@@ -9,9 +9,16 @@ from functools import partial
 from disttrain.activity import activity, touch
 from disttrain.data.ranges import Range
 from disttrain.data.row_source import Floats, RowSource
+from disttrain.errors import DataError
 from disttrain.threads import DaemonPool
 
 PART_BYTES = 16 << 20  # of parsed rows
+_OF_TRAINING = (
+    "--missing",
+    "--features",
+    "--kinds",
+    "--on-bad-row",
+)  # of these a trained model leaves no choice
 LEAST_PART_ROWS, MOST_PART_ROWS = 1 << 10, 1 << 18
 
 
@@ -56,5 +63,10 @@ def _parsed(source: RowSource, part: Range) -> Floats:
         found = rows.take(len(part))
         rows.finish()
         return found
+    except DataError as error:
+        what, _, remedy = str(error).partition("; ")
+        if any(option in remedy for option in _OF_TRAINING):
+            raise DataError(f"{what}; correct the row, or leave it out") from error
+        raise
     finally:
         readers.close()

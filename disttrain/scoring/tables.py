@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from disttrain.data.row_source import Floats
@@ -38,7 +39,7 @@ class Answers:
             names = list(targets)
         else:
             names = [f"output_{number}" for number in range(num_outputs)]
-        taken = [f"predicted_{name}" if name in kept else name for name in names]
+        taken = [_beside(name, kept) for name in names]
         kind = pa.string() if self._gives_labels else pa.float64() if self._offsets.any() else pa.float32()
         self._kept = tuple(kept)
         self.schema = pa.schema([*((name, pa.string()) for name in kept), *((name, kind) for name in taken)])
@@ -60,3 +61,23 @@ class Answers:
             for one in np.ascontiguousarray(numbers.T):
                 arrays.append(pa.array(one, mask=np.isnan(one) if is_gap.any() else None))
         return pa.Table.from_arrays(arrays, schema=self.schema)
+
+
+def _beside(name: str, kept: Sequence[str]) -> str:
+    """Returns a name that no kept column has."""
+    while name in kept:
+        name = f"predicted_{name}"
+    return name
+
+
+def joined(parts: Mapping[int, pa.Table]) -> pa.Table:
+    """Returns the parts of a table in the order of their numbers."""
+    return pa.concat_tables([parts[number] for number in sorted(parts)])
+
+
+def as_array(table: pa.Table) -> npt.NDArray[Any]:
+    """Returns a table as an array: [rows] of texts for one column of these, else [rows, columns]."""
+    columns = [column.to_numpy() for column in table.columns]
+    if table.num_columns == 1 and pa.types.is_string(table.schema[0].type):
+        return np.asarray(columns[0], object)
+    return np.stack(columns, axis=1)

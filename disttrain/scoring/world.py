@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -10,12 +10,13 @@ from disttrain.config import ScoreSettings, default_cache_dir
 from disttrain.data.csv.source import Source
 from disttrain.distributed.backend import BackendOptions, together
 from disttrain.distributed.launched import launched_rank
+from disttrain.errors import UsageError
 from disttrain.run.console import open_console
 from disttrain.run.context import FilesContext
 from disttrain.run.watched_world import watched_world
 from disttrain.scoring.forward import Forward
 from disttrain.scoring.rows import open_rows
-from disttrain.scoring.saved import Trained, open_trained
+from disttrain.scoring.saved import Trained, digest_of, open_trained
 from disttrain.storage.store_calls import give_up_within
 from disttrain.training.inputs import Inputs
 
@@ -40,17 +41,35 @@ class Scored:
 
 
 @contextmanager
-def open_world(config: ScoreSettings, environ: Mapping[str, str], *, with_targets: bool) -> Iterator[Scored]:
-    """Meets the other workers, and opens model and rows on all of them; raises what opening these raises."""
+def open_world(
+    config: ScoreSettings,
+    environ: Mapping[str, str],
+    *,
+    with_targets: bool,
+    trained: Trained | None = None,
+    on_start: Callable[[], None] = lambda: None,
+) -> Iterator[Scored]:
+    """Meets the other workers, and opens model and rows on all of them; raises what opening these raises.
+
+    `trained` is the model, if the program has it already. Calls `on_start` once the workers have met.
+    """
     give_up_within(config.timeout)
     options = BackendOptions(config.devices, config.threads, False, config.timeout)
-    with watched_world(config, environ, options, lambda: None) as (backend, stack):
+    with watched_world(config, environ, options, on_start) as (backend, stack):
         plain = False if launched_rank(environ) is not None else None
         console = open_console(is_quiet=not backend.world.is_leader, is_terminal=plain)
         context = FilesContext(config, backend, config.cache_dir or default_cache_dir(environ), console, stack)
+        if trained is None:
+            found = backend.gather(together(backend, lambda: digest_of(config.model)))
+            together(backend, lambda: _check_same(config.model, found))
         with backend.replicas.scope():
-            trained = together(backend, lambda: open_trained(config.model, trust=config.trust_model))
+            trained = trained or together(backend, lambda: open_trained(config.model, trust=config.trust_model))
         source = open_rows(context, trained.description, config.model, with_targets=with_targets)
         by_name = source.table.features if trained.description.by_name and source.table is not None else None
         inputs = Inputs(len(source.feature_names), len(source.target_names), source.is_weighted, by_name)
         yield Scored(context, trained, source, Forward(trained.core, backend.replicas, inputs), inputs)
+
+
+def _check_same(model: str, digests: Sequence[str]) -> None:
+    if len(set(digests)) > 1:
+        raise UsageError(f"{model}: the workers see different models under this name; give all of them the same one")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from disttrain.config import Settings, option, positional
 from disttrain.config.loading import Command
-from disttrain.option_types import Count
+from disttrain.config.option_types import Count
 
 DESCRIPTION = "Writes regression data as CSV: one feature gives y = x, more give a smooth function of them."
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import keras
 
+from disttrain.config.option_types import Named
 from disttrain.errors import UsageError
-from disttrain.option_types import Named
 from disttrain.training.user_code import call_user_function, user_function
 
 

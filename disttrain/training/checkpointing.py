@@ -14,8 +14,8 @@ from disttrain.checkpoints.commits import Commits, WorldChanged
 from disttrain.checkpoints.file import Checkpoint
 from disttrain.checkpoints.record import RunRecord
 from disttrain.checkpoints.writer import CheckpointWriter
+from disttrain.config.option_types import Every
 from disttrain.errors import Stopped
-from disttrain.option_types import Every
 from disttrain.training.progress import RunProgress
 from disttrain.training.stop_signals import StopSignals
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import keras
+
 from disttrain.config import TrainConfig
 from disttrain.data.row_source import RowSource
 from disttrain.data.table.columns import Table
@@ -44,15 +46,13 @@ class Description:
     function: str = ""
 
     @classmethod
-    def of(cls, config: TrainConfig, source: RowSource, *, by_name: bool, loss: Any) -> Description:
-        """Describes the model of a run; `loss` is the compiled model's."""
+    def of(cls, config: TrainConfig, source: RowSource, model: keras.Model, *, by_name: bool) -> Description:
+        """Describes the compiled model of a run."""
         table = source.table
         features = source.feature_names if table is None else tuple(column.name for column in table.features)
         targets = source.target_names if table is None else tuple(column.name for column in table.targets)
-        is_own = config.model is not None and "loss" not in config.model_fields_set
-        name = (loss if isinstance(loss, str) else "") if is_own else config.loss
-        metrics = () if is_own else config.metrics
-        return cls(features, targets, table, by_name, task_of(config, table), name, metrics, config.model or "")
+        loss, metrics = (config.loss, config.metrics) if config.model is None else compiled_with(model)
+        return cls(features, targets, table, by_name, task_of(config, table), loss, metrics, config.model or "")
 
     @classmethod
     def from_json(cls, kept: Mapping[str, Any]) -> Description:
@@ -89,3 +89,11 @@ class Description:
         if kept.get("format", _FORMAT) > _FORMAT:
             raise ValueError("was written by a newer disttrain: update this one")
         return cls.from_json(kept)
+
+
+def compiled_with(model: keras.Model) -> tuple[str, tuple[str, ...]]:
+    """Returns the loss and the metrics that a model was compiled with, as far as they are names."""
+    asked = model.get_compile_config() or {}
+    loss = asked.get("loss")
+    metrics = [*(asked.get("metrics") or ()), *(asked.get("weighted_metrics") or ())]
+    return loss if isinstance(loss, str) else "", tuple(one for one in metrics if isinstance(one, str))

@@ -36,13 +36,17 @@ def open_findings(
     say: Callable[[str], None],
     cache_dir: Path,
     tallies: Tallies,
+    *,
+    asks_for_task: bool,
 ) -> Findings:
     """Findings with what an earlier run kept of the targets in `cache_dir`; the leader's alone are asked."""
     kept = load_targets(cache_dir, training) if backend.world.is_leader and not inputs.is_weighted else None
     shift = training.table.targets[0].offset if training.table is not None else 0.0
     constant = best_constant(model, kept, shift) if kept is not None else None
     keep = partial(keep_targets, cache_dir, training)
-    return Findings(model, inputs, backend, training, validation, say, tallies, constant, keep, shift)
+    return Findings(
+        model, inputs, backend, training, validation, say, tallies, constant, keep, shift, asks_for_task=asks_for_task
+    )
 
 
 class Findings:
@@ -60,6 +64,8 @@ class Findings:
         constant: Constant | None = None,
         keep: Callable[[Floats], None] = lambda targets: None,
         shift: float = 0.0,
+        *,
+        asks_for_task: bool = False,
     ) -> None:
         """Prepares the checks.
 
@@ -74,10 +80,12 @@ class Findings:
             constant: the best constant for the targets, if an earlier run has found it.
             keep: is called on the leader with a whole epoch's sample of the targets, float32 [rows, targets].
             shift: what was subtracted from the first target.
+            asks_for_task: whether targets of 0 and 1 may be classes, as nothing was said about them.
         """
         self._model = model
         self._inputs = inputs
         self._shift = shift
+        self._asks_for_task = asks_for_task
         self._backend = backend
         self._sources = [source for source in (training, validation) if source is not None]
         self._sample = TargetSample(training.num_rows, len(training.target_names))
@@ -143,7 +151,8 @@ class Findings:
     def _judge_targets(self, targets: Floats) -> None:
         """Tells of targets that are classes and are trained on as numbers."""
         loss = self._model.loss
-        if isinstance(loss, str) and not classifies(loss) and set(np.unique(targets)) == {0, 1}:
+        is_open = self._asks_for_task and isinstance(loss, str) and not classifies(loss)
+        if is_open and set(np.unique(targets)) == {0, 1}:
             self._say("Note: the target holds only 0 and 1, as numbers; if these are classes, add --task binary")
 
     def _judge_layers(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import keras
 
 from disttrain.config import TrainConfig
+from disttrain.config.option_types import Named
 from disttrain.data.table.decide import TargetUse
 from disttrain.errors import UsageError
 from disttrain.training.by_name import loss_of, name_of
@@ -89,6 +90,8 @@ def head_of(loss: str, num_targets: int, num_classes: int = 0) -> Head:
         UsageError: if Keras does not know the name, or the loss cannot compare these targets.
     """
     loss_of(loss)  # which refuses what Keras does not know
+    if Named.parse(loss).arguments.get("from_logits"):
+        raise UsageError(f"--loss {loss}: the dense network gives probabilities: leave from_logits out")
     name = _full_name(loss)
     labels, activation = _LOSSES.get(name, ("numbers", "linear"))
     if name in _NOT_OF_ROWS:

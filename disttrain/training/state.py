@@ -14,6 +14,7 @@ from keras.src.backend.common import global_state  # has no public name
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
 
 from disttrain.distributed.backend import Backend, World
+from disttrain.errors import UsageError
 from disttrain.training.engine import Engine
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -93,9 +94,15 @@ def restore_state(engine: Engine, backend: Backend, arrays: Mapping[str, npt.NDA
 
 def assign_weights(model: keras.Model, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Gives a model alone the weights in what `capture_state` returned; of replicas' statistics, the mean."""
-    for variable, value in zip(model.trainable_variables, _listed(arrays, "weights"), strict=True):
+    weights, others = _listed(arrays, "weights"), _listed(arrays, "replica")
+    shapes = [[one.shape for one in kind] for kind in (weights, [value[0] for value in others])]
+    if shapes != [
+        [tuple(v.shape) for v in kind] for kind in (model.trainable_variables, model.non_trainable_variables)
+    ]:
+        raise UsageError("the checkpoint's weights are not those of this model, which its function made otherwise then")
+    for variable, value in zip(model.trainable_variables, weights, strict=True):
         variable.assign(value)
-    for variable, values in zip(model.non_trainable_variables, _listed(arrays, "replica"), strict=True):
+    for variable, values in zip(model.non_trainable_variables, others, strict=True):
         variable.assign(_of_replicas(values, World())[0])
 
 

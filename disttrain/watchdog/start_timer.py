@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Mapping
 from types import TracebackType
 
 from disttrain import activity
+from disttrain.distributed.launched import launched_by, launched_elastic, launched_rank
 from disttrain.errors import HungError
 from disttrain.watchdog.processes import end_at_once, this_process, within
 
@@ -20,6 +22,12 @@ POLL_S = 0.5
 IMPORT_S = 120.0  # least timeout of TensorFlow's import: it takes 3 s, on a slow disk or a busy machine many times that
 SPEAK_S = 2.0
 OTHERS_SPEAK_S = 2.0  # for the others to report too: once one worker ends, launchers end all
+
+
+def start_timer(timeout_s: float, environ: Mapping[str, str]) -> StartTimer:
+    """Returns a timer that ends a Horovod worker that waits too long; it is off where the wait has its own limit."""
+    is_timed = launched_by(environ) == "horovod" and not launched_elastic(environ)
+    return StartTimer(launched_rank(environ) or 0, timeout_s if is_timed else 0)
 
 
 class StartTimer:

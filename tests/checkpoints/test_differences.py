@@ -77,7 +77,13 @@ TABLE = [
     ({"precision": "mixed_bfloat16"}, "precision", "float32", "mixed_bfloat16", "--precision float32, or "),
     ({"compression": "fp16"}, "compression", "none", "fp16", "--compression none, or "),
     ({"warmup_epochs": 0.0}, "warmup epochs", "5.0", "0.0", "--warmup-epochs 5.0, or "),
-    ({"optimizer_class": "SGD"}, "optimizer", "Adam", "SGD", "compile the model with Adam, or "),
+    (
+        {"optimizer_class": "SGD"},
+        "optimizer",
+        "Adam",
+        "SGD",
+        "--optimizer adam, or compile your own model with Adam, or ",
+    ),
     (
         {"optimizer": []},
         "optimizer's variables",

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from disttrain.config import SimulateConfig
-from disttrain.run.inspect import InspectConfig
+from disttrain.config import EvaluateSettings, InspectConfig, PredictSettings, SimulateConfig
 from disttrain.synthetic.command import MakeDataConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +36,8 @@ def test_named_paths_exist(name):
     assert not [word for word in own if not (ROOT / word).exists()]
 
 
-CONFIGS = (SimulateConfig, InspectConfig, MakeDataConfig)  # the first has the options of a training and a plan too
+# The first has the options of a training and a plan too.
+CONFIGS = (SimulateConfig, InspectConfig, MakeDataConfig, EvaluateSettings, PredictSettings)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -53,7 +53,7 @@ def opened_by_all(paths, cache_dir, stream=None):
             backend = ThreadBackend(rank, told, barriers)
             console = Console(file=stream or io.StringIO(), soft_wrap=True)
             try:
-                context = RunContext(TrainConfig(), backend, FixedRun(), cache_dir, console, stack)
+                context = RunContext(TrainConfig(), backend, cache_dir, console, stack, FixedRun())
                 return Files(context).open([str(paths[rank])]).num_rows
             except Exception as error:
                 return error
@@ -129,7 +129,7 @@ def test_a_worker_parses_as_many_shards_at_once_as_it_has_cores(paths, cache_dir
     backend = ThreadBackend(0, [None], [threading.Barrier(1)] * 2)
     backend.world = World(size=1, local_size=2)
     with ExitStack() as stack:
-        context = RunContext(TrainConfig(), backend, FixedRun(), cache_dir, Console(quiet=True), stack)
+        context = RunContext(TrainConfig(), backend, cache_dir, Console(quiet=True), stack, FixedRun())
         feed = open_feed(context, Files(context).open([str(paths[0])]), 6, FILE_ORDER)
         before = set(threading.enumerate())
         stack.enter_context(feed.stream())

@@ -60,9 +60,10 @@ def run(directory, *words, code=0, processes=None, **extra):
     return done.stdout if code == 0 else done.stderr
 
 
-def evaluated(place, model, data="b.csv", processes=None):
+def evaluated(place, model, data="b.csv", processes=None, *, trust=False):
     """What an evaluation finds, as JSON; a launcher puts the rank before what it passes on."""
-    told = run(place, "evaluate", model, data, "--json", processes=processes)
+    words = ["--trust-model"] if trust else []
+    told = run(place, "evaluate", model, data, "--json", *words, processes=processes)
     return json.loads(re.sub(r"\[\d+\]<stdout>:", "", told))
 
 
@@ -269,3 +270,71 @@ def test_models_and_outputs_may_lie_in_a_store(place, tmp_path, s3):
     run(place, "predict", "regression", "b.csv", "--output", "local.csv")
     s3.fetch("scoring", tmp_path / "fetched")
     assert (tmp_path / "fetched" / "b.csv-predicted.csv").read_bytes() == (place / "local.csv").read_bytes()
+
+
+OWN = """
+import keras
+
+def cubed(targets, outputs):
+    return keras.ops.mean(keras.ops.abs(targets - outputs) ** 3, axis=-1)
+
+def logits(num_features):
+    model = keras.Sequential([keras.Input((num_features,)), keras.layers.Dense(1)])
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    model.compile("adam", loss, metrics=["accuracy"])
+    return model
+"""
+
+
+@pytest.mark.slow
+def test_models_with_losses_of_ones_own_are_loaded_by_keras_and_their_code_is_left_out_unless_trusted(place, tmp_path):
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_bytes((place / name).read_bytes())
+    (tmp_path / "own.py").write_text(OWN)
+    common = ("--data", "a.csv", *COLUMNS, "--targets", "price", "--weight", "weight", "--epochs", 1)
+    trained(tmp_path, "own", *common, "--loss", "own:cubed", "--metrics", "own:cubed,mae,R2Score")
+    keras.saving.load_model(tmp_path / "own" / "model.keras")
+    run(tmp_path, "predict", "own", "b.csv", "--output", "p.csv")
+    told = run(tmp_path, "evaluate", "own", "b.csv")
+    assert "Left out, as the model is not trusted (--trust-model): own:cubed, own:cubed" in told
+    assert "mae " in told
+    trusted = evaluated(tmp_path, "own", "b.csv", trust=True)
+    assert trusted["values"]["loss"] == pytest.approx(trusted["values"]["cubed"], rel=1e-5)
+    newest = sorted((tmp_path / "own" / "checkpoints").iterdir())[-1]
+    assert "its model needs own:cubed, which would be called" in run(tmp_path, "evaluate", newest, "b.csv", code=2)
+    again = evaluated(tmp_path, newest, "b.csv", trust=True)
+    assert again["values"] == pytest.approx(trusted["values"], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_two_workers_evaluate_a_file_with_rows_for_one(place, tmp_path):
+    """And metrics that make their variables of the first rows."""
+    rows = "".join(f"{n / 50},{n / 25}\n" for n in range(50))
+    (tmp_path / "small.csv").write_text(f"x,y\n{rows}")
+    trained(tmp_path, "small", "--data", "small.csv", "--metrics", "R2Score,mae", "--epochs", 1)
+    both, alone = (evaluated(tmp_path, "small", "small.csv", processes=n) for n in (2, None))
+    assert both["values"] == pytest.approx(alone["values"], rel=1e-6)
+    run(tmp_path, "predict", "small", "small.csv", "--output", "small-out.csv", processes=2)
+    assert (tmp_path / "small-out.csv").read_text().count("\n") == 51
+
+
+def test_odd_files_names_and_labels(tmp_path):
+    draw = np.random.default_rng(4)
+    x = draw.uniform(-1, 1, 300)
+    lines = [f"{one:.4f};{10 + one:.2f};{'yes' if one > 0 else 'no'}".replace(".", ",") for one in x]
+    (tmp_path / "german.csv").write_text("core;kept;y\n" + "\n".join(lines) + "\n")
+    how = ("--decimal", ",")
+    options = ("--data", "german.csv", *how, "--features", "core", "--loss", "sparse_categorical_crossentropy")
+    trained(tmp_path, "german", *options, "--epochs", 20)
+    told = json.loads(run(tmp_path, "evaluate", "german", "german.csv", *how, "--json"))
+    right = sum(one["recall"] * one["rows"] for one in told["classes"]["classes"]) / 300
+    assert told["values"]["accuracy"] == pytest.approx(right)
+    assert right > 0.9
+    run(tmp_path, "predict", "german", "--output", "kept.csv", "--keep-columns", "kept,y", *how, "german.csv")
+    found = (tmp_path / "kept.csv").read_text().splitlines()
+    assert found[0] == "kept,y,predicted_y"
+    assert [line.rpartition('",')[0].strip('"') for line in found[1:]] == [line.split(";")[1] for line in lines]
+    (tmp_path / "other.csv").write_text("core;kept;y\n0,5;1;maybe\n")
+    assert "other.csv, line 2: column 'y' holds 'maybe'" in run(
+        tmp_path, "evaluate", "german", "other.csv", *how, code=3
+    )

@@ -7,11 +7,11 @@ import keras
 import numpy as np
 import pytest
 
+from disttrain.config.option_types import PARTS
 from disttrain.data.csv.encoded_parser import EncodedParser, Encoding
 from disttrain.data.csv.header import Header
 from disttrain.data.table.columns import Column, Table
 from disttrain.data.table.values import GAP_WORDS
-from disttrain.option_types import PARTS
 from disttrain.training.raw_model import CORE, raw_model
 
 CITIES = ("Rome", "Paris, France", 'Oslo "N"', "[UNK]", "Köln")

@@ -13,13 +13,13 @@ from streaming import as_csv
 
 from disttrain.checkpoints.commits import Commits
 from disttrain.checkpoints.record import RunRecord
+from disttrain.config.option_types import Every
 from disttrain.data.epoch import EpochPlan
 from disttrain.data.sharding import Sharding
 from disttrain.data.superbatches import Feed
 from disttrain.distributed.local import LocalBackend
 from disttrain.distributed.replicas import OneReplica
 from disttrain.errors import Stopped
-from disttrain.option_types import Every
 from disttrain.training.checkpointing import Checkpointing
 from disttrain.training.engine import Engine
 from disttrain.training.evaluator import Evaluator

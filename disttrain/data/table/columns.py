@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from disttrain.config.option_types import PARTS
 from disttrain.data.table import encoder
 from disttrain.data.table.encoder import Plan, hash_table
 from disttrain.data.table.requests import Kind
 from disttrain.data.table.values import GAP, NUMBER, TEXT, TIME
-from disttrain.option_types import PARTS
 
 Role = Literal["feature", "target", "weight"]
 

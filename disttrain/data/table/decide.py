@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from disttrain.config.option_types import KindRequest
 from disttrain.data.place import Place
 from disttrain.data.table.checks import show_rows
 from disttrain.data.table.columns import Column, LeftOut, Table
@@ -15,7 +16,6 @@ from disttrain.data.table.requests import GAP_ACTIONS, Kind, Requests
 from disttrain.data.table.scaling import is_ordinary
 from disttrain.data.table.statistics import ColumnStatistics, Statistics
 from disttrain.errors import DataError, UsageError, listed
-from disttrain.option_types import KindRequest
 
 MAX_NAMED = 8  # columns that a sentence names
 

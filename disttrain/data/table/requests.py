@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from disttrain.config.option_types import KindRequest
 from disttrain.errors import UsageError
-from disttrain.option_types import KindRequest
 
 Kind = Literal["number", "category", "time", "constant", "text"]
 Scale = Literal["auto", "standard", "minmax", "none"]

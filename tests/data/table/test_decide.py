@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 
+from disttrain.config.option_types import read_class_weights, read_kinds, read_missing
 from disttrain.data.csv.headers import HowRead, read_text
 from disttrain.data.csv.kept_statistics import statistics_of
 from disttrain.data.csv.look import looks_plain
@@ -13,7 +14,6 @@ from disttrain.data.table.checks import sorted_warning
 from disttrain.data.table.decide import Decider, TargetUse
 from disttrain.data.table.requests import Requests
 from disttrain.errors import DataError, UsageError
-from disttrain.option_types import read_class_weights, read_kinds, read_missing
 
 NUMBERS = TargetUse(takes_classes=True, may_scale=True, may_shift=True)
 

@@ -164,7 +164,8 @@ def split_names(value: Any) -> Any:
     found: list[str] = []
     for word in words:
         is_argument = "=" in word and ":" not in word.partition("=")[0]
-        if found and is_argument and ":" in found[-1]:
+        is_open = bool(found) and sum(map(found[-1].count, "[(")) > sum(map(found[-1].count, "])"))
+        if is_open or (found and is_argument and ":" in found[-1]):
             found[-1] += f",{word}"
         else:
             found.append(word)
