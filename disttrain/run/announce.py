@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from disttrain.checkpoints.file import Position
 from disttrain.data.csv.columns import remarks
 from disttrain.errors import listed
 from disttrain.run.console import show_number, show_rate, show_values
@@ -20,7 +21,6 @@ from disttrain.training.tasks import task_of
 
 if TYPE_CHECKING:
     from disttrain.checkpoints.commits import Change
-    from disttrain.checkpoints.file import Position
     from disttrain.data.csv.source import Source
     from disttrain.data.sharding import Sharding
     from disttrain.distributed.backend import Backend, World
