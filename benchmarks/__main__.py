@@ -12,7 +12,19 @@ from pathlib import Path
 from benchmarks.measure import ROOT
 
 LONG = ("launch_settings", "network", "checkpoint", "tables", "scaling")  # minutes to half an hour each
-SCRIPTS = ("parse", "columns", "formats", "index", "stream", "step", "allreduce", "memory", "end_to_end", *LONG)
+SCRIPTS = (
+    "parse",
+    "columns",
+    "formats",
+    "index",
+    "stream",
+    "step",
+    "allreduce",
+    "predict",
+    "memory",
+    "end_to_end",
+    *LONG,
+)
 
 
 def main():

@@ -88,7 +88,7 @@ def build_parser(settings: type[Settings], prog: str, description: str, epilog: 
     parser.add_argument("--config", metavar="FILE", help="TOML file of options, under their names with underscores")
     groups: dict[str, argparse._ArgumentGroup] = {}
     fields = settings.model_fields.items()
-    for name, field in sorted(fields, key=lambda one: _takes_places(one[1])):  # what takes several words comes last
+    for name, field in sorted(fields, key=lambda one: _is_last(one[1])):
         extra = field.json_schema_extra
         assert isinstance(extra, dict)
         if extra.get("positional"):
@@ -149,7 +149,7 @@ def _presentation(name: str, field: FieldInfo) -> dict[str, Any]:
     text = (field.description or "").replace("%", "%%")
     if field.default is False:
         return {"action": "store_true", "help": text}
-    default = field.default
+    default = None if field.is_required() else field.default
     if _takes_places(field):
         return {"metavar": "FILE", "help": text, "nargs": "+", "action": "extend"}
     if isinstance(default, tuple):
@@ -162,6 +162,12 @@ def _presentation(name: str, field: FieldInfo) -> dict[str, Any]:
     if choices and all(isinstance(choice, str) for choice in choices):
         return {"choices": choices, "help": text}
     return {"metavar": name.upper(), "help": text}
+
+
+def _is_last(field: FieldInfo) -> bool:
+    """Returns whether an option is given by its place and takes all words that are left."""
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and "positional" in extra and _takes_places(field)
 
 
 def _takes_places(field: FieldInfo) -> bool:

@@ -30,7 +30,9 @@ class PlanConfig(TrainConfig):
 class SimulateConfig(PlanConfig):
     """The options of `disttrain simulate`."""
 
-    bandwidth: Bytes = option("store", "bytes per second that the store gives to all workers together, such as 10GB")
+    bandwidth: Bytes = option(
+        "store", "bytes per second that the store gives to all workers together, such as 10GB; has to be given"
+    )
     worker_bandwidth: Bytes | None = option(
         "store", "bytes per second that one worker can get, such as 1GB. Default: as many as the store gives", None
     )

@@ -45,7 +45,7 @@ class EvaluateSettings(ScoreSettings):
 class PredictSettings(ScoreSettings):
     """The options of `disttrain predict`."""
 
-    output: Location = option("output", "file to write, .csv or .parquet, a path or a URL")
+    output: Location = option("output", "file to write, .csv or .parquet, a path or a URL; has to be given")
     answer: Literal["label", "probabilities"] = option(
         "output", "of a classification: the label, or a column for the probability of each", "label"
     )

@@ -24,7 +24,9 @@ Exit codes: 2 usage, 3 data, 4 storage, 5 non-finite loss, 6 another worker fail
 goes on from there), 130 interrupted, 143 terminated.
 
 disttrain inspect FILE says what its columns hold and what a training does to each;
-disttrain make-data FILE writes data to train on. Both have a --help of their own."""
+disttrain plan FILE what a run would do, disttrain simulate FILE how it would read;
+disttrain evaluate MODEL FILE and disttrain predict MODEL FILE use the model of a run;
+disttrain make-data FILE writes data to train on. All have a --help of their own."""
 
 
 def train(config: TrainConfig, environ: Mapping[str, str]) -> None:

@@ -31,6 +31,7 @@ LEAST = {
 }
 STEPS = {
     "allreduce": ["--worker", "alone", "--measure", "batch-1000", "--repeats", "1"],
+    "predict": ["--rows", "2000", "--repeats", "1"],
     "step": ["--contender", "disttrain", "--steps", "4", "--repeats", "1"],
 }
 BY_THEMSELVES = {"end_to_end", "memory"}
