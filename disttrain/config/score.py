@@ -39,6 +39,12 @@ class ScoreSettings(FileSettings):
 class EvaluateSettings(ScoreSettings):
     """The options of `disttrain evaluate`."""
 
+    importance: bool = option(
+        "model",
+        "also tell how much the loss rises if the values of one feature are dealt out among the rows anew "
+        "(permutation importance): costs a further forward pass for each feature",
+        False,
+    )
     json_: bool = option("output", "print everything as JSON", False)
 
 

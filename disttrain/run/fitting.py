@@ -11,8 +11,9 @@ import keras
 
 from disttrain.config import TrainConfig
 from disttrain.config.calling import checked, with_signature_of
-from disttrain.run.given import CALLBACKS, MODEL, given
+from disttrain.run.given import CALLBACKS, given
 from disttrain.run.worlds import run_training
+from disttrain.training.user_code import GIVEN_MODEL
 
 
 @with_signature_of(TrainConfig, leaving_out=("data", "model", "callbacks", "targets"))
@@ -44,7 +45,7 @@ def fit(
         DisttrainError: what the command ends with, as an exception: UsageError, DataError, StorageError and others.
     """
     history = keras.callbacks.History()
-    values = {"data": data, "targets": target, "model": MODEL, "callbacks": CALLBACKS, **options}
+    values = {"data": data, "targets": target, "model": GIVEN_MODEL, "callbacks": CALLBACKS, **options}
     config = checked(TrainConfig, values, "fit")
     with given(model, [*callbacks, history]):
         run_training(config, dict(os.environ))

@@ -9,7 +9,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-MODEL = f"{__name__}:model"
 CALLBACKS = f"{__name__}:callbacks"
 
 model: Callable[..., keras.Model]  # while a run has them

@@ -113,4 +113,4 @@ def _trained(
     if len(names[0]) == width - 1 and not features and not targets:  # rows without a target
         names = (*names[0], *names[1]), ()
     description = Description(*names, None, False, "regression", loss, ())
-    return Trained(_IN_MEMORY, "", model, description, model)
+    return Trained(_IN_MEMORY, "", model, description)

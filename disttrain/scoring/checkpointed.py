@@ -20,6 +20,7 @@ from disttrain.training.inputs import Inputs
 from disttrain.training.model import new_model, takes_table
 from disttrain.training.state import assign_weights
 from disttrain.training.tasks import task_of
+from disttrain.training.user_code import GIVEN_MODEL
 
 
 def model_of_checkpoint(url: str, *, trust: bool) -> tuple[keras.Model, Description]:
@@ -41,6 +42,10 @@ def model_of_checkpoint(url: str, *, trust: bool) -> tuple[keras.Model, Descript
         table = Table.from_json(record.table) if record.table else None
         features, targets = tuple(record.features or ()), tuple(record.targets or ())
     own = [word for word in (config.model, config.loss) if word is not None and Named.parse(word).is_own]
+    if config.model == GIVEN_MODEL:
+        raise UsageError(
+            f"{url}: its model came from a Python program; give the model.keras of the run, when it has ended"
+        )
     if own and not trust:
         raise UsageError(
             f"{url}: its model needs {own[0]}, which would be called; add --trust-model if you trust it, or give the "

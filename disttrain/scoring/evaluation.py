@@ -16,6 +16,7 @@ from disttrain.data.sharding import shard_range
 from disttrain.distributed.backend import together
 from disttrain.errors import DataError, UsageError
 from disttrain.scoring.figures import ClassSums, LossSum, NumberSums
+from disttrain.scoring.importance import ImportanceSums
 from disttrain.scoring.streaming import parsed_parts, part_rows, parts_of
 from disttrain.scoring.world import Scored, open_world
 from disttrain.threads import num_cores
@@ -36,6 +37,7 @@ class Evaluated:
         values: loss and metrics, by Keras's names.
         numbers: for each target that is a number: `target`, `mae`, `rmse`, `r2`.
         classes: of a classification: `confusion` [label][answer], `classes` with figures for each, `auc` of two.
+        importance: if it is asked for, for each feature: its name, the `loss` with its values permuted, the `increase`.
     """
 
     model: str
@@ -46,6 +48,7 @@ class Evaluated:
     values: Mapping[str, Value]
     numbers: list[dict[str, Any]] = field(default_factory=list)
     classes: Mapping[str, Any] = field(default_factory=dict)
+    importance: list[dict[str, Any]] = field(default_factory=list)
 
 
 def evaluated(
@@ -64,12 +67,15 @@ def evaluated_in(config: EvaluateSettings, scored: Scored) -> Evaluated:
     """Evaluates in an open world; a collective."""
     backend, source, description = scored.context.backend, scored.source, scored.trained.description
     begun_s = time.monotonic()
-    evaluation = together(backend, lambda: _Evaluation(scored, trust=config.trust_model))
+    if config.importance:
+        passes = len(description.features) + 1
+        scored.context.console.print(f"Permutation importance: {passes:,} forward passes over the rows instead of 1")
+    evaluation = together(backend, lambda: _Evaluation(scored, config))
     if left_out := evaluation.losses.left_out:
         scored.context.console.print(f"Left out, as the model is not trusted (--trust-model): {', '.join(left_out)}")
     weightless = sum(backend.gather(together(backend, evaluation.run)))
     values = evaluation.losses.values(backend)
-    classes, numbers = evaluation.classes, evaluation.numbers
+    classes, numbers, importance = evaluation.classes, evaluation.numbers, evaluation.importance
     return Evaluated(
         config.model,
         source.url,
@@ -79,16 +85,20 @@ def evaluated_in(config: EvaluateSettings, scored: Scored) -> Evaluated:
         values,
         numbers.values(backend, description.targets) if numbers is not None else [],
         classes.values(backend, evaluation.labels) if classes is not None else {},
+        importance.values(backend, float(values["loss"])) if importance is not None else [],  # type: ignore[arg-type]
     )
 
 
 class _Evaluation:
     """This worker's part of an evaluation."""
 
-    def __init__(self, scored: Scored, *, trust: bool) -> None:
+    def __init__(self, scored: Scored, config: EvaluateSettings) -> None:
         description, num_outputs = scored.trained.description, scored.forward.num_outputs
         self._scored = scored
-        self.losses = LossSum(description, num_outputs, trust=trust)
+        self.losses = LossSum(description, num_outputs, trust=config.trust_model)
+        if config.importance and not self.losses.has_loss:
+            raise UsageError(f"--importance: the loss of {config.model} is not known: there is nothing to compare")
+        self.importance = ImportanceSums(description, self.losses, scored.forward) if config.importance else None
         self.labels = _labels(description, num_outputs, scored.trained.url)
         self.classes = ClassSums(len(self.labels)) if self.labels else None
         is_compared = description.task == "regression" and num_outputs == len(description.targets)
@@ -108,8 +118,11 @@ class _Evaluation:
                 kept = weights != 0
                 weightless += int(np.count_nonzero(~kept))
                 targets, outputs, numbers, weights = targets[kept], outputs[kept], numbers[kept], weights[kept]
+                rows = rows[kept]
             if len(targets):
                 self._add(targets, outputs, weights, numbers)
+                if self.importance is not None:
+                    self.importance.add(rows, targets, weights, part.start)
         return weightless
 
     def _add(self, targets: Floats, outputs: Floats, weights: Floats | None, numbers: Int64s) -> None:

@@ -46,12 +46,22 @@ class LossSum:
     def add(self, targets: Floats, outputs: Floats, weights: Floats | None) -> None:
         """Adds rows, one at least: targets [rows, targets], outputs [rows, outputs], weights [rows]."""
         if self._loss is not None:
-            losses = np.asarray(self._loss(keras.ops.convert_to_tensor(targets), keras.ops.convert_to_tensor(outputs)))
-            own = np.full(len(targets), losses, np.float64) if losses.ndim == 0 else losses.reshape(len(targets), -1)
-            own = own if own.ndim == 1 else own.mean(axis=1, dtype=np.float64)
-            self._sums += [own.sum(), len(own)] if weights is None else [np.dot(own, weights), weights.sum()]
+            self._sums += weighed(self.of_rows(targets, outputs), weights)
         for metric in self._metrics:
             metric.update_state(targets, outputs, sample_weight=weights)
+
+    @property
+    def has_loss(self) -> bool:
+        """Whether the loss is known."""
+        return self._loss is not None
+
+    def of_rows(self, targets: Floats, outputs: Floats) -> Doubles:
+        """Returns each row's loss, float64 [rows]; where `has_loss`."""
+        assert self._loss is not None
+        given = keras.ops.convert_to_tensor(targets), keras.ops.convert_to_tensor(outputs)
+        losses = np.asarray(self._loss(*given), np.float64)
+        # A loss of one's own may be one number for all rows.
+        return np.full(len(targets), losses) if losses.ndim == 0 else losses.reshape(len(targets), -1).mean(axis=1)
 
     def values(self, backend: Backend) -> dict[str, Value]:
         """Returns loss and metrics over the rows of all workers; a collective."""
@@ -63,6 +73,13 @@ class LossSum:
             value = np.asarray(metric.result(), np.float64)
             found[metric.name] = value.tolist() if value.ndim else float(value)
         return found
+
+
+def weighed(losses: Doubles, weights: Floats | None) -> tuple[float, float]:
+    """Returns the sum of losses [rows], and that of their weights."""
+    if weights is None:
+        return float(losses.sum()), float(len(losses))
+    return float(np.dot(losses, weights)), float(weights.sum(dtype=np.float64))
 
 
 def _is_own(word: str) -> bool:

@@ -34,6 +34,13 @@ def report(found: Evaluated, *, as_json: bool) -> None:
         console.print(f"{one['target']}: {figures}")
     if found.classes:
         _report_classes(console, found.classes)
+    if found.importance:
+        grid = Grid(box=None, pad_edge=False, header_style="bold")
+        for title in ("permuted", "loss", "increase"):
+            grid.add_column(title, justify="left" if title == "permuted" else "right")
+        for one in found.importance:
+            grid.add_row(one["feature"], show_number(one["loss"]), show_number(one["increase"]))
+        console.print(grid)
 
 
 def _report_classes(console: Console, classes: Any) -> None:

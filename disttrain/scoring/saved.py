@@ -30,15 +30,13 @@ _COPY_BYTES = 16 << 20
 class Trained:
     """A trained model, as it was trained: `core` takes what `description` says, and gives what its loss compares.
 
-    `model` is the saved one, which takes raw columns if there is a table; of a checkpoint, it is None. `fingerprint`
-    differs when the file may differ.
+    `fingerprint` differs when the file may differ.
     """
 
     url: str
     fingerprint: str
     core: keras.Model
     description: Description
-    model: keras.Model | None
 
 
 def open_trained(url: str, *, trust: bool) -> Trained:
@@ -56,7 +54,7 @@ def open_trained(url: str, *, trust: bool) -> Trained:
     file = _file_of(url)
     if position_of(file.rpartition("/")[2]) is not None:
         core, description = model_of_checkpoint(url, trust=trust)
-        return Trained(url, stat(url).fingerprint, core, description, None)
+        return Trained(url, stat(url).fingerprint, core, description)
     with _local_copy(url, file) as path:
         return _loaded(url, stat(file).fingerprint, path, trust=trust)
 
@@ -134,9 +132,9 @@ def _loaded(url: str, fingerprint: str, path: Path, *, trust: bool) -> Trained:
     except (ValueError, TypeError, OSError, KeyError) as error:
         raise _refused(url, error, "" if trust else description.function) from error
     if description.table is None:
-        return Trained(url, fingerprint, model, description, model)
+        return Trained(url, fingerprint, model, description)
     core = next(one for one in model.layers if isinstance(one, keras.Model) and one.name in (CORE, f"{CORE}_of_model"))
-    return Trained(url, fingerprint, core, description, model)
+    return Trained(url, fingerprint, core, description)
 
 
 def _refused(url: str, error: Exception, function: str) -> UsageError:

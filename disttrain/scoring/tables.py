@@ -41,7 +41,6 @@ class Answers:
             names = [f"output_{number}" for number in range(num_outputs)]
         taken = [_beside(name, kept) for name in names]
         kind = pa.string() if self._gives_labels else pa.float64() if self._offsets.any() else pa.float32()
-        self._kept = tuple(kept)
         self.schema = pa.schema([*((name, pa.string()) for name in kept), *((name, kind) for name in taken)])
 
     def columns(self, outputs: Floats, kept: Sequence[Sequence[str]]) -> pa.Table:

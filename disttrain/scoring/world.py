@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from disttrain.config import ScoreSettings, default_cache_dir
+from disttrain.config import EvaluateSettings, ScoreSettings, default_cache_dir
 from disttrain.data.csv.source import Source
 from disttrain.distributed.backend import BackendOptions, together
 from disttrain.distributed.launched import launched_rank
@@ -57,7 +57,8 @@ def open_world(
     options = BackendOptions(config.devices, config.threads, False, config.timeout)
     with watched_world(config, environ, options, on_start) as (backend, stack):
         plain = False if launched_rank(environ) is not None else None
-        console = open_console(is_quiet=not backend.world.is_leader, is_terminal=plain)
+        is_quiet = not backend.world.is_leader or (isinstance(config, EvaluateSettings) and config.json_)
+        console = open_console(is_quiet=is_quiet, is_terminal=plain)
         context = FilesContext(config, backend, config.cache_dir or default_cache_dir(environ), console, stack)
         if trained is None:
             found = backend.gather(together(backend, lambda: digest_of(config.model)))

@@ -15,6 +15,7 @@ from disttrain.config import TrainConfig
 from disttrain.data.row_source import RowSource
 from disttrain.data.table.columns import Table
 from disttrain.training.tasks import task_of
+from disttrain.training.user_code import GIVEN_MODEL
 
 MEMBER = "disttrain.json"  # Keras reads the members that it knows, and leaves this one alone
 _FORMAT = 1
@@ -52,7 +53,8 @@ class Description:
         features = source.feature_names if table is None else tuple(column.name for column in table.features)
         targets = source.target_names if table is None else tuple(column.name for column in table.targets)
         loss, metrics = (config.loss, config.metrics) if config.model is None else compiled_with(model)
-        return cls(features, targets, table, by_name, task_of(config, table), loss, metrics, config.model or "")
+        function = "" if config.model == GIVEN_MODEL else config.model or ""
+        return cls(features, targets, table, by_name, task_of(config, table), loss, metrics, function)
 
     @classmethod
     def from_json(cls, kept: Mapping[str, Any]) -> Description:

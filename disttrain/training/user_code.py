@@ -12,6 +12,8 @@ from typing import Any, cast
 
 from disttrain.errors import UsageError
 
+GIVEN_MODEL = "disttrain.run.given:model"  # that of a Python program, which no other one can ask for
+
 
 def takes_argument(option: str, target: str, name: str) -> bool:
     """Returns whether the function has a parameter of that name; raises what `call_user_function` raises."""

@@ -83,6 +83,11 @@ def test_a_script_gets_what_the_command_would_have_given(place, alone):
     x, y = regression_rows(2000)
     expected = model.predict(x, verbose=0)
     np.testing.assert_allclose(alone["answers"], expected[:5, 0], rtol=1e-5)
+    trusted = disttrain(place, "evaluate", "of-one", "a.csv", "--trust-model")
+    assert trusted.returncode == 0, trusted.stderr
+    newest = sorted((place / "of-one" / "checkpoints").iterdir())[-1]
+    refused = disttrain(place, "evaluate", newest, "a.csv", "--trust-model")
+    assert (refused.returncode, "its model came from a Python program" in refused.stderr) == (2, True)
     assert alone["values"]["loss"] == pytest.approx(float(np.mean((expected - y) ** 2)), rel=1e-4)
 
 

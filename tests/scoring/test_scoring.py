@@ -338,3 +338,25 @@ def test_odd_files_names_and_labels(tmp_path):
     assert "other.csv, line 2: column 'y' holds 'maybe'" in run(
         tmp_path, "evaluate", "german", "other.csv", *how, code=3
     )
+
+
+def test_the_importance_of_features_is_how_much_the_loss_rises_without_them(tmp_path):
+    draw = np.random.default_rng(6)
+    x, noise = draw.normal(size=(4000, 3)), draw.normal(size=4000)
+    y = 3 * x[:, 0] + x[:, 1] + 0.1 * noise
+    words = draw.choice(["a", "b"], 4000)
+    lines = [f"{a:.4f},{b:.4f},{c:.4f},{word},{d:.4f}" for (a, b, c), word, d in zip(x, words, y, strict=True)]
+    (tmp_path / "i.csv").write_text("much,some,none,word,y\n" + "\n".join(lines) + "\n")
+    options = ("--data", "i.csv", "--loss", "mse", "--metrics", "mae", "--batch-size", 20, "--epochs", 8)
+    trained(tmp_path, "i", *options)
+    told = run(tmp_path, "evaluate", "i", "i.csv", "--importance")
+    assert "Permutation importance: 5 forward passes over the rows instead of 1" in told
+    found = json.loads(run(tmp_path, "evaluate", "i", "i.csv", "--importance", "--json"))
+    rises = {one["feature"]: one["increase"] for one in found["importance"]}
+    assert list(rises)[:2] == ["much", "some"]
+    # A permuted feature adds twice its share of the target's variance to the mean squared error.
+    assert rises["much"] == pytest.approx(18, rel=0.15)
+    assert rises["some"] == pytest.approx(2, rel=0.2)
+    assert abs(rises["none"]) < 0.1
+    assert abs(rises["word"]) < 0.1
+    assert found["importance"][0]["loss"] == pytest.approx(found["values"]["loss"] + rises["much"])
