@@ -6,14 +6,13 @@ from typing import Any
 
 import keras
 
-from disttrain.checkpoints.file import Checkpoint, foreign_content, read_checkpoint
+from disttrain.checkpoints.file import Checkpoint, foreign_content
 from disttrain.checkpoints.record import RunRecord
+from disttrain.checkpoints.store import CheckpointStore
 from disttrain.config import TrainConfig
 from disttrain.config.option_types import Named
 from disttrain.data.table.columns import Table
 from disttrain.errors import UsageError
-from disttrain.storage.open import open_reader
-from disttrain.storage.stream import ReaderStream
 from disttrain.training.description import Description, compiled_with
 from disttrain.training.heads import Head, head_of
 from disttrain.training.inputs import Inputs
@@ -34,8 +33,8 @@ def model_of_checkpoint(url: str, *, trust: bool) -> tuple[keras.Model, Descript
         CheckpointError: if it is damaged, or of something else than a run.
         UsageError: if it is not there, or its model comes from a function and is not trusted.
     """
-    with open_reader(url) as reader:
-        checkpoint = read_checkpoint(ReaderStream(reader), url)
+    with CheckpointStore(url.rpartition("/")[0] or ".", keep=1) as store:
+        checkpoint = store.load(url)
     with foreign_content(url, "is of something else than a run of disttrain ({})"):
         record = RunRecord.of(checkpoint)
         config = _config_of(record)
