@@ -61,7 +61,7 @@ def learning_rate_of(config: TrainConfig, model: keras.Model, num_shards: int) -
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     if isinstance(optimizer._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
         return top_learning_rate(config, num_shards) if config.warmup_epochs or config.decay == "cosine" else None
-    return float(optimizer.learning_rate)
+    return float(optimizer.learning_rate.numpy())
 
 
 def new_learning_rate(
