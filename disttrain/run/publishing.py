@@ -34,9 +34,10 @@ def publish(path: Path, url: str) -> None:
 def _copy(path: Path, url: str, names: Sequence[str], patience: Patience) -> None:
     directory = open_directory(url, patience)
     try:
-        earlier = set(directory.names())
+        own = {name for name in names if (path / name).exists()}
+        earlier = set(directory.names()) if len(own) < len(names) else set()
         for name in names:
-            if (path / name).exists():
+            if name in own:
                 with activity("publishing {} to {}", name, url):
                     directory.put(name, _writer(path / name))
             elif name in earlier:
