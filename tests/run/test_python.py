@@ -68,6 +68,7 @@ def alone(place):
     return script(place, "one")
 
 
+@pytest.mark.slow
 def test_a_script_gets_what_the_command_would_have_given(place, alone):
     """The same model, by a function of a module, trained by the command."""
     (place / "own.py").write_text(OWN)

@@ -115,6 +115,7 @@ def test_an_evaluation_gives_what_scikit_learn_computes_of_keras_answers(place, 
     assert told["values"]["mae"] == pytest.approx(found["mae"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_what_an_evaluation_finds_is_what_a_validation_finds(place):
     options = ("--data", "a.csv", *COLUMNS, *TASKS["binary"], "--epochs", 2, "--validation-data", "b.csv")
     validated = trained(place, "validated", *options)
@@ -186,6 +187,7 @@ def test_what_does_not_fit_is_refused_with_what_would(place, case):
     assert not (place / "refused.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_model_that_holds_code_is_loaded_only_if_it_is_trusted(place):
     (place / "code.py").write_text(
         "import keras\n\ndef lambdas(num_features):\n    return keras.Sequential([keras.Input((num_features,)), "
@@ -200,6 +202,7 @@ def test_a_model_that_holds_code_is_loaded_only_if_it_is_trusted(place):
         run(place, command, "code", "n.csv", *more, "--trust-model")
 
 
+@pytest.mark.slow
 def test_gaps_of_columns_whose_gaps_were_dropped_have_no_prediction(place):
     (place / "gaps.csv").write_text("x,y\n" + "".join(f"{n / 100},{n / 50}\n" for n in range(100)) + ",1\n")
     trained(place, "gaps", "--data", "gaps.csv", "--missing", "drop", "--epochs", 1)
@@ -340,6 +343,7 @@ def test_odd_files_names_and_labels(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_importance_of_features_is_how_much_the_loss_rises_without_them(tmp_path):
     draw = np.random.default_rng(6)
     x, noise = draw.normal(size=(4000, 3)), draw.normal(size=4000)

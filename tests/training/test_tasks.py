@@ -140,6 +140,7 @@ def test_the_defaults_classify_as_well_as_scikit_learns_and_plain_kerass_on_the_
     assert ours >= max(scikit_learn, plain_keras) - 0.01, reached
 
 
+@pytest.mark.slow
 def test_a_target_of_numbers_is_classified_where_that_is_asked_for(tmp_path):
     drawn = np.random.default_rng(3)
     x = drawn.uniform(-1, 1, 400)
