@@ -146,11 +146,8 @@ class _Evaluation:
 
 
 def _labels(description: Description, num_outputs: int, model: str) -> tuple[str, ...]:
-    """Returns the labels of a classification by one target; those that are numbers count from 0."""
-    if description.task == "regression" or len(description.targets) != 1:
-        return ()
-    known = description.table.targets[0].categories if description.table is not None else ()
-    size = max(num_outputs, 2)
-    if known and size != len(known):
-        raise UsageError(f"{model}: gives {num_outputs} numbers for {len(known)} labels, which cannot be compared")
-    return known or tuple(map(str, range(size)))
+    """Returns the labels of a classification; UsageError if the model gives something else than a number for each."""
+    labels = description.labels(num_outputs)
+    if labels and len(labels) != max(num_outputs, 2):
+        raise UsageError(f"{model}: gives {num_outputs} numbers for {len(labels)} labels, which cannot be compared")
+    return labels

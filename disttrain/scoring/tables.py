@@ -27,13 +27,9 @@ class Answers:
         """
         targets, table = description.targets, description.table
         self._offsets = np.array([column.offset for column in table.targets] if table is not None else [0.0])
-        self._labels: tuple[str, ...] = ()
-        is_classified = description.task != "regression" and len(targets) == 1
-        if is_classified:
-            known = table.targets[0].categories if table is not None else ()
-            self._labels = known or tuple(map(str, range(max(num_outputs, 2))))
-        self._gives_labels = as_labels and is_classified
-        if is_classified and not as_labels:
+        self._labels = description.labels(num_outputs)
+        self._gives_labels = as_labels and bool(self._labels)
+        if self._labels and not as_labels:
             names = [f"{targets[0]}={label}" for label in self._labels]
         elif num_outputs == len(targets) or self._gives_labels:
             names = list(targets)

@@ -56,6 +56,16 @@ class Description:
         function = "" if config.model == GIVEN_MODEL else config.model or ""
         return cls(features, targets, table, by_name, task_of(config, table), loss, metrics, function)
 
+    def labels(self, num_outputs: int) -> tuple[str, ...]:
+        """Returns the labels of a classification by one target, else none; those that are numbers count from 0.
+
+        `num_outputs` is how many numbers the model gives for a row.
+        """
+        if self.task == "regression" or len(self.targets) != 1:
+            return ()
+        known = self.table.targets[0].categories if self.table is not None else ()
+        return known or tuple(map(str, range(max(num_outputs, 2))))
+
     @classmethod
     def from_json(cls, kept: Mapping[str, Any]) -> Description:
         """Reads what `to_json` returned; KeyError or a similar error if something else wrote it."""
