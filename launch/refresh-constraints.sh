@@ -35,17 +35,25 @@ from pathlib import Path
 work, target = map(Path, sys.argv[1:])
 names = ("everything", "base", "cuda", "stores")
 everything, base, cuda, stores = (re.split(r"\n(?=\S)", (work / name).read_text().strip()) for name in names)
+
+
+def named(blocks):
+    """The blocks that pin the versions of `blocks`: their markers may differ, where other extras ask for them, too."""
+    pins = {block.split()[0] for block in blocks}
+    return lambda block: block.split()[0] in pins
+
+
 sections = {
     "tensorflow-cpu": ("Linux on x86_64 without an NVIDIA GPU", lambda block: block.startswith("tensorflow-cpu==")),
     "tensorflow": ("every other machine", lambda block: block.startswith("tensorflow==")),
-    "base": ("what training needs, and Horovod's build", base.__contains__),
-    "cuda": ("CUDA libraries, on Linux with an NVIDIA GPU", cuda.__contains__),
-    "stores": ("object stores", stores.__contains__),
+    "base": ("what training needs, and Horovod's build", named(base)),
+    "cuda": ("CUDA libraries, on Linux with an NVIDIA GPU", named(cuda)),
+    "stores": ("object stores", named(stores)),
     "all": ("tests, benchmarks", lambda block: True),
 }
 lines = ["# Exact versions with hashes, made by launch/refresh-constraints.sh from pyproject.toml: do not edit.",
          "# launch/setup.sh installs the sections that it is asked for."]
-left = everything + [block for block in base + cuda if block not in everything]
+left = everything + [block for block in base + cuda + stores if not named(everything)(block)]
 for section, (purpose, belongs) in sections.items():
     lines += ["", f"# [{section}] {purpose}", *filter(belongs, left)]
     left = [block for block in left if not belongs(block)]

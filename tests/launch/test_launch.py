@@ -1,4 +1,4 @@
-"""launch/ and .ci/run: their messages, the pinned packages, and Horovod's wheel."""
+"""launch/ and .ci/run: their messages, the set-up, and Horovod's wheel."""
 
 import base64
 import hashlib
@@ -14,13 +14,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [
@@ -125,53 +118,7 @@ def test_a_python_without_venv_is_said_in_one_line_with_the_packages_name(tmp_pa
     assert told.stderr.endswith(f"apt-get install python3.{sys.version_info.minor}-venv\n")
 
 
-# -- the pinned packages
-
-
-def pinned() -> dict[str, list[Requirement]]:
-    """Section of the constraints file -> its requirements."""
-    sections: dict[str, list[Requirement]] = {}
-    for line in (ROOT / "launch/constraints.txt").read_text().splitlines():
-        if heading := re.match(r"# \[(.+)\]", line):
-            section = sections.setdefault(heading[1], [])
-        elif re.match(r"\w", line):
-            section.append(Requirement(line.removesuffix("\\").strip()))
-    return sections
-
-
-def test_the_constraints_name_no_address_and_a_hash_for_every_version() -> None:
-    text = (ROOT / "launch/constraints.txt").read_text()
-    assert "://" not in text
-    assert not re.search(r"^-", text, re.MULTILINE)
-    blocks = re.split(r"\n(?=[\w#])", text)
-    packages = [block for block in blocks if re.match(r"\w", block)]
-    assert len(packages) > 100
-    for block in packages:
-        assert re.match(r"[\w.-]+==[\w.]+( ;[^\\]+)? \\(\n    --hash=sha256:[0-9a-f]{64}( \\)?)+\n*$", block), block
-
-
-@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
-def test_the_constraints_cover_every_dependency(python: str) -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    extras = project["project"]["optional-dependencies"]
-    training = [*project["project"]["dependencies"], *extras["horovod"], *project["dependency-groups"]["launch"]]
-    everything = [*training, *(line for extra in extras.values() for line in extra)]
-    machine = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux", "extra": ""}
-    sections = pinned()
-    for wanted, names in (
-        (training, ("tensorflow", "tensorflow-cpu", "base")),
-        (everything, tuple(sections)),
-    ):
-        versions = {
-            canonicalize_name(pin.name): pin.specifier
-            for name in names
-            for pin in sections[name]
-            if pin.marker is None or pin.marker.evaluate(machine)
-        }
-        for requirement in map(Requirement, wanted):
-            if requirement.marker is None or requirement.marker.evaluate(machine):
-                (pin,) = versions[canonicalize_name(requirement.name)]
-                assert requirement.specifier.contains(pin.version), requirement
+# -- the set-up
 
 
 def tiny_wheel(folder: Path) -> str:
