@@ -8,14 +8,15 @@ if TYPE_CHECKING:
     from disttrain.data.batches import batches, num_batches
     from disttrain.run.dataset import open_csv
     from disttrain.run.fitting import fit
-    from disttrain.scoring.calls import evaluate, predict
+    from disttrain.scoring.calls import evaluate, export, predict
 
 __version__ = "0.1.0"
-__all__ = ["batches", "evaluate", "fit", "num_batches", "open_csv", "predict"]
+__all__ = ["batches", "evaluate", "export", "fit", "num_batches", "open_csv", "predict"]
 
 _HOME = {
     "batches": "disttrain.data.batches",
     "evaluate": "disttrain.scoring.calls",
+    "export": "disttrain.scoring.calls",
     "fit": "disttrain.run.fitting",
     "num_batches": "disttrain.data.batches",
     "open_csv": "disttrain.run.dataset",

@@ -38,6 +38,7 @@ COMMANDS = {
     "train": "disttrain.run.command",
     "evaluate": "disttrain.scoring.evaluate",
     "predict": "disttrain.scoring.predict",
+    "export": "disttrain.scoring.exporting.export",
     "inspect": "disttrain.run.inspect",
     "plan": "disttrain.run.plan",
     "simulate": "disttrain.run.simulate",

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from disttrain.errors import DisttrainError
+
 UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 
@@ -76,7 +78,7 @@ class _Dropping(io.FileIO):
 
 @contextmanager
 def native_messages_held(wanted: bool) -> Iterator[None]:
-    """Holds back what is written to file descriptor 2, and lets it out only if the block raises.
+    """Holds back what is written to file descriptor 2, and lets it out only if the block fails unexpectedly.
 
     Args:
         wanted: changes nothing, for users who set TF_CPP_MIN_LOG_LEVEL to see the messages.
@@ -91,9 +93,10 @@ def native_messages_held(wanted: bool) -> Iterator[None]:
         os.dup2(held.fileno(), 2)
         try:
             yield
-        except BaseException:
-            held.seek(0)
-            os.write(screen, held.read())
+        except BaseException as error:
+            if not isinstance(error, DisttrainError):
+                held.seek(0)
+                os.write(screen, held.read())
             raise
         finally:
             sys.stderr.flush()

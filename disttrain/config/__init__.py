@@ -8,15 +8,17 @@ from disttrain.config.columns import ColumnSettings
 from disttrain.config.files import FileSettings
 from disttrain.config.inspect import InspectConfig
 from disttrain.config.plan import PlanConfig, SimulateConfig
-from disttrain.config.score import EvaluateSettings, PredictSettings, ScoreSettings
+from disttrain.config.score import EvaluateSettings, ExportSettings, ModelSettings, PredictSettings, ScoreSettings
 from disttrain.config.settings import Settings, default_cache_dir, option, positional
 from disttrain.config.train import TrainConfig
 
 __all__ = [
     "ColumnSettings",
     "EvaluateSettings",
+    "ExportSettings",
     "FileSettings",
     "InspectConfig",
+    "ModelSettings",
     "PlanConfig",
     "PredictSettings",
     "ScoreSettings",

@@ -1,4 +1,4 @@
-"""The options of the commands that use a trained model: `disttrain evaluate` and `disttrain predict`."""
+"""The options of the commands that use a trained model: `disttrain evaluate`, `predict` and `export`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from disttrain.config.option_types import Count, Directory, Location, Places, Se
 from disttrain.config.settings import option, positional
 
 
-class ScoreSettings(FileSettings):
-    """What both commands have in common."""
+class ModelSettings(FileSettings):
+    """What all these commands have in common."""
 
     model: Location = positional(
         "a run's directory, one of its checkpoints, or a .keras file; a path or a URL", "MODEL"
@@ -21,18 +21,23 @@ class ScoreSettings(FileSettings):
     trust_model: bool = option(
         "model", "load a model that holds code of its own (a Lambda layer, your own classes), which then runs", False
     )
+    timeout: Seconds = option(
+        "devices", "time (90s, 10m) after which a worker that makes no progress ends the run; 0 waits forever", 600
+    )
+    cache_dir: Directory | None = option(
+        "output", "directory for indexes. Default: $XDG_CACHE_HOME/disttrain or ~/.cache/disttrain", None
+    )
+
+
+class ScoreSettings(ModelSettings):
+    """What the commands have in common that run the model on all rows."""
+
     backend: Literal["auto", "local", "mirrored", "multiworker", "horovod"] = option(
         "devices", "who takes part, as in a training", "auto"
     )
     devices: Count | None = option("devices", "devices of one worker, as in a training. Default: all GPUs", None)
     threads: Count | None = option(
         "devices", "threads that one TensorFlow operation may use. Default: the machine's cores, shared", None
-    )
-    timeout: Seconds = option(
-        "devices", "time (90s, 10m) after which a worker that makes no progress ends the run; 0 waits forever", 600
-    )
-    cache_dir: Directory | None = option(
-        "output", "directory for indexes. Default: $XDG_CACHE_HOME/disttrain or ~/.cache/disttrain", None
     )
 
 
@@ -59,3 +64,26 @@ class PredictSettings(ScoreSettings):
         "output", "columns of the data to write before the predictions, as they stand there. Default: none", ()
     )
     overwrite: bool = option("output", "replace the file if it exists", False)
+
+
+class ExportSettings(ModelSettings):
+    """The options of `disttrain export`."""
+
+    data: Places = positional(
+        "CSV files whose rows the exported model is compared on. Default: those that the model was trained on, read as "
+        "they were then",
+        "DATA",
+        default=(),
+    )
+    format: Literal["savedmodel", "onnx", "tflite"] = option(
+        "output",
+        "savedmodel, a directory for TensorFlow Serving; onnx for onnxruntime (pip install 'disttrain[onnx]'); tflite "
+        "for TensorFlow Lite; has to be given",
+    )
+    output: Location | None = option(
+        "output",
+        "file to write, of a savedmodel the directory; a path or a URL. Default: beside the model, as model.onnx, "
+        "model.tflite or model.savedmodel",
+        None,
+    )
+    overwrite: bool = option("output", "replace what is there", False)

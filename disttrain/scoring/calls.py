@@ -1,4 +1,4 @@
-"""Using a trained model from Python: `disttrain.evaluate` and `disttrain.predict`, with the commands' options."""
+"""Using a trained model from Python: `disttrain.evaluate`, `predict` and `export`, with the commands' options."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Any, TypeAlias
 import keras
 import numpy.typing as npt
 
-from disttrain.config import EvaluateSettings, PredictSettings, ScoreSettings, default_cache_dir
+from disttrain.config import EvaluateSettings, ExportSettings, ModelSettings, PredictSettings, default_cache_dir
 from disttrain.config.calling import checked, with_signature_of
 from disttrain.data.csv.headers import read_text
 from disttrain.data.csv.open_csv import OpenCsv
+from disttrain.errors import UsageError
 from disttrain.run.shared_text import how_read
 from disttrain.scoring.evaluation import Evaluated, evaluated_in
+from disttrain.scoring.exporting.exporting import write_export
 from disttrain.scoring.prediction import predicted_in, write_predictions
 from disttrain.scoring.saved import Trained
 from disttrain.scoring.tables import as_array
@@ -92,12 +94,45 @@ def predict(
         return as_array(predicted_in(config, scored))
 
 
+@with_signature_of(ExportSettings)
+def export(
+    model: Model,
+    data: str | Path | Sequence[str | Path] = (),
+    *,
+    output: str | Path | None = None,
+    target: str | Sequence[str] = (),
+    features: Sequence[str] = (),
+    **options: Any,
+) -> str:
+    """Writes a model as a SavedModel, as ONNX or for TensorFlow Lite, once it gave the same answers there.
+
+    Args:
+        model: as `evaluate` takes it; a Keras model needs `data` and `output`.
+        data: files whose rows both models are compared on. By default those that the model was trained on.
+        output: the file or, of a SavedModel, the directory to write, local or in a store. By default beside the model.
+        target, features: the columns, for a Keras model; by default the last one, which need not be there, and all
+            others.
+        options: those of `disttrain export` by the same names; `format` has to be given.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        DisttrainError: what the command ends with, as an exception.
+    """
+    values = {"model": _name(model), "data": data, "output": None if output is None else str(output), **options}
+    config = checked(ExportSettings, values, "export")
+    if isinstance(model, keras.Model) and not (config.data and config.output):
+        raise UsageError("export: a Keras model, which is no file, needs data and output")
+    return write_export(config, dict(os.environ), _trained(model, config, target, features))
+
+
 def _name(model: Model) -> str:
     return _IN_MEMORY if isinstance(model, keras.Model) else str(model)
 
 
 def _trained(
-    model: Model, config: ScoreSettings, target: str | Sequence[str], features: Sequence[str]
+    model: Model, config: ModelSettings, target: str | Sequence[str], features: Sequence[str]
 ) -> Trained | None:
     """Returns a Keras model with what it takes of the files; None for a path, which is opened later."""
     if not isinstance(model, keras.Model):

@@ -13,7 +13,7 @@ from disttrain.config import TrainConfig
 from disttrain.config.option_types import Named
 from disttrain.data.table.columns import Table
 from disttrain.errors import UsageError
-from disttrain.training.description import Description, compiled_with
+from disttrain.training.description import Description, compiled_with, trained_on
 from disttrain.training.heads import Head, head_of
 from disttrain.training.inputs import Inputs
 from disttrain.training.model import new_model, takes_table
@@ -58,7 +58,7 @@ def model_of_checkpoint(url: str, *, trust: bool) -> tuple[keras.Model, Descript
     if model.compiled:
         loss, metrics = compiled_with(model)
     words = (task_of(config, table), loss, metrics, config.model or "")
-    return model, Description(features, targets, table, by_name, *words)
+    return model, Description(features, targets, table, by_name, *words, *trained_on(config))
 
 
 def _config_of(record: RunRecord) -> TrainConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from disttrain.data.csv.normalizer import normalizer_of
 from disttrain.data.csv.parser import field_spans
@@ -21,21 +21,25 @@ def fields_of_rows(source: Source, rows: Range, names: Sequence[str]) -> list[li
         DataError: for a text that is not UTF-8.
     """
     found: list[list[str]] = [[] for _ in names]
-    pool = DaemonPool(1, "read-fields")
-    try:
-        for part in source.split_by_order(rows):
-            span = source.row_offset(part.start), source.row_offset(part.stop)
-            normalizer = normalizer_of(source.header.dialect)
-            blocks = line_blocks(
-                source.text.reader, iter([span]), pool, block_bytes=source.block_bytes, normalizer=normalizer
-            )
-            for block in blocks:
-                _add(found, source, block, names)
-    finally:
-        pool.close()
+    for block in blocks_of_rows(source, rows):
+        _add(found, source, block, names)
     for name, texts in zip(names, found, strict=True):
         _check_utf_8(source, rows, name, texts)
     return found
+
+
+def blocks_of_rows(source: Source, rows: Range) -> Iterator[Block]:
+    """Yields the lines of some rows, as the parser gets them."""
+    pool = DaemonPool(1, "read-fields")
+    normalizer = normalizer_of(source.header.dialect)
+    try:
+        for part in source.split_by_order(rows):
+            span = source.row_offset(part.start), source.row_offset(part.stop)
+            yield from line_blocks(
+                source.text.reader, iter([span]), pool, block_bytes=source.block_bytes, normalizer=normalizer
+            )
+    finally:
+        pool.close()
 
 
 def _add(found: list[list[str]], source: Source, block: Block, names: Sequence[str]) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from disttrain.config import TrainConfig
+from disttrain.config import FileSettings, TrainConfig
 from disttrain.data.row_source import RowSource
 from disttrain.data.table.columns import Table
+from disttrain.errors import redacted
 from disttrain.training.tasks import task_of
 from disttrain.training.user_code import GIVEN_MODEL
 
@@ -35,6 +36,9 @@ class Description:
         loss: as the options name it; empty for a loss of a model that the user compiled.
         metrics: as the options name them.
         function: the user's own that made the network, as `package.module:function`; empty for the dense network.
+        data: the files that it was trained on, as they were named; none for the built-in sample, None where that is not
+            known.
+        reading: the options by which they were read, as far as they were given.
     """
 
     features: tuple[str, ...]
@@ -45,6 +49,8 @@ class Description:
     loss: str
     metrics: tuple[str, ...]
     function: str = ""
+    data: tuple[str, ...] | None = None
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: TrainConfig, source: RowSource, model: keras.Model, *, by_name: bool) -> Description:
@@ -54,7 +60,8 @@ class Description:
         targets = source.target_names if table is None else tuple(column.name for column in table.targets)
         loss, metrics = (config.loss, config.metrics) if config.model is None else compiled_with(model)
         function = "" if config.model == GIVEN_MODEL else config.model or ""
-        return cls(features, targets, table, by_name, task_of(config, table), loss, metrics, function)
+        words = (task_of(config, table), loss, metrics, function)
+        return cls(features, targets, table, by_name, *words, *trained_on(config))
 
     def labels(self, num_outputs: int) -> tuple[str, ...]:
         """Returns the labels of a classification by one target, else none; those that are numbers count from 0.
@@ -72,7 +79,10 @@ class Description:
         table = Table.from_json(kept["table"]) if kept["table"] else None
         words: dict[str, Any] = {name: tuple(kept[name]) for name in ("features", "targets", "metrics")}
         own = {name: kept[name] for name in ("by_name", "task", "loss", "function")}
-        return cls(table=table, **own, **words)
+        data = kept.get("data")  # an older disttrain did not tell it
+        return cls(
+            table=table, **own, **words, data=None if data is None else tuple(data), reading=kept.get("reading", {})
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Returns it as JSON can hold it."""
@@ -101,6 +111,17 @@ class Description:
         if kept.get("format", _FORMAT) > _FORMAT:
             raise ValueError("was written by a newer disttrain: update this one")
         return cls.from_json(kept)
+
+
+def trained_on(config: TrainConfig) -> tuple[tuple[str, ...] | None, dict[str, Any]]:
+    """Returns `data` and `reading` of a description; URLs that hold secrets are not told."""
+    reading = {
+        name: getattr(config, name)
+        for name, field_ in FileSettings.model_fields.items()
+        if name != "data" and getattr(config, name) != field_.default
+    }
+    is_secret = any(redacted(url) != url or "***" in url for url in config.data)
+    return None if is_secret else tuple(config.data), reading
 
 
 def compiled_with(model: keras.Model) -> tuple[str, tuple[str, ...]]:

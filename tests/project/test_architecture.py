@@ -28,10 +28,11 @@ ENTRY = ["terminal", "cli", "__main__"]
 COMMANDS = {"run.command", "run.inspect", "run.plan", "run.simulate", "synthetic.command"} | {
     "scoring.evaluate",
     "scoring.predict",
+    "scoring.exporting.export",
 }  # one for each subcommand
 ONLY_FOR = {
     "config.loading": {*COMMANDS, "cli"},
-    "terminal": {"run.command", "run.plan", "run.simulate", "scoring.evaluate", "scoring.predict", "cli"},
+    "terminal": {*COMMANDS, "cli"} - {"run.inspect", "synthetic.command"},
     "cli": {"__main__"},
 }
 # Other packages, and the wings or modules that may import them; reading data needs no TensorFlow.
@@ -40,6 +41,9 @@ ONLY_IN = {
     "keras": {"training", "run", "scoring"},
     "pyarrow": {"scoring.formats", "scoring.tables"},
     "horovod": {"distributed.horovod", "distributed.horovod_collective", "elastic"},
+    "onnx": {"scoring.exporting.onnx_model", "scoring.exporting.onnx_inputs"},
+    "onnxruntime": {"scoring.exporting.onnx_model"},
+    "tf2onnx": {"scoring.exporting.onnx_model"},
     "rich": {"run", "synthetic.progress", "scoring.report"},
     "argparse": {"config.loading"},
     "pydantic": {"config"},

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from disttrain.config import EvaluateSettings, InspectConfig, PredictSettings, SimulateConfig
+from disttrain.config import EvaluateSettings, ExportSettings, InspectConfig, PredictSettings, SimulateConfig
 from disttrain.synthetic.command import MakeDataConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +37,7 @@ def test_named_paths_exist(name):
 
 
 # The first has the options of a training and a plan too.
-CONFIGS = (SimulateConfig, InspectConfig, MakeDataConfig, EvaluateSettings, PredictSettings)
+CONFIGS = (SimulateConfig, InspectConfig, MakeDataConfig, EvaluateSettings, PredictSettings, ExportSettings)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -146,13 +146,14 @@ def test_what_is_wrong_is_an_exception(place, monkeypatch):
 
 
 def test_the_public_names_and_their_arguments():
-    assert package.__all__ == ["batches", "evaluate", "fit", "num_batches", "open_csv", "predict"]
+    assert package.__all__ == ["batches", "evaluate", "export", "fit", "num_batches", "open_csv", "predict"]
     assert set(package.__all__) < set(dir(package))
     options = set(TrainConfig.model_fields) - {"data", "model", "targets", "callbacks"}
     fixed = {"model", "data", "target", "callbacks"}
     assert set(inspect.signature(package.fit).parameters) == fixed | options
     assert list(inspect.signature(package.evaluate).parameters)[:4] == ["model", "data", "target", "features"]
     assert list(inspect.signature(package.predict).parameters)[:5] == ["model", "data", "output", "target", "features"]
+    assert list(inspect.signature(package.export).parameters)[:5] == ["model", "data", "output", "target", "features"]
     assert list(inspect.signature(package.open_csv).parameters) == [
         "path", "features", "target", "header", "delimiter", "cache_dir",
     ]  # fmt: skip

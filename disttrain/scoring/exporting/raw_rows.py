@@ -1,0 +1,84 @@
+"""Rows as a model of raw columns takes them: numbers with NaN for gaps, and texts as they stand in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from disttrain.data.csv.parser import ParseFault
+from disttrain.data.csv.source import Source
+from disttrain.data.csv.value_reader import ValueReader
+from disttrain.data.ranges import Range
+from disttrain.data.table.values import NUMBER
+from disttrain.errors import DataError
+from disttrain.scoring.exporting.comparison import Arrays
+from disttrain.scoring.kept_fields import blocks_of_rows, fields_of_rows
+
+_PLACES, _ROWS = 16, 64  # where in the files rows are taken, and how many at each
+
+
+def sample_of(num_rows: int) -> list[Range]:
+    """Returns which rows a model is compared on: up to 1,024, from all over the files."""
+    if num_rows <= _PLACES * _ROWS:
+        return [Range(0, num_rows)]
+    starts = np.linspace(0, num_rows - _ROWS, _PLACES).astype(int).tolist()
+    return [Range(start, start + _ROWS) for start in starts]
+
+
+def raw_rows(
+    source: Source, inputs: Mapping[str, Sequence[str]], texts: Sequence[str], gaps: Sequence[str]
+) -> tuple[Arrays, list[int]]:
+    """Reads rows from all over the files.
+
+    Args:
+        source: the files.
+        inputs: each input's name, with the columns that it is made of.
+        texts: the inputs that are texts, of one column each.
+        gaps: words that stand for nothing.
+
+    Returns:
+        Each input, float64 [rows, its columns] or texts [rows, 1], and the rows' numbers. Rows beside one that cannot
+        be read are left out.
+
+    Raises:
+        DataError: if no row can be read.
+    """
+    numbers = {name: columns for name, columns in inputs.items() if name not in texts}
+    wanted = [column for columns in numbers.values() for column in columns]
+    found: list[tuple[Range, npt.NDArray[np.float64]]] = []
+    fault: ParseFault | None = None
+    for rows in sample_of(source.num_rows):
+        try:
+            found.append((rows, _numbers(source, rows, wanted, gaps)))
+        except ParseFault as error:
+            fault = error
+    if not found:
+        raise DataError(f"{source.url}: cannot be read as rows of the model: {fault}")
+    matrix = np.concatenate([values for _, values in found])
+    starts = np.cumsum([0, *map(len, numbers.values())]).tolist()
+    made: dict[str, npt.NDArray[np.float64] | npt.NDArray[np.object_]] = {
+        name: matrix[:, start:stop] for name, start, stop in zip(numbers, starts, starts[1:], strict=False)
+    }
+    columns = [fields_of_rows(source, rows, [inputs[name][0] for name in texts]) for rows, _ in found]
+    for place, name in enumerate(texts):
+        made[name] = np.array([[text] for part in columns for text in part[place]], object)
+    return made, [row for rows, _ in found for row in range(rows.start, rows.stop)]
+
+
+def _numbers(source: Source, rows: Range, names: Sequence[str], gaps: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Returns columns of numbers as float64 [rows, columns]; what is no number is NaN."""
+    if not names:
+        return np.zeros((len(rows), 0))
+    parts = []
+    for block in blocks_of_rows(source, rows):
+        header = source.text.files[source.text.file_at(block.base + block.start)].header
+        take = np.array([names.index(name) if name in names else -1 for name in header.names], np.int32)
+        reader = ValueReader(take, ord(header.delimiter), [False] * len(names), gaps)
+        start = block.start
+        while start < block.stop:
+            count, start = reader.read(block.buffer, start, block.stop)
+            values, tags = (array[:, :count].T for array in (reader.values.values, reader.values.tags))
+            parts.append(np.where(tags == NUMBER, values, np.nan))
+    return np.concatenate(parts)
