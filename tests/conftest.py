@@ -19,7 +19,15 @@ ONE_AT_A_TIME = {
 }
 
 # Files that take minutes: they come first, so that no process of pytest-xdist is left with one at the end.
-LONGEST = ("test_container", "test_training", "test_faults", "test_resume", "test_backends")
+LONGEST = (
+    "test_container",
+    "test_scoring",
+    "test_training",
+    "test_faults",
+    "test_resume",
+    "test_backends",
+    "test_export",
+)
 
 
 def pytest_collection_modifyitems(items):

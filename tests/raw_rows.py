@@ -11,6 +11,7 @@ from disttrain.data.csv.header import Header
 from disttrain.data.table.columns import Column, Table
 from disttrain.data.table.values import GAP_WORDS
 
+GAP_NUMBERS = ("-999", "-999.9")
 CITIES = ("Rome", "Paris, France", 'Oslo "N"', "[UNK]", "Köln")
 TIMES = [
     "2024-02-29", "1969-12-31T23:59:59", "2024-05-01 12:30", "2024-05-01T12:30:15.25", "2000-03-01T00:00:00.123456",
@@ -43,18 +44,17 @@ def rows(count=400):
         ]  # fmt: skip
 
     made = [one() for _ in range(count)]
-    gaps = ["", *GAP_WORDS, "-999"]
-    for row in made:
-        if draw.random() < 0.5:
-            place = int(draw.integers(len(COLUMNS)))
-            row[place] = gaps[int(draw.integers(len(gaps)))] if place != 5 else ""
+    gaps = ["", *GAP_WORDS, *GAP_NUMBERS]
+    for number, row in enumerate(made[: len(gaps) * len(COLUMNS)]):  # each gap in each column
+        gap, place = divmod(number, len(COLUMNS))
+        row[place] = gaps[gap] if place != 5 else ""
     return made
 
 
 def table_of(names=tuple(column.name for column in COLUMNS)):
     """The table of some of these columns."""
     columns = (column for column in COLUMNS if column.name in names)
-    return Table((*columns, Column("y", "number", "target")), gaps=(*GAP_WORDS, "-999"))
+    return Table((*columns, Column("y", "number", "target")), gaps=(*GAP_WORDS, *GAP_NUMBERS))
 
 
 def encoded(table, made):

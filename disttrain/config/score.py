@@ -82,8 +82,8 @@ class ExportSettings(ModelSettings):
     )
     output: Location | None = option(
         "output",
-        "file to write, of a savedmodel the directory; a path or a URL. Default: beside the model, as model.onnx, "
-        "model.tflite or model.savedmodel",
+        "file to write, of a savedmodel the directory; a path or a URL. Default: in the run's directory, as "
+        "model.onnx, model.tflite or model.savedmodel; of a file, beside it under its name",
         None,
     )
     overwrite: bool = option("output", "replace what is there", False)

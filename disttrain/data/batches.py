@@ -19,7 +19,7 @@ from disttrain.data.csv.header import HeaderMode
 from disttrain.data.csv.source import Source
 from disttrain.data.epoch import EpochPlan
 from disttrain.data.row_cache import RowCache, open_cache
-from disttrain.data.sharding import Sharding, shard_range
+from disttrain.data.sharding import Sharding, check_shard, shard_range
 from disttrain.data.shuffle import EpochOrder, ShuffleMode
 from disttrain.data.superbatches import superbatches
 from disttrain.errors import UsageError
@@ -144,5 +144,4 @@ def _open(
 def _check(batch_size: int, shard: int, num_shards: int) -> None:
     if batch_size < 1:
         raise UsageError(f"batch_size is {batch_size}, expected at least 1")
-    if not 0 <= shard < num_shards:
-        raise UsageError(f"shard is {shard}, expected 0 to {num_shards - 1} for num_shards {num_shards}")
+    check_shard(shard, num_shards)

@@ -9,6 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from disttrain.data.ranges import Range
+from disttrain.errors import UsageError
+
+
+def check_shard(shard: int, num_shards: int) -> None:
+    """Raises UsageError unless there is a shard of this number, counted from 0."""
+    if not 0 <= shard < num_shards:
+        raise UsageError(f"shard is {shard}, expected 0 to {num_shards - 1} for num_shards {num_shards}")
 
 
 def shard_range(num_rows: int, num_shards: int, shard: int) -> Range:

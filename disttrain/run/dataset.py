@@ -18,7 +18,7 @@ from disttrain.data.batches import batches, num_batches
 from disttrain.data.csv.dialect import Dialect
 from disttrain.data.csv.header import HeaderMode
 from disttrain.data.csv.source import Source
-from disttrain.data.sharding import shard_range
+from disttrain.data.sharding import check_shard, shard_range
 from disttrain.data.shuffle import ShuffleMode
 from disttrain.data.table.statistics import ColumnStatistics
 from disttrain.errors import UsageError
@@ -102,8 +102,7 @@ class Dataset:
         """Returns part `index` of `num_shards` contiguous parts of the rows, whose sizes differ by one row at most."""
         if self.num_shards > 1:
             raise UsageError(f"shard {self.index} of {self.num_shards} is cut already: cut the whole dataset")
-        if not 0 <= index < num_shards:
-            raise UsageError(f"shard is {index}, expected 0 to {num_shards - 1} for num_shards {num_shards}")
+        check_shard(index, num_shards)
         return replace(self, index=index, num_shards=num_shards)
 
     def batches(

@@ -23,9 +23,8 @@ from types import TracebackType
 from typing import BinaryIO
 
 from disttrain.errors import DataError, DisttrainError, StorageError, UsageError
-from disttrain.storage.base import PATIENCE
 from disttrain.storage.local import FULL, local_path, remove_parts
-from disttrain.storage.open import open_directory, open_reader
+from disttrain.storage.open import open_directory, read_whole
 from disttrain.watchdog.processes import Process, end_at_once, is_there, this_process
 
 RECORD = "in-use.json"
@@ -231,10 +230,7 @@ class RunLock:
             except OSError as error:
                 raise UsageError(f"{self.url}: cannot be read: {error.strerror}; name another directory") from error
         try:
-            with open_reader(f"{self.url}/{RECORD}", patience=PATIENCE) as reader:
-                text = bytearray(reader.info.size_bytes)
-                reader.read_into(0, memoryview(text))
-                return Holder.from_json(bytes(text))
+            return Holder.from_json(read_whole(f"{self.url}/{RECORD}"))
         except (UsageError, DataError):  # not there, or just being replaced
             return None
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from disttrain.activity import activity
 from disttrain.run.directory import CONFIG, MODEL, RESULTS, RunDirectory
 from disttrain.storage.base import PATIENCE, PATIENCE_AGAIN, Patience
+from disttrain.storage.local import copier_of
 from disttrain.storage.open import open_directory
 
 
@@ -39,16 +38,8 @@ def _copy(path: Path, url: str, names: Sequence[str], patience: Patience) -> Non
         for name in names:
             if name in own:
                 with activity("publishing {} to {}", name, url):
-                    directory.put(name, _writer(path / name))
+                    directory.put(name, copier_of(path / name))
             elif name in earlier:
                 directory.remove(name)
     finally:
         directory.close()
-
-
-def _writer(path: Path) -> Callable[[BinaryIO], None]:
-    def write(stream: BinaryIO) -> None:
-        with path.open("rb") as content:
-            shutil.copyfileobj(content, stream)
-
-    return write

@@ -14,7 +14,7 @@ from disttrain.config import EvaluateSettings, ExportSettings, ModelSettings, Pr
 from disttrain.config.calling import checked, with_signature_of
 from disttrain.data.csv.headers import read_text
 from disttrain.data.csv.open_csv import OpenCsv
-from disttrain.errors import UsageError
+from disttrain.errors import UsageError, listed
 from disttrain.run.shared_text import how_read
 from disttrain.scoring.evaluation import Evaluated, evaluated_in
 from disttrain.scoring.exporting.exporting import write_export
@@ -144,8 +144,15 @@ def _trained(
     ) as opened:
         names = opened.feature_names, opened.target_names
     loss = model.loss if model.compiled and isinstance(model.loss, str) else ""
-    width = int(model.input_shape[-1])
-    if len(names[0]) == width - 1 and not features and not targets:  # rows without a target
+    shape = getattr(model, "input_shape", None)
+    if not isinstance(shape, tuple) or len(shape) != 2 or shape[1] is None:
+        raise UsageError(f"{_IN_MEMORY}: takes {shape or 'inputs of no known shape'}, expected [rows, features]")
+    if len(names[0]) == shape[1] - 1 and not features and not targets:  # rows without a target
         names = (*names[0], *names[1]), ()
+    if len(names[0]) != shape[1]:
+        raise UsageError(
+            f"{_IN_MEMORY}: takes {shape[1]} features, and {len(names[0])} columns are chosen ({listed(names[0])}); "
+            "name others with features and target"
+        )
     description = Description(*names, None, False, "regression", loss, ())
     return Trained(_IN_MEMORY, "", model, description)

@@ -11,7 +11,7 @@ from disttrain.activity import activity, touch
 from disttrain.errors import UsageError
 from disttrain.scoring.formats import Format
 from disttrain.storage.local import local_path, remove_parts
-from disttrain.storage.open import open_directory, open_reader, write_whole
+from disttrain.storage.open import open_directory, open_reader, read_whole, write_whole
 from disttrain.storage.stream import ReaderStream
 
 _ABOUT = "about.txt"
@@ -92,10 +92,7 @@ class PartFiles:
         self.close()
 
     def _read_about(self) -> str:
-        with open_reader(f"{self._url}/{_ABOUT}") as reader:
-            content = bytearray(reader.info.size_bytes)
-            reader.read_into(0, memoryview(content))
-        return content.decode(errors="replace")
+        return read_whole(f"{self._url}/{_ABOUT}").decode(errors="replace")
 
     def _streams(self) -> Iterator[BinaryIO]:
         for name in self._names:

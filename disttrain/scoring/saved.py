@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import keras
 
@@ -39,38 +38,50 @@ class Trained:
     description: Description
 
 
-def open_trained(url: str, *, trust: bool) -> Trained:
-    """Opens a model.
+@dataclass(frozen=True)
+class ModelFile:
+    """A model's file, or a checkpoint, of this machine or copied to it: `url` is as the user named it."""
 
-    Args:
-        url: a path or URL of a run's directory, of a `.keras` file, or of a checkpoint.
-        trust: whether the model may hold code, which runs when it is loaded.
+    url: str
+    file: str
+    path: Path
+
+    def digest(self) -> str:
+        """Returns the SHA-256 of the file."""
+        digest = hashlib.sha256()
+        with self.path.open("rb") as stream:
+            while block := stream.read(_COPY_BYTES):
+                digest.update(block)
+        return digest.hexdigest()
+
+    def open(self, *, trust: bool) -> Trained:
+        """Opens the model.
+
+        Args:
+            trust: whether the model may hold code, which runs when it is loaded.
+
+        Raises:
+            UsageError: if it holds code and is not trusted.
+            DataError: if the file is damaged, or disttrain did not write it.
+            StorageError: if it cannot be read.
+        """
+        if position_of(self.file.rpartition("/")[2]) is not None:
+            core, description = model_of_checkpoint(self.url, trust=trust)
+            return Trained(self.url, stat(self.url).fingerprint, core, description)
+        return _loaded(self.url, stat(self.file).fingerprint, self.path, trust=trust)
+
+
+@contextmanager
+def model_file(url: str) -> Iterator[ModelFile]:
+    """Lends the model that a path or URL names: of a run's directory, of a `.keras` file, or of a checkpoint.
 
     Raises:
-        UsageError: if there is no model, or it holds code and is not trusted.
-        DataError: if the file is damaged, or disttrain did not write it.
+        UsageError: if there is no model.
         StorageError: if it cannot be read.
     """
     file = _file_of(url)
-    if position_of(file.rpartition("/")[2]) is not None:
-        core, description = model_of_checkpoint(url, trust=trust)
-        return Trained(url, stat(url).fingerprint, core, description)
     with _local_copy(url, file) as path:
-        return _loaded(url, stat(file).fingerprint, path, trust=trust)
-
-
-def digest_of(url: str) -> str:
-    """Returns the SHA-256 of a model's file; raises what `open_trained` raises."""
-    file = _file_of(url)
-    with _local_copy(url, file) as path, path.open("rb") as stream:
-        return _digest(stream)
-
-
-def _digest(stream: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while block := stream.read(_COPY_BYTES):
-        digest.update(block)
-    return digest.hexdigest()
+        yield ModelFile(url, file, path)
 
 
 def _file_of(url: str) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from disttrain.config import EvaluateSettings, ScoreSettings, default_cache_dir
 from disttrain.data.csv.source import Source
-from disttrain.distributed.backend import BackendOptions, together
+from disttrain.distributed.backend import Backend, BackendOptions, together
 from disttrain.distributed.launched import launched_rank
 from disttrain.errors import UsageError
 from disttrain.run.console import open_console
@@ -16,7 +16,7 @@ from disttrain.run.context import FilesContext
 from disttrain.run.watched_world import watched_world
 from disttrain.scoring.forward import Forward
 from disttrain.scoring.rows import open_rows
-from disttrain.scoring.saved import Trained, digest_of, open_trained
+from disttrain.scoring.saved import Trained, model_file
 from disttrain.storage.store_calls import give_up_within
 from disttrain.training.inputs import Inputs
 
@@ -60,15 +60,21 @@ def open_world(
         is_quiet = not backend.world.is_leader or (isinstance(config, EvaluateSettings) and config.json_)
         console = open_console(is_quiet=is_quiet, is_terminal=plain)
         context = FilesContext(config, backend, config.cache_dir or default_cache_dir(environ), console, stack)
-        if trained is None:
-            found = backend.gather(together(backend, lambda: digest_of(config.model)))
-            together(backend, lambda: _check_same(config.model, found))
-        with backend.replicas.scope():
-            trained = trained or together(backend, lambda: open_trained(config.model, trust=config.trust_model))
+        trained = trained or _opened_alike(config, backend)
         source = open_rows(context, trained.description, config.model, with_targets=with_targets)
         by_name = source.table.features if trained.description.by_name and source.table is not None else None
         inputs = Inputs(len(source.feature_names), len(source.target_names), source.is_weighted, by_name)
         yield Scored(context, trained, source, Forward(trained.core, backend.replicas, inputs), inputs)
+
+
+def _opened_alike(config: ScoreSettings, backend: Backend) -> Trained:
+    """Opens the model on all workers, which have to see the same one; a collective."""
+    with ExitStack() as lent:
+        file = together(backend, lambda: lent.enter_context(model_file(config.model)))
+        found = backend.gather(together(backend, file.digest))
+        together(backend, lambda: _check_same(config.model, found))
+        with backend.replicas.scope():
+            return together(backend, lambda: file.open(trust=config.trust_model))
 
 
 def _check_same(model: str, digests: Sequence[str]) -> None:

@@ -55,6 +55,16 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def copier_of(path: Path) -> Callable[[BinaryIO], None]:
+    """Returns what writes a file's content to a stream."""
+
+    def write(stream: BinaryIO) -> None:
+        with path.open("rb") as content:
+            shutil.copyfileobj(content, stream)
+
+    return write
+
+
 def part_of(path: Path) -> Path:
     """Returns a new path beside `path`, under which the file is written before it is renamed."""
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")

@@ -95,6 +95,14 @@ def _refuse_archive(url: str) -> None:
         raise UsageError(f"{url}: archives cannot be read by byte ranges; unpack it and name what was in it")
 
 
+def read_whole(url: str, *, patience: Patience = PATIENCE) -> bytes:
+    """Returns what a small file holds; raises what `open_reader` and reading raise."""
+    with open_reader(url, patience=patience) as reader:
+        content = bytearray(reader.info.size_bytes)
+        reader.read_into(0, memoryview(content))
+    return bytes(content)
+
+
 def write_whole(url: str, write: Callable[[BinaryIO], None]) -> None:
     """Writes a file of this machine or of a store, whole or not at all; `write` may be called more than once.
 

@@ -149,7 +149,11 @@ def put_object(url: str, write: Callable[[BinaryIO], None], patience: Patience) 
     calls = StoreCalls(url, patience)
 
     def attempt(timeout_s: float) -> None:
-        with calls.fs.open(calls.path, "wb") as stream:
+        try:
+            opened = calls.fs.open(calls.path, "wb")
+        except NotImplementedError as error:
+            raise UsageError(f"{url}: cannot be written to; name a file or a place in a store") from error
+        with opened as stream:
             try:
                 write(stream)
             except BaseException:

@@ -6,6 +6,7 @@ was trained on came out of `disttrain.data.table`; the operations here do the sa
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import warnings
@@ -17,16 +18,10 @@ import numpy as np
 from keras import ops
 
 from disttrain.data.table.columns import Column, Table
-from disttrain.training.raw_inputs import RawInput, are_gaps
+from disttrain.training.raw_inputs import KerasInput, RawInput, are_gaps
 from disttrain.training.raw_times import parts_of_time
 
 CORE = "core"  # the name of the trained model in the wrapped one
-# What Keras calls the operations and layers here by itself; an input of that name gets another.
-_TAKEN = re.compile(
-    "(subtract|true_divide|divide|multiply|add|cast|where|not_equal|full_like|zeros_like|floor|sin|cos|greater|greater_equal"
-    "|less_equal|equal|logical_and|logical_or|get_item|concatenate|arg_?max|string_lookup|hashing|text_vectorization)"
-    r"(_\d+)?"
-)
 
 
 def raw_model(
@@ -34,7 +29,7 @@ def raw_model(
     table: Table,
     *,
     by_name: bool,
-    read: type[RawInput] = RawInput,
+    read: type[RawInput] = KerasInput,
     names: Sequence[str] | None = None,
 ) -> keras.Model:
     """Returns a model of raw columns around a trained one.
@@ -105,10 +100,22 @@ def _layer_names(names: Sequence[str]) -> list[str]:
     found: list[str] = []
     for name in names:
         plain = re.sub(r"[^\w .:()%$#+-]", "_", name) or "_"
-        while plain in found or _TAKEN.fullmatch(plain):
+        while plain in found or re.sub(r"_\d+$", "", plain) in _names_of_operations():
             plain += "_"
         found.append(plain)
     return found
+
+
+@functools.cache
+def _names_of_operations() -> frozenset[str]:
+    """Returns what Keras calls operations and layers by itself, without the number behind: no input may have these."""
+    classes, left = set(), [keras.Operation]
+    while left:
+        one = left.pop()
+        classes.add(one.__name__)
+        left += one.__subclasses__()
+    words = (re.sub(r"([a-z])([A-Z])", r"\1_\2", re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)) for name in classes)
+    return frozenset(word.lower() for word in words)
 
 
 def _encoded(raw: RawInput, column: Column) -> Any:

@@ -13,6 +13,7 @@ from keras import ops
 
 TIME_LENGTH = 40  # characters of a time: 2024-05-01T12:30:15.123456789+02:00 has 35
 TIME_SIGNS = "0123456789-+:.TZ "
+OTHER_SIGN, NO_SIGN = -1, -2  # the places of any other character, and of those behind a text's end
 _FRACTION = 19  # where the seconds' fraction begins, if there is one
 _DAY_S = 86_400.0
 
@@ -44,7 +45,8 @@ def moment_of_signs(signs: Any, dtype: str) -> Moment:
     """Returns the times of texts in ISO 8601.
 
     Args:
-        signs: int32 [rows, TIME_LENGTH], the places of their characters in TIME_SIGNS: digits as they are.
+        signs: int32 [rows, TIME_LENGTH], the places of their characters in TIME_SIGNS, so that digits are themselves;
+            OTHER_SIGN or NO_SIGN for what has none.
         dtype: of the numbers to compute with.
     """
     is_digit = ops.logical_and(signs >= 0, signs <= 9)

@@ -184,6 +184,7 @@ def test_inspect_says_what_would_be_done_and_how_to_train(place):
     assert "nothing stands in 'age'" in plain["problem"]
 
 
+@pytest.mark.slow
 def test_inspect_of_thousands_of_columns_fits_on_a_few_screens(tmp_path):
     draw = np.random.default_rng(0)
     names = [f"c{number}" for number in range(3000)]

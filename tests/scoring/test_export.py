@@ -15,9 +15,12 @@ from raw_rows import COLUMNS, encoded, raw, rows, table_of
 from tables import raw_inputs, write_table
 
 import disttrain as library
+from disttrain.data.table.columns import Column, Table
 from disttrain.errors import UsageError
+from disttrain.scoring.exporting.comparison import answers_of, differences
 from disttrain.scoring.exporting.exportable import exportable
 from disttrain.scoring.exporting.onnx_model import write_onnx
+from disttrain.scoring.exporting.place import check_free, put
 from disttrain.scoring.exporting.savedmodel import write_savedmodel
 from disttrain.scoring.exporting.tflite import write_tflite
 from disttrain.scoring.saved import Trained
@@ -52,6 +55,67 @@ def test_columns_of_every_kind_become_what_they_were_in_the_training(format_, tm
     np.testing.assert_allclose(run(given)["predictions"], expected, rtol=tolerance, atol=tolerance)
     one = run({name: value[:1] for name, value in given.items()})  # as a server gives it
     np.testing.assert_allclose(one["predictions"], expected[:1], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("format_", WRITERS)
+def test_columns_may_have_any_names(format_, tmp_path):
+    """Those of outputs, operations and arguments, and such as only differ in what TensorFlow does not allow."""
+    names = ["label", "predicted_label", "probabilities", "self", "round", "take", "a b", "a_b", "日本", "größe"]
+    features = [
+        *(Column(name, "number", fill=1.0, drops=name == "a b") for name in names[:-2]),
+        Column("日本", "category", categories=("x", "y")),
+        Column("größe", "time", parts=("hour",), fill=0.0, is_text=True),
+    ]
+    table = Table((*features, Column("y", "category", "target", categories=("no", "yes", "maybe"))), gaps=("NA",))
+    keras.utils.set_random_seed(1)
+    core = keras.Sequential([keras.Input((len(table.feature_slots),)), keras.layers.Dense(3, "softmax")])
+    names = tuple(column.name for column in features)
+    model = Trained("a model", "", core, Description(names, ("y",), table, False, "multiclass", "mse", ()))
+    given = {column.name: np.linspace(-2, 2, 9)[:, np.newaxis] for column in features if column.kind == "number"}
+    given["日本"] = np.array([["x"], ["y"], ["z"]] * 3, object)
+    given["größe"] = np.array([["2024-05-01T12:30"], ["NA"], ["2024-05-01"]] * 3, object)
+    given["round"][4] = np.nan
+    exported = WRITERS[format_](model, exportable(model), tmp_path / "model")
+    expected = answers_of(exportable(model), given)
+    assert set(exported.inputs) == set(names)
+    assert len(set(exported.inputs.values())) == len(names)
+    assert differences(expected, exported.run, given, ("no", "yes", "maybe")).max() < 1e-6
+    assert set(np.asarray(exported.run(given)["label"]).ravel()) <= {"no", "yes", "maybe", b"no", b"yes", b"maybe"}
+
+
+def test_rows_to_which_keras_gives_no_number_are_left_out_of_the_comparison():
+    nan = np.nan
+    expected = {"predictions": np.array([[1.0], [nan], [2000.0]])}
+    for found, off in (([1, nan, 2000], 0), ([1, 5, 2000.2], 1e-4), ([1.5, 1, 2000], 0.5), ([nan, 1, 2000], np.inf)):
+        answers = {"predictions": np.array(found, np.float64)[:, np.newaxis]}
+        rows = iter((slice(0, 1), slice(1, None)))
+        run = lambda _, answers=answers, rows=rows: {"predictions": answers["predictions"][next(rows)]}  # noqa: E731
+        assert differences(expected, run, {}, ()).max() == pytest.approx(off)
+
+
+def test_a_directory_is_replaced_as_a_whole_and_only_if_it_is_a_savedmodel(tmp_path):
+    made, place = tmp_path / "made", tmp_path / "there"
+    (made / "variables").mkdir(parents=True)
+    (made / "variables" / "one").write_text("new")
+    (made / "saved_model.pb").write_text("new")
+    place.mkdir()
+    (place / "model.keras").write_text("a run's")
+    for format_ in WRITERS:
+        with pytest.raises(UsageError, match="is a directory that is no SavedModel; name another place"):
+            check_free(str(place), format_, overwrite=True)
+    (place / "model.keras").rename(place / "saved_model.pb")
+    check_free(str(place), "savedmodel", overwrite=True)
+    with pytest.raises(UsageError, match="is there already"):
+        check_free(str(place), "savedmodel", overwrite=False)
+    (tmp_path / "link").symlink_to(place)
+    assert put(made, str(tmp_path / "link")) == 6
+    assert sorted(path.name for path in place.iterdir()) == ["saved_model.pb", "variables"]
+    (tmp_path / "file").write_text("no directory")
+    with pytest.raises(UsageError, match="cannot be written: Not a directory"):
+        put(made, str(tmp_path / "file" / "model"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "made", "there"]
+    with pytest.raises(UsageError, match="web servers cannot be written to"):
+        check_free("https://host/model.onnx", "onnx", overwrite=False)
 
 
 # -- whole ways from a table
@@ -173,6 +237,16 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(place, tmp_path):
 # -- from Python
 
 
+def test_rows_that_cannot_be_read_are_left_out(tmp_path, capsys):
+    lines = [f"{number},{number}" for number in range(100)]
+    lines[40] = "1,2,3"
+    (tmp_path / "bad.csv").write_text("x,y\n" + "\n".join(lines) + "\n")
+    for data, told in (("bad.csv", "on 99 of 100 rows of"), ("one.csv", "on 1 of 1 rows of")):
+        (tmp_path / "one.csv").write_text("x,y\n1,2\n")
+        library.export(network(), tmp_path / data, output=tmp_path / "m.tflite", format="tflite", overwrite=True)
+        assert told in capsys.readouterr().out
+
+
 @pytest.fixture
 def numbers(tmp_path):
     x = np.linspace(-2, 2, 300)[:, np.newaxis]
@@ -221,6 +295,13 @@ def test_models_that_another_format_does_not_hold(numbers, tmp_path):
     for write in (write_onnx, write_tflite):
         with pytest.raises(UsageError, match=r"'user' is a hashed category, and .* cannot hash texts"):
             write(hashed, exportable(hashed), output)
+    wide = write_csv(tmp_path / "wide.csv", np.zeros((3, 3)), np.zeros((3, 1)))
+    with pytest.raises(UsageError, match=r"takes 1 features, and 3 columns are chosen \(x0, x1, x2\)"):
+        library.export(network(), wide, output=output, format="onnx")
+    with pytest.raises(UsageError, match=r"takes \(None, 2, 3\), expected \[rows, features\]"):
+        library.export(
+            keras.Sequential([keras.Input((2, 3)), keras.layers.Flatten()]), numbers, output=output, format="onnx"
+        )
     with pytest.raises(UsageError, match="a Keras model, which is no file, needs data and output"):
         library.export(network(), format="onnx")
 
@@ -241,7 +322,7 @@ def test_half_precision_of_the_training_is_full_in_other_programs(numbers, tmp_p
     output = tmp_path / "model.onnx"
     library.export(model, numbers, output=output, format="onnx")
     assert [layer.compute_dtype for layer in model.layers] == ["float16", "float16"]
-    x = np.array([[0.5]], np.float32)
+    x = np.array([[0.1]], np.float32)
     (found,) = onnxruntime.InferenceSession(output).run(None, {"features": x})
     weights = [one.numpy() for one in model.weights]
     expected = np.maximum(x @ weights[0] + weights[1], 0) @ weights[2] + weights[3]

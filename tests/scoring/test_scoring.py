@@ -265,6 +265,7 @@ def test_a_prediction_that_is_killed_goes_on_and_ends_as_one_that_was_not(place,
     assert not list(tmp_path.glob("*.parts"))
 
 
+@pytest.mark.slow
 def test_models_and_outputs_may_lie_in_a_store(place, tmp_path, s3):
     model = s3.put("scoring/run/model.keras", (place / "regression" / "model.keras").read_bytes())
     data = s3.put("scoring/b.csv", (place / "b.csv").read_bytes())
@@ -321,6 +322,7 @@ def test_two_workers_evaluate_a_file_with_rows_for_one(place, tmp_path):
     assert (tmp_path / "small-out.csv").read_text().count("\n") == 51
 
 
+@pytest.mark.slow
 def test_odd_files_names_and_labels(tmp_path):
     draw = np.random.default_rng(4)
     x = draw.uniform(-1, 1, 300)

@@ -11,7 +11,7 @@ from disttrain.config import ExportSettings
 from disttrain.data.csv.source import Source
 from disttrain.errors import UsageError
 from disttrain.run.context import FilesContext
-from disttrain.scoring.exporting.comparison import TOLERANCE, Arrays, Runner, answers_of, differences
+from disttrain.scoring.exporting.comparison import TOLERANCE, Arrays, Runner, answers_of, differences, have_answers
 from disttrain.scoring.exporting.exportable import columns_of
 from disttrain.scoring.exporting.raw_rows import raw_rows
 from disttrain.scoring.rows import open_rows
@@ -66,7 +66,10 @@ def rows_to_check(context: FilesContext, config: ExportSettings, trained: Traine
     inputs = {
         name: value if name in texts else np.asarray(value, model.input[name].dtype) for name, value in found.items()
     }
-    return Checked(source, rows, inputs, answers_of(model, inputs), description.labels(0))
+    expected = answers_of(model, inputs)
+    if not have_answers(expected).any():
+        raise UsageError(f"{source.url}: the Keras model gives a number to none of its rows; name others to compare on")
+    return Checked(source, rows, inputs, expected, description.labels(0))
 
 
 def _trained_on(context: FilesContext, config: ExportSettings, trained: Trained) -> Source:

@@ -15,10 +15,9 @@ Keras model by more than 0.0001 is refused."""
 
 def export(config: ExportSettings, environ: Mapping[str, str]) -> None:
     """Writes what `config` asks for; raises what opening model and files raises."""
-    with native_messages_held("TF_CPP_MIN_LOG_LEVEL" in environ):  # of the converters, too
+    with native_messages_held("TF_CPP_MIN_LOG_LEVEL" in environ):
         from disttrain.scoring.exporting.exporting import write_export
-
-        write_export(config, environ)
+    write_export(config, environ)
 
 
 COMMAND = Command("disttrain export", ExportSettings, DESCRIPTION, export)

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from disttrain.errors import UsageError
 from disttrain.scoring.saved import Trained
-from disttrain.training.raw_inputs import LABEL, RawInput
+from disttrain.training.raw_inputs import LABEL, KerasInput, RawInput
 from disttrain.training.raw_model import raw_model
 
 MATRIX = "features"  # the one input of a model that takes a matrix of numbers
@@ -20,7 +21,7 @@ PREDICTIONS = "predictions"
 _HALVES = ("float16", "bfloat16")
 
 
-def exportable(trained: Trained, read: type[RawInput] = RawInput) -> keras.Model:
+def exportable(trained: Trained, read: type[RawInput] = KerasInput) -> keras.Model:
     """Returns a model that takes raw columns by name and gives its outputs by name.
 
     Its inputs are those of the saved model; one that takes a matrix, float32 [rows, features], has it as `features`.
@@ -65,33 +66,27 @@ def _one_row(output: Any) -> Any:
 
 @contextmanager
 def computing_in_float32(model: keras.Model) -> Iterator[None]:
-    """Makes a model's layers compute, inside the `with` statement, in the precision of their weights.
+    """Makes a model compute in float32 inside the `with` statement, as its weights are.
 
-    What a GPU's float16 is for, other formats lack.
+    Other formats lack what GPUs compute in instead: float16, bfloat16 and, within products, TensorFloat-32.
     """
-    halves = [layer for layer in _layers_of(model) if layer.compute_dtype in _HALVES]
+    halves = [layer for layer in model._flatten_layers() if layer.compute_dtype in _HALVES]
     policies = [layer.dtype_policy for layer in halves]
-    usual = keras.config.dtype_policy()
+    usual, is_short = keras.config.dtype_policy(), tf.config.experimental.tensor_float_32_execution_enabled()
     keras.config.set_dtype_policy("float32")
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     for layer in halves:
         layer.dtype_policy = "float32"
     try:
         yield
     finally:
         keras.config.set_dtype_policy(usual)
+        tf.config.experimental.enable_tensor_float_32_execution(is_short)
         for layer, policy in zip(halves, policies, strict=True):
             layer.dtype_policy = policy
-
-
-def _layers_of(model: keras.Model) -> Iterator[keras.layers.Layer]:
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _layers_of(layer)
-        else:
-            yield layer
 
 
 def _identifiers(names: Sequence[str]) -> list[str]:
     """Returns what TensorFlow may call inputs: letters, digits and underscores, after a letter."""
     plain = (re.sub(r"[^A-Za-z0-9_]", "_", name) for name in names)
-    return [name if name[:1].isalpha() else f"column_{name}" for name in plain]
+    return [name if name[:1].isalpha() and name != "self" else f"column_{name}" for name in plain]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import keras
 
-from disttrain.errors import UsageError
+from disttrain.errors import DisttrainError, UsageError
 from disttrain.scoring.exporting.comparison import Runner
 from disttrain.scoring.saved import Trained
 
@@ -30,9 +31,16 @@ class Exported:
     notes: Sequence[str] = field(default=())
 
 
-def not_converted(format_: str, converter: str, error: Exception) -> UsageError:
-    """Returns an error for a model that a converter does not take."""
-    return UsageError(f"--format {format_}: {converter} cannot convert it: {' '.join(str(error).split())[:500]}")
+@contextmanager
+def conversion(format_: str) -> Iterator[None]:
+    """Turns what a converter or another program raises, which is of many classes, into a UsageError."""
+    try:
+        yield
+    except DisttrainError:
+        raise
+    except Exception as error:
+        what = " ".join(str(error).split())[:500]
+        raise UsageError(f"--format {format_}: does not take the model: {type(error).__name__}: {what}") from error
 
 
 class Writer(Protocol):
@@ -47,5 +55,6 @@ class Writer(Protocol):
             path: of what is written.
 
         Raises:
-            UsageError: for a model that the format cannot hold, or a package that is not installed.
+            UsageError: for a model that the format cannot hold.
+            Exception: what a converter raises; see `conversion`.
         """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,11 @@ from disttrain.run.console import open_console
 from disttrain.run.context import FilesContext
 from disttrain.run.watched_world import watched_world
 from disttrain.scoring.exporting.checking import rows_to_check
-from disttrain.scoring.exporting.exportable import columns_of, computing_in_float32, exportable
+from disttrain.scoring.exporting.exportable import MATRIX, computing_in_float32, exportable
+from disttrain.scoring.exporting.exported import conversion
 from disttrain.scoring.exporting.place import check_free, place_of, put
 from disttrain.scoring.exporting.writers import writer_of
-from disttrain.scoring.saved import Trained, open_trained
+from disttrain.scoring.saved import Trained, model_file
 from disttrain.storage.store_calls import give_up_within
 
 _MOST_NAMES = 20  # in a line
@@ -47,34 +48,36 @@ def write_export(config: ExportSettings, environ: Mapping[str, str], trained: Tr
     """
     give_up_within(config.timeout)
     url = place_of(config.model, config.output, config.format)
-    check_free(url, overwrite=config.overwrite)
+    check_free(url, config.format, overwrite=config.overwrite)
     write = writer_of(config.format)
     with _opened(config, environ) as context, tempfile.TemporaryDirectory() as place:
-        trained = trained or open_trained(config.model, trust=config.trust_model)
+        if trained is None:
+            with model_file(config.model) as file:
+                trained = file.open(trust=config.trust_model)
         made = Path(place) / "model"
         with computing_in_float32(trained.core):
             model = exportable(trained)
             checked = rows_to_check(context, config, trained, model)
-            with activity("writing the model as {}", config.format):
+            with conversion(config.format), activity("writing the model as {}", config.format):
                 exported = write(trained, model, made)
-            with activity("comparing the model on {}", checked.shown):
+            with conversion(config.format), activity("comparing the model on {}", checked.shown):
                 difference = checked.largest_difference(exported.run, f"--format {config.format}")
         size = put(made, url)
         say = context.console.print
         say(f"Compared with the Keras model on {checked.shown}: largest difference {difference:.2g}")
-        inputs = [_shown(name, own, columns_of(trained)[name]) for name, own in exported.inputs.items()]
-        say(f"Inputs: {listed(inputs, _MOST_NAMES)}; outputs: {', '.join(exported.outputs.values())}")
+        say(f"Inputs: {_shown(trained)}; outputs: {', '.join(exported.outputs.values())}")
+        if renamed := [f"{name} is called {own}" for name, own in exported.inputs.items() if name != own]:
+            say(", ".join(renamed))
         for note in exported.notes:
             say(note)
         say(f"{config.model} -> {url}, {size / 1000:,.1f} kB")
     return url
 
 
-def _shown(name: str, own: str, columns: Sequence[str]) -> str:
-    """Returns an input's name, what the format calls it, and its columns, where these have other names."""
-    if columns != (name,):
-        return f"{name}, which are {listed(columns, _MOST_NAMES)}"
-    return name if name == own else f"{name} (called {own})"
+def _shown(trained: Trained) -> str:
+    """Returns the inputs' names, and the columns of a matrix."""
+    columns = listed(trained.description.features, _MOST_NAMES)
+    return columns if trained.description.table is not None else f"{MATRIX} ({columns})"
 
 
 @contextmanager

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from onnx import NodeProto, TensorProto, helper
 
 from disttrain.data.table.columns import OUT_OF_VOCABULARY, Column
 from disttrain.errors import UsageError
-from disttrain.training.raw_inputs import PROBABILITIES, RawInput, gap_words, is_text
-from disttrain.training.raw_times import TIME_LENGTH, TIME_SIGNS
+from disttrain.training.raw_inputs import PROBABILITIES, are_gaps, gap_words, is_text
+from disttrain.training.raw_times import (
+    NO_SIGN,
+    OTHER_SIGN,
+    TIME_LENGTH,
+    TIME_SIGNS,
+    Moment,
+    moment_of_seconds,
+    moment_of_signs,
+)
 
 ML = "ai.onnx.ml"
 RUNTIME = "com.microsoft"  # onnxruntime's own operations
-_PADDING, _OTHER = -2, -1  # what raw_inputs.py takes for characters behind a time's end, and for other ones
 _BETWEEN = "\0"  # stands in no column's name
 
 
-class OnnxInput(RawInput):
-    """A raw column; what one of texts says are inputs of the network, int64: `index`, `gap` and `signs`."""
+class OnnxInput:
+    """A raw column: numbers float64 [rows, 1]; of texts, what they say as inputs of the network.
+
+    These are int64: `index` and `gap` [rows, 1], and `signs` [rows, TIME_LENGTH].
+    """
+
+    dtype: ClassVar[str] = "float64"
 
     def __init__(self, column: Column, name: str, gaps: Sequence[str]) -> None:
         if column.bins:
@@ -28,29 +40,32 @@ class OnnxInput(RawInput):
                 f"--format onnx: '{column.name}' is a hashed category, and ONNX cannot hash texts; export a "
                 f"savedmodel, or train with --kinds {column.name}=category"
             )
-        if not is_text(column):
-            super().__init__(column, name, gaps)
         self._column = column
         self._name = name
-        self._readings: dict[str, Any] = {}
+        self._gaps = gaps
+        self._inputs: dict[str, Any] = {}
 
     def inputs(self) -> Mapping[str, Any]:
-        """Returns the inputs of the readings that were asked for; `nodes_of` reads their names."""
-        if not is_text(self._column):
-            return super().inputs()
-        return {f"{what}{_BETWEEN}{self._column.name}": one for what, one in self._readings.items()}
+        """Returns the inputs that were asked for; `nodes_of` reads their names."""
+        return self._inputs
+
+    def number(self) -> Any:
+        """Returns the input of a number."""
+        return self._input(self._column.name, self._name, 1, self.dtype)
 
     def index(self) -> Any:
-        """Returns the index of a category: int64 [rows, 1]."""
+        """Returns the index of a category."""
         return self._reading("index", 1)
 
     def is_gap(self) -> Any:
-        """Returns whether nothing stands there: bool [rows, 1]."""
-        return self._reading("gap", 1) > 0 if is_text(self._column) else super().is_gap()
+        """Returns whether nothing stands there."""
+        return self._reading("gap", 1) > 0 if is_text(self._column) else are_gaps(self.number(), self._gaps)
 
-    def signs(self) -> Any:
-        """Returns the characters of a time, int32 [rows, TIME_LENGTH]."""
-        return keras.ops.cast(self._reading("signs", TIME_LENGTH), "int32")
+    def moment(self) -> Moment:
+        """Returns a time."""
+        if not self._column.is_text:
+            return moment_of_seconds(self.number())
+        return moment_of_signs(keras.ops.cast(self._reading("signs", TIME_LENGTH), "int32"), self.dtype)
 
     @staticmethod
     def answers(probabilities: Any, labels: Sequence[str]) -> dict[str, Any]:
@@ -58,9 +73,12 @@ class OnnxInput(RawInput):
         return {PROBABILITIES: probabilities}
 
     def _reading(self, what: str, width: int) -> Any:
-        if what not in self._readings:
-            self._readings[what] = keras.Input((width,), name=f"{self._name}.{what}", dtype="int64")
-        return self._readings[what]
+        return self._input(f"{what}{_BETWEEN}{self._column.name}", f"{self._name}.{what}", width, "int64")
+
+    def _input(self, name: str, layer: str, width: int, dtype: str) -> Any:
+        if name not in self._inputs:
+            self._inputs[name] = keras.Input((width,), name=layer, dtype=dtype)
+        return self._inputs[name]
 
 
 def nodes_of(name: str, into: str, columns: Mapping[str, Column], gaps: Sequence[str]) -> list[NodeProto]:
@@ -105,7 +123,7 @@ def _lookup(text: str, into: str, numbers: Mapping[str, int], default: int) -> N
 
 def _signs(text: str, into: str) -> list[NodeProto]:
     """Returns nodes that split texts [rows, 1] into characters, whose places in TIME_SIGNS are padded and cut."""
-    places = {"": _PADDING, **{sign: place for place, sign in enumerate(TIME_SIGNS)}}
+    places = {"": NO_SIGN, **{sign: place for place, sign in enumerate(TIME_SIGNS)}}
     constants = {"one": [1], "zero": [0], "length": [TIME_LENGTH], "pads": [0, 0, 0, TIME_LENGTH]}
 
     def of(*names: str) -> list[str]:
@@ -115,7 +133,7 @@ def _signs(text: str, into: str) -> list[NodeProto]:
         tensor = helper.make_tensor(name, TensorProto.INT64, [len(values)], list(values))
         return helper.make_node("Constant", [], of(name), value=tensor)
 
-    padding = helper.make_tensor("padding", TensorProto.INT64, [], [_PADDING])
+    padding = helper.make_tensor("padding", TensorProto.INT64, [], [NO_SIGN])
     return [
         *(constant(name, values) for name, values in constants.items()),
         helper.make_node("Constant", [], of("padding"), value=padding),
@@ -123,7 +141,7 @@ def _signs(text: str, into: str) -> list[NodeProto]:
             *("Tokenizer", [text], of("split"), "", "", RUNTIME), mark=0, mincharnum=1, pad_value="", separators=[""]
         ),
         helper.make_node("Squeeze", of("split", "one"), of("characters")),  # of [rows, 1, characters]
-        _lookup(f"{into}/characters", f"{into}/places", places, _OTHER),
+        _lookup(f"{into}/characters", f"{into}/places", places, OTHER_SIGN),
         helper.make_node("Pad", of("places", "pads", "padding"), of("padded")),
         helper.make_node("Slice", of("padded", "zero", "length", "one"), [into]),
     ]

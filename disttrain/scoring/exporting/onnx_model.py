@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from disttrain import __version__
 from disttrain.errors import UsageError
 from disttrain.scoring.exporting.comparison import Arrays
 from disttrain.scoring.exporting.exportable import exportable
-from disttrain.scoring.exporting.exported import Exported, not_converted
+from disttrain.scoring.exporting.exported import Exported
 from disttrain.scoring.exporting.onnx_inputs import ML, RUNTIME, OnnxInput, label_nodes, nodes_of
 from disttrain.scoring.saved import Trained
 from disttrain.training.description import Description
@@ -36,7 +36,7 @@ _TYPES = {"string": TensorProto.STRING, "float64": TensorProto.DOUBLE, "float32"
 def write_onnx(trained: Trained, model: keras.Model, path: Path) -> Exported:
     """Writes a file; see `Writer`."""
     network = exportable(trained, OnnxInput)
-    outputs = {name: name if name not in model.input else f"predicted_{name}" for name in model.output}
+    outputs = {name: _beside(name, model.input) for name in model.output}
     graph = _with_texts(_converted(network), network, model, trained.description, outputs)
     made = helper.make_model(
         graph,
@@ -56,6 +56,13 @@ def write_onnx(trained: Trained, model: keras.Model, path: Path) -> Exported:
     return Exported(run, {name: name for name in model.input}, outputs)
 
 
+def _beside(name: str, taken: Container[str]) -> str:
+    """Returns a name that no input has: in ONNX, an output may not be called like one."""
+    while name in taken:
+        name = f"predicted_{name}"
+    return name
+
+
 def _as_given(value: Any) -> Any:
     return value.astype(object) if value.dtype.kind in "OU" else value
 
@@ -68,12 +75,9 @@ def _converted(network: keras.Model) -> GraphProto:
         return network(dict(zip(network.input, values, strict=True)), training=False)
 
     with _quiet():
-        try:
-            converted, _ = tf2onnx.convert.from_function(
-                tf.function(call), specs, opset=_OPSETS[""], custom_op_handlers={"SelectV2": (_as_where, [])}
-            )
-        except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
-            raise not_converted("onnx", "tf2onnx", error) from error
+        converted, _ = tf2onnx.convert.from_function(
+            tf.function(call), specs, opset=_OPSETS[""], custom_op_handlers={"SelectV2": (_as_where, [])}
+        )
     operations = {node.op_type for node in converted.graph.node if not node.domain}
     if foreign := sorted(name for name in operations if not onnx.defs.has(name, _OPSETS[""])):
         raise UsageError(f"--format onnx: ONNX has nothing for TensorFlow's operation {', '.join(foreign)}")

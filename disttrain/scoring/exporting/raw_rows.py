@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +12,12 @@ from disttrain.data.csv.parser import ParseFault
 from disttrain.data.csv.source import Source
 from disttrain.data.csv.value_reader import ValueReader
 from disttrain.data.ranges import Range
-from disttrain.data.table.values import NUMBER
+from disttrain.data.table.values import NUMBER, numbers_of
 from disttrain.errors import DataError
 from disttrain.scoring.exporting.comparison import Arrays
 from disttrain.scoring.kept_fields import blocks_of_rows, fields_of_rows
 
-_PLACES, _ROWS = 16, 64  # where in the files rows are taken, and how many at each
+_PLACES, _ROWS = 16, 64  # at how many places rows are taken, and how many at each: read and compared within a second
 
 
 def sample_of(num_rows: int) -> list[Range]:
@@ -39,32 +40,46 @@ def raw_rows(
         gaps: words that stand for nothing.
 
     Returns:
-        Each input, float64 [rows, its columns] or texts [rows, 1], and the rows' numbers. Rows beside one that cannot
-        be read are left out.
+        Each input, float64 [rows, its columns] or texts [rows, 1], and the rows' numbers. Rows that cannot be read are
+        left out.
 
     Raises:
         DataError: if no row can be read.
     """
     numbers = {name: columns for name, columns in inputs.items() if name not in texts}
     wanted = [column for columns in numbers.values() for column in columns]
-    found: list[tuple[Range, npt.NDArray[np.float64]]] = []
-    fault: ParseFault | None = None
-    for rows in sample_of(source.num_rows):
+    words = [word for word in gaps if not numbers_of([word])]  # gaps that are numbers are the model's to know
+    chosen = [inputs[name][0] for name in texts]
+
+    def read(rows: Range) -> Iterator[_Part]:
         try:
-            found.append((rows, _numbers(source, rows, wanted, gaps)))
-        except ParseFault as error:
-            fault = error
+            yield _Part(rows, _numbers(source, rows, wanted, words), fields_of_rows(source, rows, chosen))
+        except (ParseFault, DataError):
+            middle = (rows.start + rows.stop) // 2
+            if len(rows) > 1:
+                yield from read(Range(rows.start, middle))
+                yield from read(Range(middle, rows.stop))
+
+    found = [part for rows in sample_of(source.num_rows) for part in read(rows)]
     if not found:
-        raise DataError(f"{source.url}: cannot be read as rows of the model: {fault}")
-    matrix = np.concatenate([values for _, values in found])
+        raise DataError(f"{source.url}: none of its rows can be read; name others to compare the exported model on")
+    matrix = np.concatenate([part.numbers for part in found])
     starts = np.cumsum([0, *map(len, numbers.values())]).tolist()
     made: dict[str, npt.NDArray[np.float64] | npt.NDArray[np.object_]] = {
         name: matrix[:, start:stop] for name, start, stop in zip(numbers, starts, starts[1:], strict=False)
     }
-    columns = [fields_of_rows(source, rows, [inputs[name][0] for name in texts]) for rows, _ in found]
     for place, name in enumerate(texts):
-        made[name] = np.array([[text] for part in columns for text in part[place]], object)
-    return made, [row for rows, _ in found for row in range(rows.start, rows.stop)]
+        made[name] = np.array([[text] for part in found for text in part.texts[place]], object)
+    return made, [row for part in found for row in range(part.rows.start, part.rows.stop)]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some rows: `numbers` float64 [rows, columns], and the texts of each column of texts."""
+
+    rows: Range
+    numbers: npt.NDArray[np.float64]
+    texts: list[list[str]]
 
 
 def _numbers(source: Source, rows: Range, names: Sequence[str], gaps: Sequence[str]) -> npt.NDArray[np.float64]:

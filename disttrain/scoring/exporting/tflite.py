@@ -13,7 +13,7 @@ import tensorflow as tf
 from disttrain.errors import UsageError, listed
 from disttrain.scoring.exporting.comparison import Arrays
 from disttrain.scoring.exporting.exportable import exportable
-from disttrain.scoring.exporting.exported import Exported, not_converted
+from disttrain.scoring.exporting.exported import Exported
 from disttrain.scoring.exporting.tflite_inputs import LiteInput, as_given
 from disttrain.scoring.saved import Trained
 
@@ -33,7 +33,7 @@ def write_tflite(trained: Trained, model: keras.Model, path: Path) -> Exported:
             if missing := _MISSING.findall(str(error)):
                 what = listed(sorted({name for found in missing for name in found.split(", ")}), _MOST_OPERATIONS)
                 raise UsageError(f"--format tflite: TensorFlow Lite has nothing for the operations {what}") from error
-            raise not_converted("tflite", "TensorFlow", error) from error
+            raise
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")
         interpreter = tf.lite.Interpreter(model_path=str(path))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -12,19 +13,19 @@ import tensorflow as tf
 from keras import ops
 
 from disttrain.data.table.columns import Column
+from disttrain.data.table.values import numbers_of
 from disttrain.errors import UsageError
-from disttrain.training.raw_inputs import LABEL, PROBABILITIES, RawInput, are_gaps, label_of
-from disttrain.training.raw_times import TIME_LENGTH, TIME_SIGNS, Moment, moment_of_signs
+from disttrain.training.raw_inputs import LABEL, PROBABILITIES, are_gaps, index_of_words, label_of
+from disttrain.training.raw_times import NO_SIGN, OTHER_SIGN, TIME_LENGTH, TIME_SIGNS, Moment, moment_of_signs
 
 GAP_OF_TIME = -(1 << 63)  # of an int64
 _DAY_S = 86_400
-_PADDING, _OTHER = -2, -1  # as in raw_inputs.py
-_PLACES = np.full(256, _OTHER, np.int32)
-_PLACES[0] = _PADDING
+_PLACES = np.full(256, OTHER_SIGN, np.int32)  # of each byte
+_PLACES[0] = NO_SIGN
 _PLACES[list(TIME_SIGNS.encode())] = np.arange(len(TIME_SIGNS))
 
 
-class LiteInput(RawInput):
+class LiteInput:
     """A raw column as an input of its own type.
 
     A number is float32 [rows, 1], with NaN for a gap. A category is a string [rows, 1]. A time that is a text is uint8
@@ -32,7 +33,7 @@ class LiteInput(RawInput):
     1970, with GAP_OF_TIME for a gap.
     """
 
-    dtype = "float32"
+    dtype: ClassVar[str] = "float32"
 
     def __init__(self, column: Column, name: str, gaps: Sequence[str]) -> None:
         if column.bins:
@@ -40,29 +41,39 @@ class LiteInput(RawInput):
                 f"--format tflite: '{column.name}' is a hashed category, and TensorFlow Lite cannot hash texts; export "
                 f"a savedmodel, or train with --kinds {column.name}=category"
             )
-        super().__init__(column, name, gaps)
-        if column.is_text:
-            self._input = keras.Input((TIME_LENGTH,), name=name, dtype="uint8")
-        elif column.kind == "time":
-            self._input = keras.Input((1,), name=name, dtype="int64")
+        self._column = column
+        self._gaps = gaps
+        types = {"category": "string", "time": "uint8" if column.is_text else "int64"}
+        width = TIME_LENGTH if column.is_text else 1
+        self._input = keras.Input((width,), name=name, dtype=types.get(column.kind, self.dtype))
+
+    def inputs(self) -> Mapping[str, Any]:
+        """Returns the input by the column's name."""
+        return {self._column.name: self._input}
+
+    def number(self) -> Any:
+        """Returns the input."""
+        return self._input
 
     def index(self) -> Any:
-        """Returns the index of a category: int64 [rows, 1], which TensorFlow Lite has to be told."""
-        return ops.reshape(super().index(), (-1, 1))
+        """Returns the index of a category, with a shape, which TensorFlow Lite's lookup does not tell."""
+        return ops.reshape(index_of_words(self._input, self._column, self._gaps), (-1, 1))
 
     def is_gap(self) -> Any:
-        """Returns whether nothing stands there: bool [rows, 1]."""
-        column = self._column
-        if column.is_text:
+        """Returns whether nothing stands there."""
+        if self._column.is_text:
             words = np.stack([_padded(word) for word in dict.fromkeys(["", *self._gaps])]).astype(np.int32)
             same = ops.equal(ops.expand_dims(ops.cast(self._input, "int32"), 1), words)  # [rows, words, TIME_LENGTH]
             return ops.any(ops.all(same, axis=-1), axis=-1, keepdims=True)
-        if column.kind == "time":
-            return ops.equal(self._input, GAP_OF_TIME)
-        return are_gaps(self._input, self._gaps) if column.kind == "number" else super().is_gap()
+        if self._column.kind == "time":
+            found = ops.equal(self._input, GAP_OF_TIME)
+            for number in numbers_of(self._gaps):
+                found = ops.logical_or(found, ops.equal(self._input, math.floor(number)))
+            return found
+        return are_gaps(self._input, self._gaps)
 
     def moment(self) -> Moment:
-        """Returns a time, in parts that float32 holds exactly up to the year 2038, and nearly beyond."""
+        """Returns a time; of seconds since 1970, the day is exact up to the year 2038, and rounded to it beyond."""
         if self._column.is_text:
             return moment_of_signs(ops.take(_PLACES, ops.cast(self._input, "int32"), axis=0), self.dtype)
         seconds = ops.mod(self._input, _DAY_S)
@@ -72,7 +83,7 @@ class LiteInput(RawInput):
 
     @staticmethod
     def answers(probabilities: Any, labels: Sequence[str]) -> dict[str, Any]:
-        """Returns the likeliest label [rows] and the probabilities [rows, labels]."""
+        """Returns the likeliest label [rows] and the probabilities."""
         return {LABEL: label_of(_Likeliest()(probabilities), labels), PROBABILITIES: probabilities}
 
 
@@ -86,7 +97,7 @@ class _Likeliest(keras.layers.Layer):  # type: ignore[misc]
 def as_given(values: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
     """Returns a column of raw rows as an input of this type takes it: float64, or texts, [rows, 1] or a matrix."""
     if dtype == "uint8":
-        return np.stack([_padded(text) for text in values.ravel()])
+        return np.array([_padded(text) for text in values.ravel()])
     if dtype == "string":
         return np.array([text.encode() for text in values.ravel()], object).reshape(values.shape)
     if dtype == "int64":
