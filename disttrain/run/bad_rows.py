@@ -26,6 +26,17 @@ KINDS = {
 }
 
 
+def counted(found: Sequence[BadRowsFound]) -> str:
+    """Returns how many rows there are, and how many of each kind: "3 rows: 2 with a text for a number, …"."""
+    counts: Counter[str] = Counter()
+    for own in found:
+        for kind, count in own.counts.items():
+            counts[KINDS[kind]] += count
+    each = ", ".join(f"{count:,} {kind}" for kind, count in counts.most_common())
+    rows = "1 row" if counts.total() == 1 else f"{counts.total():,} rows"
+    return f"{rows}: {each}"
+
+
 class BadRowsFile:
     """The leader's record of bad rows; each row is written once, also if an earlier process of the run wrote it."""
 
@@ -36,16 +47,10 @@ class BadRowsFile:
 
     def tell(self, found: Sequence[BadRowsFound]) -> None:
         """Says what all workers found in an epoch, and writes the rows that are new."""
-        counts: Counter[str] = Counter()
-        for own in found:
-            for kind, count in own.counts.items():
-                counts[KINDS[kind]] += count
-        if not counts:
+        if not any(own.total for own in found):
             return
         self._write([row for own in found for row in own.rows])
-        each = ", ".join(f"{count:,} {kind}" for kind, count in counts.most_common())
-        rows = "1 row" if counts.total() == 1 else f"{counts.total():,} rows"
-        self._say(f"Skipped {rows}: {each}; {self._path} names them")
+        self._say(f"Skipped {counted(found)}; {self._path} names them")
 
     def _write(self, rows: Sequence[BadRow]) -> None:
         named = {(redacted(row.place.url), row.place.line): row for row in rows}

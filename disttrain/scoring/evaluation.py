@@ -17,6 +17,7 @@ from disttrain.distributed.backend import together
 from disttrain.errors import DataError, UsageError
 from disttrain.scoring.figures import ClassSums, LossSum, NumberSums
 from disttrain.scoring.importance import ImportanceSums
+from disttrain.scoring.skipped import tell_skipped
 from disttrain.scoring.streaming import parsed_parts, part_rows, parts_of
 from disttrain.scoring.world import Scored, open_world
 from disttrain.threads import num_cores
@@ -74,6 +75,7 @@ def evaluated_in(config: EvaluateSettings, scored: Scored) -> Evaluated:
     if left_out := evaluation.losses.left_out:
         scored.context.console.print(f"Left out, as the model is not trusted (--trust-model): {', '.join(left_out)}")
     weightless = sum(backend.gather(together(backend, evaluation.run)))
+    tell_skipped(scored)
     values = evaluation.losses.values(backend)
     classes, numbers, importance = evaluation.classes, evaluation.numbers, evaluation.importance
     return Evaluated(

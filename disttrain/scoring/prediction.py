@@ -17,6 +17,7 @@ from disttrain.scoring.formats import format_of
 from disttrain.scoring.part_files import PartFiles, PartsInMemory
 from disttrain.scoring.predictor import Predictor
 from disttrain.scoring.saved import Trained
+from disttrain.scoring.skipped import tell_skipped
 from disttrain.scoring.streaming import part_rows, parts_of
 from disttrain.scoring.tables import joined
 from disttrain.scoring.world import Scored, open_world
@@ -31,6 +32,7 @@ def predicted_in(config: PredictSettings, scored: Scored) -> Any:
     parts = PartsInMemory()
     predictor = Predictor(config, scored, parts)
     together(backend, lambda: predictor.run(rows, []))
+    tell_skipped(scored)
     return joined(dict(part for own in backend.gather(parts.tables) for part in own.items()))
 
 
@@ -64,6 +66,7 @@ def write_predictions(
             context.console.print(f"Going on: {len(done):,} of {len(rows):,} parts are there already")
         predictor = Predictor(config, scored, parts)
         together(context.backend, lambda: predictor.run(rows, done))
+        tell_skipped(scored)
         together(context.backend, lambda: parts.join(predictor.answers.schema) if is_leader else None)
         rate = show_rate(scored.source.num_rows / (time.monotonic() - begun_s))
         shown = f"{redacted(scored.source.url)}: {scored.source.num_rows:,} rows"

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
 
+import numpy as np
+
 from disttrain.activity import activity, touch
 from disttrain.config import PredictSettings
 from disttrain.data.ranges import Range
@@ -51,6 +53,8 @@ class Predictor:
             parsed = parsed_parts(self._scored.source, own, num_cores(world.local_size))
             for number, (part, encoded) in zip(numbers, parsed, strict=True):
                 outputs = self._scored.forward(encoded)
+                if self._scored.source.bad_rows is not None:  # these have the weight 0
+                    outputs[encoded[:, -1] == 0] = np.nan
                 jobs.append(writer.submit(partial(self._write, number, part, outputs)))
                 while len(jobs) > WRITTEN_AHEAD:
                     jobs.popleft().result()

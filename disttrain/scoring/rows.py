@@ -7,6 +7,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from disttrain.config import ScoreSettings
+from disttrain.data.bad_rows import BadRows
 from disttrain.data.csv.header import Header
 from disttrain.data.csv.open_csv import OpenCsv
 from disttrain.data.csv.source import Source
@@ -42,7 +44,10 @@ def open_rows(context: FilesContext, description: Description, model: str, *, wi
     index = shared_index(context.backend, text, context.cache_dir)
 
     def finish() -> Source:
-        source = Source.of(OpenCsv(text, description.features, targets), index)
+        config, bad_rows = context.config, None
+        if isinstance(config, ScoreSettings) and config.on_bad_row == "skip":
+            bad_rows = BadRows(index.num_rows, config.max_bad_fraction)
+        source = Source.of(OpenCsv(text, description.features, targets), index, bad_rows=bad_rows)
         return source if table is None else source.encoded(table)
 
     return together(context.backend, finish)

@@ -13,12 +13,7 @@ from disttrain.errors import DataError
 from disttrain.threads import DaemonPool
 
 PART_BYTES = 16 << 20  # of parsed rows
-_OF_TRAINING = (
-    "--missing",
-    "--features",
-    "--kinds",
-    "--on-bad-row",
-)  # of these a trained model leaves no choice
+_OF_TRAINING = ("--missing", "--features", "--kinds")  # of these a trained model leaves no choice
 LEAST_PART_ROWS, MOST_PART_ROWS = 1 << 10, 1 << 18
 
 
@@ -66,7 +61,7 @@ def _parsed(source: RowSource, part: Range) -> Floats:
     except DataError as error:
         what, _, remedy = str(error).partition("; ")
         if any(option in remedy for option in _OF_TRAINING):
-            raise DataError(f"{what}; correct the row, or leave it out") from error
+            raise DataError(f"{what}; correct the row, or add --on-bad-row skip") from error
         raise
     finally:
         readers.close()
