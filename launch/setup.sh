@@ -8,7 +8,7 @@ Makes .venv in the repository root and installs disttrain there, with the exact
 versions and hashes of launch/constraints.txt. Takes one or two minutes, and
 nothing the next time, until a version changes.
 
-  --all        also object stores, tests and benchmarks
+  --all        also object stores, ONNX, tests and benchmarks
   --cpu --gpu  TensorFlow without or with CUDA libraries (default: with them
                where nvidia-smi finds a GPU)
 

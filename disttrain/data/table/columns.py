@@ -236,10 +236,6 @@ class Table:
         return plain
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
 @dataclass(frozen=True)
 class _Words:
     """One column's numbers in a Plan."""
