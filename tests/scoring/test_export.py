@@ -306,6 +306,16 @@ def test_models_that_another_format_does_not_hold(numbers, tmp_path):
         library.export(network(), format="onnx")
 
 
+def test_one_process_exports(numbers, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")  # in a program on several workers, one of which calls it
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    output = tmp_path / "model.onnx"
+    assert library.export(network(), numbers, output=output, format="onnx") == str(output)
+    done = disttrain(tmp_path, "export", "run", "--format", "onnx", OMPI_COMM_WORLD_RANK="0")
+    assert done.returncode == 2
+    assert "one process writes a model; start it without horovodrun or mpirun" in done.stderr
+
+
 def test_packages_that_are_not_installed_are_named(numbers, tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "disttrain.scoring.exporting.onnx_model")
     monkeypatch.setitem(sys.modules, "tf2onnx", None)

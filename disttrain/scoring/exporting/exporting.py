@@ -82,8 +82,8 @@ def _shown(trained: Trained) -> str:
 
 @contextmanager
 def _opened(config: ExportSettings, environ: Mapping[str, str]) -> Iterator[FilesContext]:
-    with watched_world(
-        _Alone(config.timeout), environ, BackendOptions(timeout_s=config.timeout), lambda: None
-    ) as world:
+    alone, options = _Alone(config.timeout), BackendOptions(timeout_s=config.timeout)
+    nobody_else: dict[str, str] = {}  # also in a program that a launcher started on several workers
+    with watched_world(alone, nobody_else, options, lambda: None) as (backend, stack):
         console = open_console(is_quiet=False, is_terminal=None)
-        yield FilesContext(config, world[0], config.cache_dir or default_cache_dir(environ), console, world[1])
+        yield FilesContext(config, backend, config.cache_dir or default_cache_dir(environ), console, stack)
