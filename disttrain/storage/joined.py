@@ -12,7 +12,7 @@ from types import TracebackType
 
 import numpy as np
 
-from disttrain.errors import FileChanged
+from disttrain.errors import FileChanged, StorageError
 from disttrain.storage.base import UNVERSIONED, FileInfo, Reader
 from disttrain.storage.local import LOCAL_BLOCK_BYTES, absolute, local_path
 from disttrain.storage.open import check_unchanged
@@ -51,6 +51,7 @@ class JoinedReader:
         self._open: OrderedDict[int, Reader] = OrderedDict()  # the least recently used one first
         self._users: dict[int, int] = {}  # how many threads read from a file now
         self._read: set[int] = set()
+        self._is_closed = False
         self._lock = threading.Lock()
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
@@ -75,6 +76,7 @@ class JoinedReader:
         if self._pool is not None:
             self._pool.close()
         with self._lock:
+            self._is_closed = True  # what a thread is opening now, it closes itself
             readers = list(self._open.values())
             self._open.clear()
         for reader in readers:
@@ -121,6 +123,9 @@ class JoinedReader:
             raise FileChanged(f"{known.url}: the file changed while it was being read; run again when nothing writes")
         superfluous: list[Reader] = []
         with self._lock:
+            if self._is_closed:
+                reader.close()
+                raise StorageError(f"{known.url}: was closed while it was being read")
             self._read.add(number)
             if number in self._open:  # another thread was faster
                 superfluous.append(reader)

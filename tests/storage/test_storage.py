@@ -11,6 +11,7 @@ import pytest
 from stores import proxied
 
 from disttrain.errors import FileChanged, StorageError, UsageError
+from disttrain.storage.joined import JoinedReader
 from disttrain.storage.local import atomic_write
 from disttrain.storage.open import check_unchanged, open_reader, stat
 
@@ -132,6 +133,28 @@ def test_a_changed_object_is_noticed(s3):
     s3.put("changed.csv", b"1,3\n")
     with pytest.raises(FileChanged):
         check_unchanged(info)
+
+
+def test_a_file_that_is_opened_while_all_are_closed_does_not_stay_open(tmp_path):
+    paths = [str(tmp_path / name) for name in ("0.csv", "1.csv")]
+    opened = []
+    for path in paths:
+        (tmp_path / path).write_bytes(b"1,2")
+
+    def open_late(url):
+        opened.append(open_reader(url))
+        if url == paths[1]:
+            joined.close()  # as the main thread does when it has found a fault in the first file
+        return opened[-1]
+
+    joined = JoinedReader("both", [stat(path) for path in paths], [0, 0], open_late)
+    assert read(joined, 0, 4) == b"1,2\n"
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"1\.csv: was closed while it was being read"):
+            read(joined, 4, 8)
+    for reader in opened:
+        with pytest.raises(StorageError, match="reading at byte 0 failed"):
+            read(reader, 0, 1)
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
