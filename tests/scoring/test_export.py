@@ -42,7 +42,7 @@ def in_memory(core, table=None, features=()):
     return Trained("a model", "", core, Description(names, ("y",), table, False, "regression", "mse", ()))
 
 
-@pytest.mark.parametrize("format_", WRITERS)
+@pytest.mark.parametrize("format_", [pytest.param("savedmodel", marks=pytest.mark.slow), "onnx", "tflite"])
 def test_columns_of_every_kind_become_what_they_were_in_the_training(format_, tmp_path):
     table = table_of([column.name for column in COLUMNS if column.name not in LEFT_OUT[format_]])
     made = rows()

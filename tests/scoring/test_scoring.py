@@ -127,6 +127,7 @@ def test_what_an_evaluation_finds_is_what_a_validation_finds(place):
     assert again["values"] == pytest.approx(told["values"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_classification_is_told_by_label(place, frame, in_memory):
     told = evaluated(place, "binary")
     answers = in_memory("binary")

@@ -25,7 +25,8 @@ def place(tmp_path_factory):
     return directory
 
 
-@pytest.mark.parametrize("processes", [None, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [None, 2])
 def test_they_are_named_and_left_out(place, processes):
     done = disttrain(place, "predict", "run", "bad.csv", "--output", "p.csv", "--overwrite", processes=processes)
     assert done.returncode == (3 if processes is None else 1)  # horovodrun's own
