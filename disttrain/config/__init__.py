@@ -5,7 +5,7 @@ derived from their fields (see loading.py).
 """
 
 from disttrain.config.columns import ColumnSettings
-from disttrain.config.files import FileSettings
+from disttrain.config.files import BadRowSettings, FileSettings
 from disttrain.config.inspect import InspectConfig
 from disttrain.config.plan import PlanConfig, SimulateConfig
 from disttrain.config.score import EvaluateSettings, ExportSettings, ModelSettings, PredictSettings, ScoreSettings
@@ -13,6 +13,7 @@ from disttrain.config.settings import Settings, default_cache_dir, option, posit
 from disttrain.config.train import TrainConfig
 
 __all__ = [
+    "BadRowSettings",
     "ColumnSettings",
     "EvaluateSettings",
     "ExportSettings",

@@ -54,3 +54,15 @@ class FileSettings(Settings):
         if self.thousands == self.decimal or (self.comment and self.comment in (*delimiters, self.thousands)):
             raise ValueError("thousands must differ from decimal, and comment from delimiter and thousands")
         return self
+
+
+class BadRowSettings(FileSettings):
+    """What is done about rows that cannot be read."""
+
+    on_bad_row: Literal["error", "skip"] = option(
+        "data",
+        "what to do about a row that cannot be read: error ends the command; skip gives it the weight 0 and no "
+        "prediction, counts it, and names it, of a training in bad-rows.csv",
+        "error",
+    )
+    max_bad_fraction: float = option("data", "most rows that may be skipped, as a share of all", 0.01, ge=0, le=1)

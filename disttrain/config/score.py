@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from disttrain.config.files import FileSettings
+from disttrain.config.files import BadRowSettings, FileSettings
 from disttrain.config.option_types import Count, Directory, Location, Places, Seconds, Words
 from disttrain.config.settings import option, positional
 
@@ -29,16 +29,9 @@ class ModelSettings(FileSettings):
     )
 
 
-class ScoreSettings(ModelSettings):
+class ScoreSettings(ModelSettings, BadRowSettings):
     """What the commands have in common that run the model on all rows."""
 
-    on_bad_row: Literal["error", "skip"] = option(
-        "data",
-        "what to do about a row that cannot be read: error ends the command; skip names it, gives it no prediction, "
-        "and leaves it out of an evaluation",
-        "error",
-    )
-    max_bad_fraction: float = option("data", "most rows that may be skipped, as a share of all", 0.01, ge=0, le=1)
     backend: Literal["auto", "local", "mirrored", "multiworker", "horovod"] = option(
         "devices", "who takes part, as in a training", "auto"
     )

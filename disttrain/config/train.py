@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import field_validator, model_validator
 
 from disttrain.config.columns import ColumnSettings
+from disttrain.config.files import BadRowSettings
 from disttrain.config.option_types import (
     Bytes,
     Count,
@@ -30,7 +31,7 @@ JOB_BATCH_ROWS = 250
 JOB_EPOCHS = 10
 
 
-class TrainConfig(ColumnSettings):
+class TrainConfig(ColumnSettings, BadRowSettings):
     """The options of a training run."""
 
     validation_data: Places = option("data", "other CSV files, evaluated after every epoch. Default: none", ())
@@ -38,13 +39,6 @@ class TrainConfig(ColumnSettings):
         "data", "share of the rows, drawn by number and seed, that is evaluated instead of trained on", 0, ge=0, lt=1
     )
     limit: Count | None = option("data", "how many of the first rows to use. Default: all", None)
-    on_bad_row: Literal["error", "skip"] = option(
-        "data",
-        "what to do about a row that cannot be read: error ends the run; skip gives it the weight 0, counts it, and "
-        "names it in bad-rows.csv",
-        "error",
-    )
-    max_bad_fraction: float = option("data", "most rows that may be skipped, as a share of all", 0.01, ge=0, le=1)
     strict: bool = option(
         "data", "end the run, instead of warning, at a whole number that float32 rounds to another", False
     )

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from disttrain.data.bad_rows import BadRow, BadRowsFound
+from disttrain.config import BadRowSettings, FileSettings
+from disttrain.data.bad_rows import BadRow, BadRows, BadRowsFound
 from disttrain.errors import redacted
 from disttrain.run.directory import BAD_ROWS
 
@@ -35,6 +36,13 @@ def counted(found: Sequence[BadRowsFound]) -> str:
     each = ", ".join(f"{count:,} {kind}" for kind, count in counts.most_common())
     rows = "1 row" if counts.total() == 1 else f"{counts.total():,} rows"
     return f"{rows}: {each}"
+
+
+def bad_rows_of(config: FileSettings, num_rows: int) -> BadRows | None:
+    """Returns what takes up the bad rows of a dataset, if the options say that they are skipped."""
+    if isinstance(config, BadRowSettings) and config.on_bad_row == "skip":
+        return BadRows(num_rows, config.max_bad_fraction)
+    return None
 
 
 class BadRowsFile:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from disttrain.config import ColumnSettings, TrainConfig
+from disttrain.config import BadRowSettings, ColumnSettings, TrainConfig
 from disttrain.config.option_types import KindRequest, read_class_weights, read_kinds, read_missing
 from disttrain.data.table.columns import Table
 from disttrain.data.table.requests import Requests
@@ -32,7 +32,7 @@ def requests_of(config: ColumnSettings, target_names: Sequence[str]) -> Requests
         max_categories=config.max_categories,
         weight=config.weight,
         class_weights=read_class_weights(config.class_weights),
-        skips_bad_rows=isinstance(config, TrainConfig) and config.on_bad_row == "skip",
+        skips_bad_rows=isinstance(config, BadRowSettings) and config.on_bad_row == "skip",
     )
 
 

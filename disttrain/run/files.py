@@ -6,12 +6,12 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from disttrain.data.bad_rows import BadRows
 from disttrain.data.csv.open_csv import OpenCsv
 from disttrain.data.csv.source import Source
 from disttrain.data.ranges import Range
 from disttrain.data.sharding import shard_range
 from disttrain.distributed.backend import together
+from disttrain.run.bad_rows import bad_rows_of
 from disttrain.run.compiling import compile_readers
 from disttrain.run.first_look import needs_statistics
 from disttrain.run.shared_index import shared_index
@@ -63,7 +63,7 @@ class Files:
 
         def finish() -> Source:
             config = self._context.config
-            bad_rows = BadRows(index.num_rows, config.max_bad_fraction) if config.on_bad_row == "skip" else None
+            bad_rows = bad_rows_of(config, index.num_rows)
             source = Source.of(opened, index, is_strict=config.strict, bad_rows=bad_rows)
             return source if table is None else source.encoded(table)
 

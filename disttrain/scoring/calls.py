@@ -58,7 +58,7 @@ def evaluate(
         return evaluated_in(config, scored)
 
 
-@with_signature_of(PredictSettings, leaving_out=("json_",))
+@with_signature_of(PredictSettings)
 def predict(
     model: Model,
     data: str | Path | Sequence[str | Path],

@@ -149,9 +149,7 @@ class NumberSums:
         return [{"target": name, "mae": float(a), "rmse": float(s), "r2": float(r)} for name, a, s, r in columns]
 
 
-def _joined(
-    one: tuple[float, Doubles, Doubles], other: tuple[float, Doubles, Doubles]
-) -> tuple[float, Doubles, Doubles]:
+def _joined(one: Spread, other: Spread) -> Spread:
     """Returns rows, mean and sum of squares around it of two sets of rows (Chan, Golub and LeVeque 1979)."""
     rows = one[0] + other[0]
     if not other[0] or not one[0]:

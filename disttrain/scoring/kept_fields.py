@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from disttrain.data.csv.header import Header
 from disttrain.data.csv.normalizer import normalizer_of
 from disttrain.data.csv.parser import field_spans
 from disttrain.data.csv.readahead import Block, line_blocks
@@ -21,29 +22,29 @@ def fields_of_rows(source: Source, rows: Range, names: Sequence[str]) -> list[li
         DataError: for a text that is not UTF-8.
     """
     found: list[list[str]] = [[] for _ in names]
-    for block in blocks_of_rows(source, rows):
-        _add(found, source, block, names)
+    for block, header in blocks_of_rows(source, rows):
+        _add(found, source, block, header, names)
     for name, texts in zip(names, found, strict=True):
         _check_utf_8(source, rows, name, texts)
     return found
 
 
-def blocks_of_rows(source: Source, rows: Range) -> Iterator[Block]:
-    """Yields the lines of some rows, as the parser gets them."""
+def blocks_of_rows(source: Source, rows: Range) -> Iterator[tuple[Block, Header]]:
+    """Yields the lines of some rows, as the parser gets them, each block with the header of its file."""
     pool = DaemonPool(1, "read-fields")
     normalizer = normalizer_of(source.header.dialect)
     try:
         for part in source.split_by_order(rows):
             span = source.row_offset(part.start), source.row_offset(part.stop)
-            yield from line_blocks(
+            for block in line_blocks(
                 source.text.reader, iter([span]), pool, block_bytes=source.block_bytes, normalizer=normalizer
-            )
+            ):
+                yield block, source.text.files[source.text.file_at(block.base + block.start)].header
     finally:
         pool.close()
 
 
-def _add(found: list[list[str]], source: Source, block: Block, names: Sequence[str]) -> None:
-    header = source.text.files[source.text.file_at(block.base + block.start)].header
+def _add(found: list[list[str]], source: Source, block: Block, header: Header, names: Sequence[str]) -> None:
     places = [header.names.index(name) for name in names]
     delimiter, plain = ord(header.delimiter), block.buffer[block.start : block.stop].tobytes()
     written = plain if header.dialect.is_plain else _as_written(source, block)

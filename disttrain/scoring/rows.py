@@ -7,14 +7,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from disttrain.config import ScoreSettings
-from disttrain.data.bad_rows import BadRows
 from disttrain.data.csv.header import Header
 from disttrain.data.csv.open_csv import OpenCsv
 from disttrain.data.csv.source import Source
 from disttrain.data.table.columns import Column, Table
 from disttrain.distributed.backend import together
 from disttrain.errors import UsageError
+from disttrain.run.bad_rows import bad_rows_of
 from disttrain.run.context import FilesContext
 from disttrain.run.shared_index import shared_index
 from disttrain.run.shared_text import shared_text
@@ -44,9 +43,7 @@ def open_rows(context: FilesContext, description: Description, model: str, *, wi
     index = shared_index(context.backend, text, context.cache_dir)
 
     def finish() -> Source:
-        config, bad_rows = context.config, None
-        if isinstance(config, ScoreSettings) and config.on_bad_row == "skip":
-            bad_rows = BadRows(index.num_rows, config.max_bad_fraction)
+        bad_rows = bad_rows_of(context.config, index.num_rows)
         source = Source.of(OpenCsv(text, description.features, targets), index, bad_rows=bad_rows)
         return source if table is None else source.encoded(table)
 

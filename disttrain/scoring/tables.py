@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ class Answers:
             names = list(targets)
         else:
             names = [f"output_{number}" for number in range(num_outputs)]
-        taken = [_beside(name, kept) for name in names]
+        taken = [beside(name, kept) for name in names]
         kind = pa.string() if self._gives_labels else pa.float64() if self._offsets.any() else pa.float32()
         self.schema = pa.schema([*((name, pa.string()) for name in kept), *((name, kind) for name in taken)])
 
@@ -58,9 +58,9 @@ class Answers:
         return pa.Table.from_arrays(arrays, schema=self.schema)
 
 
-def _beside(name: str, kept: Sequence[str]) -> str:
-    """Returns a name that no kept column has."""
-    while name in kept:
+def beside(name: str, taken: Container[str]) -> str:
+    """Returns a name for a prediction that is not taken."""
+    while name in taken:
         name = f"predicted_{name}"
     return name
 

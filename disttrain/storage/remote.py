@@ -167,6 +167,12 @@ def put_object(url: str, write: Callable[[BinaryIO], None], patience: Patience) 
         calls.close()
 
 
+def check_no_web_server(url: str) -> None:
+    """Raises UsageError for a place that cannot be written to."""
+    if url.startswith(("http://", "https://")):
+        raise UsageError(f"{url}: web servers cannot be written to; name a directory or a bucket")
+
+
 class RemoteDirectory:
     """The objects directly below a URL; every call is retried within the limits of `patience`."""
 
@@ -189,8 +195,7 @@ class RemoteDirectory:
 
     def put(self, name: str, write: Callable[[BinaryIO], None]) -> None:
         """Stores what `write` writes as one object, whole or not at all; replaces an object of the same name."""
-        if self._url.startswith(("http://", "https://")):
-            raise UsageError(f"{self._url}: web servers cannot be written to; name a directory or a bucket")
+        check_no_web_server(self._url)
         stream = io.BytesIO()
         write(stream)
         content = stream.getvalue()

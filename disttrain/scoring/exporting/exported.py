@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import keras
 
+from disttrain.data.table.columns import Column
 from disttrain.errors import DisttrainError, UsageError
 from disttrain.scoring.exporting.comparison import Runner
 from disttrain.scoring.saved import Trained
@@ -28,7 +29,7 @@ class Exported:
     run: Runner
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
-    notes: Sequence[str] = field(default=())
+    notes: Sequence[str] = ()
 
 
 @contextmanager
@@ -41,6 +42,15 @@ def conversion(format_: str) -> Iterator[None]:
     except Exception as error:
         what = " ".join(str(error).split())[:500]
         raise UsageError(f"--format {format_}: does not take the model: {type(error).__name__}: {what}") from error
+
+
+def check_not_hashed(column: Column, format_: str, name: str) -> None:
+    """Raises UsageError for a hashed category, which a format, called `name`, cannot compute."""
+    if column.bins:
+        raise UsageError(
+            f"--format {format_}: '{column.name}' is a hashed category, and {name} cannot hash texts; export a "
+            f"savedmodel, or train with --kinds {column.name}=category"
+        )
 
 
 class Writer(Protocol):

@@ -9,7 +9,7 @@ import keras
 from onnx import NodeProto, TensorProto, helper
 
 from disttrain.data.table.columns import OUT_OF_VOCABULARY, Column
-from disttrain.errors import UsageError
+from disttrain.scoring.exporting.exported import check_not_hashed
 from disttrain.training.raw_inputs import PROBABILITIES, are_gaps, gap_words, is_text
 from disttrain.training.raw_times import (
     NO_SIGN,
@@ -35,11 +35,7 @@ class OnnxInput:
     dtype: ClassVar[str] = "float64"
 
     def __init__(self, column: Column, name: str, gaps: Sequence[str]) -> None:
-        if column.bins:
-            raise UsageError(
-                f"--format onnx: '{column.name}' is a hashed category, and ONNX cannot hash texts; export a "
-                f"savedmodel, or train with --kinds {column.name}=category"
-            )
+        check_not_hashed(column, "onnx", "ONNX")
         self._column = column
         self._name = name
         self._gaps = gaps

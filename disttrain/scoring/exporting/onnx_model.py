@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from disttrain.scoring.exporting.exportable import exportable
 from disttrain.scoring.exporting.exported import Exported
 from disttrain.scoring.exporting.onnx_inputs import ML, RUNTIME, OnnxInput, label_nodes, nodes_of
 from disttrain.scoring.saved import Trained
+from disttrain.scoring.tables import beside
 from disttrain.training.description import Description
 from disttrain.training.raw_inputs import LABEL
 
@@ -36,7 +37,7 @@ _TYPES = {"string": TensorProto.STRING, "float64": TensorProto.DOUBLE, "float32"
 def write_onnx(trained: Trained, model: keras.Model, path: Path) -> Exported:
     """Writes a file; see `Writer`."""
     network = exportable(trained, OnnxInput)
-    outputs = {name: _beside(name, model.input) for name in model.output}
+    outputs = {name: beside(name, model.input) for name in model.output}  # ONNX allows no output called like an input
     graph = _with_texts(_converted(network), network, model, trained.description, outputs)
     made = helper.make_model(
         graph,
@@ -54,13 +55,6 @@ def write_onnx(trained: Trained, model: keras.Model, path: Path) -> Exported:
         return dict(zip(outputs, map(np.asarray, found), strict=True))
 
     return Exported(run, {name: name for name in model.input}, outputs)
-
-
-def _beside(name: str, taken: Container[str]) -> str:
-    """Returns a name that no input has: in ONNX, an output may not be called like one."""
-    while name in taken:
-        name = f"predicted_{name}"
-    return name
 
 
 def _as_given(value: Any) -> Any:

@@ -13,6 +13,7 @@ from disttrain.checkpoints.file import position_of
 from disttrain.errors import StorageError, UsageError
 from disttrain.storage.local import FULL, copier_of, local_path
 from disttrain.storage.open import exists, open_directory, write_whole
+from disttrain.storage.remote import check_no_web_server
 
 SUFFIXES = {"savedmodel": ".savedmodel", "onnx": ".onnx", "tflite": ".tflite"}
 _LAST = "saved_model.pb"  # by which one knows a SavedModel
@@ -41,8 +42,7 @@ def place_of(model: str, output: str | None, format_: str) -> str:
 
 def check_free(url: str, format_: str, *, overwrite: bool) -> None:
     """Raises UsageError if something is there that is not to be replaced, or nothing can be written there."""
-    if url.startswith(("http://", "https://")):
-        raise UsageError(f"--output {url}: web servers cannot be written to; name a file, or a place in a store")
+    check_no_web_server(url)
     path = local_path(url)
     is_directory = format_ == "savedmodel"
     if path is not None and path.exists() and (path.is_dir() != is_directory or _is_other_directory(path)):

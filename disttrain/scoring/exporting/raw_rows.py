@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from disttrain.data.csv.columns import make_layout
 from disttrain.data.csv.parser import ParseFault
 from disttrain.data.csv.source import Source
 from disttrain.data.csv.value_reader import ValueReader
@@ -87,10 +88,9 @@ def _numbers(source: Source, rows: Range, names: Sequence[str], gaps: Sequence[s
     if not names:
         return np.zeros((len(rows), 0))
     parts = []
-    for block in blocks_of_rows(source, rows):
-        header = source.text.files[source.text.file_at(block.base + block.start)].header
-        take = np.array([names.index(name) if name in names else -1 for name in header.names], np.int32)
-        reader = ValueReader(take, ord(header.delimiter), [False] * len(names), gaps)
+    for block, header in blocks_of_rows(source, rows):
+        layout = make_layout(header, names)
+        reader = ValueReader(layout.take, layout.delimiter, [False] * len(names), gaps)
         start = block.start
         while start < block.stop:
             count, start = reader.read(block.buffer, start, block.stop)

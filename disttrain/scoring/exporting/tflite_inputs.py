@@ -14,7 +14,7 @@ from keras import ops
 
 from disttrain.data.table.columns import Column
 from disttrain.data.table.values import numbers_of
-from disttrain.errors import UsageError
+from disttrain.scoring.exporting.exported import check_not_hashed
 from disttrain.training.raw_inputs import LABEL, PROBABILITIES, are_gaps, index_of_words, label_of
 from disttrain.training.raw_times import NO_SIGN, OTHER_SIGN, TIME_LENGTH, TIME_SIGNS, Moment, moment_of_signs
 
@@ -36,11 +36,7 @@ class LiteInput:
     dtype: ClassVar[str] = "float32"
 
     def __init__(self, column: Column, name: str, gaps: Sequence[str]) -> None:
-        if column.bins:
-            raise UsageError(
-                f"--format tflite: '{column.name}' is a hashed category, and TensorFlow Lite cannot hash texts; export "
-                f"a savedmodel, or train with --kinds {column.name}=category"
-            )
+        check_not_hashed(column, "tflite", "TensorFlow Lite")
         self._column = column
         self._gaps = gaps
         types = {"category": "string", "time": "uint8" if column.is_text else "int64"}
